@@ -1,0 +1,102 @@
+"""fxopt: a compiler for PyTorch inference. The public names, nothing else; each is loaded when it is first used.
+
+>>> import fxopt
+>>> "trace" in dir(fxopt)
+True
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fxopt import testing
+    from fxopt.api import load, lower, optimize, run_pipeline, trace, verify
+    from fxopt.errors import (
+        ArtifactError,
+        FxoptError,
+        InputError,
+        LoweringError,
+        PassError,
+        PipelineError,
+        TraceError,
+        VerificationError,
+    )
+    from fxopt.lowering import Artifact, Target, lowering_rule, register_target
+    from fxopt.ops import OpInfo, register_op
+    from fxopt.pipeline import Contract, Pass, PassManager, RewritePass, register_pass
+    from fxopt.program import Program
+    from fxopt.report import Report
+    from fxopt.rewriting import Const, Rewriter, Rule
+
+__all__ = [
+    "Artifact",
+    "ArtifactError",
+    "Const",
+    "Contract",
+    "FxoptError",
+    "InputError",
+    "LoweringError",
+    "OpInfo",
+    "Pass",
+    "PassError",
+    "PassManager",
+    "PipelineError",
+    "Program",
+    "Report",
+    "RewritePass",
+    "Rewriter",
+    "Rule",
+    "Target",
+    "TraceError",
+    "VerificationError",
+    "__version__",
+    "load",
+    "lower",
+    "lowering_rule",
+    "optimize",
+    "register_op",
+    "register_pass",
+    "register_target",
+    "run_pipeline",
+    "testing",
+    "trace",
+    "verify",
+]
+
+# Where each name lives: torch is imported by the first use of a name that needs it, not by `import fxopt`.
+_HOMES = {
+    "api": ("load", "lower", "optimize", "run_pipeline", "trace", "verify"),
+    "errors": (
+        "ArtifactError",
+        "FxoptError",
+        "InputError",
+        "LoweringError",
+        "PassError",
+        "PipelineError",
+        "TraceError",
+        "VerificationError",
+    ),
+    "lowering": ("Artifact", "Target", "lowering_rule", "register_target"),
+    "ops": ("OpInfo", "register_op"),
+    "pipeline": ("Contract", "Pass", "PassManager", "RewritePass", "register_pass"),
+    "program": ("Program",),
+    "report": ("Report",),
+    "rewriting": ("Const", "Rewriter", "Rule"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name == "testing":
+        return importlib.import_module("fxopt.testing")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'fxopt' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"fxopt.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
