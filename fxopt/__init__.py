@@ -1,4 +1,4 @@
-"""fxopt: a compiler for PyTorch inference. The public names, nothing else; each is loaded when it is first used.
+"""fxopt: a compiler for PyTorch inference. Its public names, each loaded when it is first used.
 
 >>> import fxopt
 >>> "trace" in dir(fxopt)

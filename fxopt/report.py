@@ -1,8 +1,8 @@
 """`Report`: the one data model of what was done to a model and how it turned out; everything fills it.
 
-Plain dataclasses over the standard library: what is written to `report.json`, printed by the command line and returned by
-`fxopt.verify` is the same object. Invariant: `from_json(to_json(x)) == x` for every field that is written; tensors (a
-counterexample's inputs) stay in memory only.
+Plain dataclasses over the standard library: what is written to `report.json`, printed by the command line and
+returned by `fxopt.verify` is the same object. Invariant: `from_json(to_json(x)) == x` for every field that is
+written; tensors (a counterexample's inputs) stay in memory only.
 
 >>> passed = PassReport("fuse-conv-bn", seconds=0.01, changed=True, rewrites=2, nodes=7, nodes_before=9)
 >>> report = Report(model="digits", target="onnx", pipeline="O1", passes=(passed,))
@@ -76,7 +76,7 @@ class _Json:
 
 @dataclass(frozen=True)
 class Refusal(_Json):
-    """A rewrite that did not happen although its pattern nearly matched: which rule, at which node, and why."""
+    """A rewrite that did not happen although its pattern nearly matched: which rule, where, and why."""
 
     rule: str
     node: str
@@ -132,7 +132,7 @@ class OutputComparison(_Json):
     name: str
     verdict: Verdict
     ratio: float = math.nan
-    """Error against the float64 reference over the original's own error, in the L2 norm; NaN where not measured."""
+    """Error against float64 over the original's own, in the L2 norm; NaN where not measured."""
     max_norm_ratio: float = math.nan
     """The same in the maximum norm."""
     max_abs_error: float = math.nan
@@ -189,7 +189,7 @@ class VerifyReport(_Json):
 
 @dataclass
 class Report(_Json):
-    """Everything that is known of one model's way through fxopt; the command line writes it as `report.json`."""
+    """All that is known of one model's way through fxopt; the command line writes it as `report.json`."""
 
     model: str = ""
     target: str | None = None
