@@ -1,0 +1,45 @@
+"""`Artifact`: a lowered program that runs, with the model's own containers in and out."""
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from fxopt.program.signature import Signature
+
+__all__ = ["Artifact"]
+
+
+class Artifact(ABC):
+    """Call it with the model's own arguments.
+
+    Attributes:
+        target: the target's name.
+        path: its file, or None if it is held in memory.
+        signature: inputs, outputs, dynamic sizes.
+        report: the verification of its file (a `VerifyReport`), or None.
+        notes: what the lowering has to say ("onnxsim was not used, because ...").
+        size: bytes of its file or files.
+    """
+
+    def __init__(self, target: str, signature: Signature, *, path: str | None = None, size: int = 0) -> None:
+        self.target = target
+        self.signature = signature
+        self.path = path
+        self.size = size
+        self.report: object = None
+        self.notes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
+        """Runs on the tensors of `signature.tensor_inputs`; returns the computed outputs in order."""
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        """Runs on the model's own arguments.
+
+        Raises:
+            InputError: the arguments do not fit the signature.
+        """
+        return self.signature.unflatten_outputs(self.run_flat(self.signature.flatten_inputs(args, kwargs)))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.target} {self.path or 'in memory'}>"

@@ -1,0 +1,149 @@
+"""`Target`: all that is particular to one lowering target, and the registry of targets and rules.
+
+A target says which ops it has rules for, emits the file's content in memory, opens a written file as a runnable
+artifact, and names the runner that executes its files in a fresh process. Rules are registered by op name, so that a user
+can add one for an op of theirs:
+
+    @fxopt.lowering_rule("onnx", "mylib.scale")
+    def scale(builder, node): ...
+"""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from torch.fx import Node
+
+from fxopt.errors import LoweringError
+from fxopt.lowering.artifact import Artifact
+from fxopt.ops.info import op_key
+from fxopt.program.program import Program
+
+__all__ = ["Emitted", "LoweringRule", "Target", "find_rule", "get_target", "lowering_rule", "register_target", "target_names"]
+
+LoweringRule = Callable[..., object]
+"""(builder of the target, node) -> what stands for the node's value in the target."""
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A lowered program in memory.
+
+    `content` is the main file; `data` the sibling data file's content where weights exceed what the main file can hold
+    (then `data_name` is the file name that `content` refers to). `notes` go into the report. `fallback` is a plainer
+    content, used if `content` fails verification (ONNX before simplification).
+    """
+
+    content: bytes
+    notes: tuple[str, ...] = ()
+    data: bytes | None = None
+    data_name: str | None = None
+    fallback: "Emitted | None" = None
+
+
+class Target(ABC):
+    """A lowering target."""
+
+    name: str
+    """As in `lower(program, name)`; variants are `family:variant`."""
+    suffix: str
+    """Of its files, with the dot."""
+    runner: str
+    """Which kind of worker process runs its files: "onnx", "torchscript" or "eager"."""
+
+    @abstractmethod
+    def has_rule(self, node: Node) -> bool:
+        """Whether the target can lower this call."""
+
+    @abstractmethod
+    def emit(self, program: Program, *, opset: int | None = None, stem: str = "model", optimize: bool = True) -> Emitted:
+        """The file content of a program, all of whose ops have rules. `stem` names the file, for sibling data files;
+        `optimize` allows rewriting of the emitted file that must be verified (onnxsim)."""
+
+    @abstractmethod
+    def open(self, path: str) -> Artifact:
+        """Opens a written file.
+
+        Raises:
+            ArtifactError: it is corrupt or not of this target.
+        """
+
+    def missing(self, program: Program) -> list[Node]:
+        """The calls without a rule, in graph order."""
+        return [n for n in program.calls() if not self.has_rule(n)]
+
+
+_TARGETS: dict[str, Target] = {}
+_RULES: dict[tuple[str, str], LoweringRule] = {}
+
+
+def register_target(target: Target) -> Target:
+    """Adds a target under its name.
+
+    Raises:
+        LoweringError: another target has the name.
+    """
+    known = _TARGETS.get(target.name)
+    if known is not None and type(known).__qualname__ != type(target).__qualname__:
+        raise LoweringError(f"the target {target.name!r} is registered by {type(known).__module__} already")
+    _TARGETS[target.name] = target
+    return target
+
+
+def target_names() -> list[str]:
+    """The registered targets, the built-in ones and those of installed packages."""
+    _load()
+    return sorted(_TARGETS)
+
+
+def get_target(name: "str | Target") -> Target:
+    """The target of a name.
+
+    Raises:
+        LoweringError: there is none; names the nearest.
+    """
+    if isinstance(name, Target):
+        return name
+    _load()
+    if name not in _TARGETS:
+        close = difflib.get_close_matches(name, _TARGETS, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise LoweringError(f"unknown target {name!r}{hint} (targets: {', '.join(sorted(_TARGETS))})")
+    return _TARGETS[name]
+
+
+def lowering_rule(target: str, *ops: str) -> Callable[[LoweringRule], LoweringRule]:
+    """Registers a rule of a target family ("onnx", "torchscript", "eager") for ops named as packet or overload."""
+
+    def register(rule: LoweringRule) -> LoweringRule:
+        for op in ops:
+            _RULES[target, op] = rule
+        return rule
+
+    return register
+
+
+def find_rule(target: str, op: object) -> LoweringRule | None:
+    """The rule of an op: its overload's, else its packet's, else None."""
+    key = op_key(op)
+    rule = _RULES.get((target, key))
+    if rule is None and key.count(".") >= 2:
+        rule = _RULES.get((target, key.rsplit(".", 1)[0]))
+    return rule
+
+
+_loaded = False
+
+
+def _load() -> None:
+    global _loaded  # noqa: PLW0603  (once a process)
+    if _loaded:
+        return
+    _loaded = True
+    from fxopt.lowering import builtin
+
+    builtin.register()
+    for entry in entry_points(group="fxopt.targets"):
+        register_target(entry.load()())

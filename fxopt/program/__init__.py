@@ -1,0 +1,41 @@
+"""`Program`, its signature, text form, file form and shape inference."""
+
+from fxopt.program.inference import fake_value, infer_value, value_key
+from fxopt.program.program import Origin, Program, new_fake_mode, origins_of
+from fxopt.program.signature import (
+    ConstantSpec,
+    Dim,
+    ScalarSpec,
+    Signature,
+    Spec,
+    Symbol,
+    TensorSpec,
+    dtype_name,
+    evaluate_dim,
+    named_dtype,
+    solve_sizes,
+)
+from fxopt.program.trees import signature_from_json, signature_to_json
+
+__all__ = [
+    "ConstantSpec",
+    "Dim",
+    "Origin",
+    "Program",
+    "ScalarSpec",
+    "Signature",
+    "Spec",
+    "Symbol",
+    "TensorSpec",
+    "dtype_name",
+    "evaluate_dim",
+    "fake_value",
+    "infer_value",
+    "named_dtype",
+    "new_fake_mode",
+    "origins_of",
+    "signature_from_json",
+    "signature_to_json",
+    "solve_sizes",
+    "value_key",
+]

@@ -1,0 +1,101 @@
+"""Local shape inference: the value of one call from the values of its arguments, memoised.
+
+Re-evaluating a graph costs 100 to 1,500 us a node on fake tensors; what changes is evaluated, nothing else, and a call with
+the same op, literals, dtypes and symbolic shapes is looked up.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch._dispatch.python import enable_python_dispatcher
+from torch.fx import Node
+
+from fxopt.program.program import Program
+
+__all__ = ["fake_value", "infer_value", "value_key"]
+
+_Key = tuple[object, ...]
+
+
+def value_key(value: object) -> object:
+    """A hashable description of a value: dtype, symbolic shape and device of a tensor, a literal with its type.
+
+    Python's keys collide (`1 == 1.0 == True`, `0.0 == -0.0`, `nan != nan`), so a literal's key is its type and text.
+    """
+    if isinstance(value, Node):
+        return value_key(value.meta.get("val"))
+    if isinstance(value, torch.Tensor):
+        shape = tuple(value_key(d) for d in value.shape)
+        return ("tensor", value.dtype, shape, str(value.device), value.layout)
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return ("sym", value.node.expr)
+    if isinstance(value, (list, tuple)):
+        return (type(value).__name__ in ("tuple", "Size"), *map(value_key, value))
+    return (type(value), repr(value))
+
+
+def fake_value(program: Program, tensor: torch.Tensor) -> torch.Tensor:
+    """The fake twin of a weight in the program's mode."""
+    return program.fake_mode.from_tensor(tensor.detach(), static_shapes=True)
+
+
+def _values(argument: object) -> object:
+    if isinstance(argument, Node):
+        return argument.meta["val"]
+    if isinstance(argument, (list, tuple)):
+        return type(argument)(map(_values, argument)) if type(argument) in (list, tuple) else [_values(a) for a in argument]
+    return argument
+
+
+def infer_value(
+    program: Program, op: object, args: tuple[object, ...], kwargs: Mapping[str, object] | None = None
+) -> object:
+    """The `meta["val"]` of a call.
+
+    Args:
+        program: whose fake mode the values belong to.
+        op: the target, an overload or a Python function on sizes.
+        args: nodes and literals.
+        kwargs: nodes and literals.
+
+    Returns:
+        A fake tensor, a tuple or list of them, or a (symbolic) number.
+
+    Raises:
+        Exception: what the op's own shape function raises for arguments that it does not take.
+    """
+    kwargs = kwargs or {}
+    key = (op, *map(value_key, args), *((k, value_key(v)) for k, v in sorted(kwargs.items())))
+    memo = _memo(program)
+    if key in memo:
+        return memo[key]
+    mode = program.fake_mode
+    values = [_values(a) for a in args]
+    named = {k: _values(v) for k, v in kwargs.items()}
+    with torch.no_grad(), enable_python_dispatcher(), mode:
+        shape_env = mode.shape_env
+        if shape_env is None:
+            result = op(*values, **named)  # type: ignore[operator]
+        else:
+            with shape_env.suppress_guards():
+                result = op(*values, **named)  # type: ignore[operator]
+    if not _data_dependent(op):
+        memo[key] = result
+    return result
+
+
+def _data_dependent(op: object) -> bool:
+    """Whether each evaluation makes new symbols (nonzero, item), so that its value can't be shared."""
+    return isinstance(op, torch._ops.OpOverload) and (
+        torch.Tag.data_dependent_output in op.tags or torch.Tag.dynamic_output_shape in op.tags
+    )
+
+
+def _memo(program: Program) -> dict[_Key, object]:
+    """The memo lives with the fake mode, which programs copied from one another share."""
+    mode = program.fake_mode
+    memo: dict[_Key, object] | None = getattr(mode, "_fxopt_memo", None)
+    if memo is None:
+        memo = {}
+        mode._fxopt_memo = memo  # type: ignore[attr-defined]
+    return memo

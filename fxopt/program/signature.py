@@ -1,0 +1,313 @@
+"""What a program or artifact takes and returns: names, dtypes, sizes, constants, containers.
+
+Tensors travel flat through graphs and files; the `Signature` turns the user's arguments into that flat list and the flat
+outputs back into the user's containers, and checks what it is given.
+
+>>> import torch
+>>> spec = TensorSpec("x", torch.float32, ("batch", 8))
+>>> str(spec)
+'x: f32[batch, 8]'
+"""
+
+import ast
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fxopt.errors import ArtifactError, InputError
+
+__all__ = [
+    "ConstantSpec",
+    "Dim",
+    "ScalarSpec",
+    "Signature",
+    "Spec",
+    "Symbol",
+    "TensorSpec",
+    "dtype_name",
+    "evaluate_dim",
+    "named_dtype",
+    "solve_sizes",
+]
+
+Dim = int | str
+"""A size: a number, or an expression over symbol names such as "batch" or "2*batch"."""
+
+_SHORT = {
+    torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64",
+    torch.int32: "i32", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.bool: "bool",
+    torch.complex64: "c64", torch.complex128: "c128",
+}  # fmt: skip
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`f32` for torch.float32; the plain name for dtypes without a short one."""
+    return _SHORT.get(dtype, str(dtype).removeprefix("torch."))
+
+
+def named_dtype(name: str) -> torch.dtype:
+    """The dtype of a name such as `float32`.
+
+    Raises:
+        ArtifactError: no torch dtype has this name.
+    """
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ArtifactError(f"unknown dtype {name!r}")
+    return dtype
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A dynamic dimension by the user's name, with its inclusive range."""
+
+    name: str
+    min: int = 0
+    max: int | None = None
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor input or output. `low` and `high` bound the values of an integer input (inclusive), where known."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[Dim, ...]
+    device: str = "cpu"
+    low: int | None = None
+    high: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {dtype_name(self.dtype)}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True)
+class ConstantSpec:
+    """A non-tensor argument or result that was fixed at trace time."""
+
+    name: str
+    value: int | float | bool | str | None
+
+    def __str__(self) -> str:
+        return f"{self.name} = {self.value!r}"
+
+
+@dataclass(frozen=True)
+class ScalarSpec:
+    """An output that is a Python number computed from sizes."""
+
+    name: str
+    kind: str = "int"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.kind}"
+
+
+Spec = TensorSpec | ConstantSpec | ScalarSpec
+
+_BINARY: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod, ast.Pow: operator.pow,
+}  # fmt: skip
+_CALLS: dict[str, Callable[..., int]] = {"max": max, "min": min, "Max": max, "Min": min}
+
+
+def evaluate_dim(dim: Dim, sizes: dict[str, int]) -> int:
+    """The value of a size expression under `sizes`.
+
+    Raises:
+        KeyError: it names a symbol that `sizes` lacks.
+        ValueError: it is no arithmetic expression.
+    """
+    if isinstance(dim, int):
+        return dim
+
+    def value(node: ast.expr) -> int:
+        match node:
+            case ast.Constant(value=int() as number):
+                return number
+            case ast.Name(id=name):
+                return sizes[name]
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+                return _BINARY[type(op)](value(left), value(right))
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -value(operand)
+            case ast.Call(func=ast.Name(id=name), args=arguments) if name in _CALLS:
+                return _CALLS[name](*map(value, arguments))
+        raise ValueError(f"{dim!r} is not a size expression")
+
+    if dim in sizes:
+        return sizes[dim]
+    return value(ast.parse(dim, mode="eval").body)
+
+
+def solve_sizes(specs: Iterable[Spec], shapes: Iterable[Sequence[int]]) -> dict[str, int]:
+    """The symbols' values read off actual shapes: the first plain occurrence of each name.
+
+    Args:
+        specs: tensor specs.
+        shapes: the actual shapes, in the same order, ranks equal.
+    """
+    sizes: dict[str, int] = {}
+    for spec, shape in zip(specs, shapes, strict=True):
+        if isinstance(spec, TensorSpec):
+            for dim, size in zip(spec.shape, shape, strict=True):
+                if isinstance(dim, str) and dim.isidentifier():
+                    sizes.setdefault(dim, int(size))
+    return sizes
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs and outputs in pytree order, the containers they came in, and the dynamic dimensions.
+
+    `input_tree` is the TreeSpec of `(args, kwargs)`, `output_tree` that of the result. `input_names` are the names of the
+    top-level arguments, so that any of them can be passed by keyword.
+    """
+
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    input_tree: pytree.TreeSpec
+    output_tree: pytree.TreeSpec
+    symbols: dict[str, Symbol] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def tensor_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that are tensors, which are a graph's placeholders."""
+        return tuple(s for s in self.inputs if isinstance(s, TensorSpec))
+
+    @property
+    def computed_outputs(self) -> tuple[TensorSpec | ScalarSpec, ...]:
+        """The outputs that a graph computes: all but the constants."""
+        return tuple(s for s in self.outputs if not isinstance(s, ConstantSpec))
+
+    def flatten_inputs(
+        self, args: tuple[object, ...], kwargs: dict[str, object] | None = None
+    ) -> list[torch.Tensor]:
+        """The tensors of a call in the order of `tensor_inputs`.
+
+        Raises:
+            InputError: wrong arity or container, a constant with another value, a wrong dtype or size.
+        """
+        leaves = self._leaves(args, kwargs or {})
+        tensors: list[torch.Tensor] = []
+        for spec, leaf in zip(self.inputs, leaves, strict=True):
+            if isinstance(spec, TensorSpec):
+                tensors.append(_checked(spec, leaf))
+            elif isinstance(spec, ConstantSpec) and not _same_constant(spec.value, leaf):
+                raise InputError(
+                    f"input {spec.name!r} was fixed at {spec.value!r} when the model was traced, got {_short(leaf)}; "
+                    "trace again with the other value"
+                )
+        self.check_sizes(tensors)
+        return tensors
+
+    def check_sizes(self, tensors: Sequence[torch.Tensor]) -> dict[str, int]:
+        """The dynamic sizes of a call, consistent with every input's shape.
+
+        Raises:
+            InputError: a size differs from the traced one, or two uses of one name differ.
+        """
+        specs = self.tensor_inputs
+        sizes = solve_sizes(specs, [t.shape for t in tensors])
+        for spec, tensor in zip(specs, tensors, strict=True):
+            for axis, (dim, size) in enumerate(zip(spec.shape, tensor.shape, strict=True)):
+                try:
+                    expected = evaluate_dim(dim, sizes)
+                except KeyError:
+                    continue
+                if expected != size:
+                    how = f"{dim} = {expected}" if isinstance(dim, str) else str(expected)
+                    hint = "" if isinstance(dim, str) else "; trace with dynamic_shapes to let it vary"
+                    raise InputError(f"input {spec} has size {size} at axis {axis}, expected {how}{hint}")
+        for name, size in sizes.items():
+            symbol = self.symbols.get(name)
+            if symbol is None:
+                continue
+            if size < symbol.min or (symbol.max is not None and size > symbol.max):
+                top = "" if symbol.max is None else f" to {symbol.max}"
+                raise InputError(f"the dynamic size {name} is {size}, but the model takes {symbol.min}{top}")
+        return sizes
+
+    def _leaves(self, args: tuple[object, ...], kwargs: dict[str, object]) -> list[object]:
+        leaves, tree = pytree.tree_flatten((tuple(args), dict(kwargs)))
+        if tree == self.input_tree:
+            return leaves
+        leaves, tree = pytree.tree_flatten(self._rearranged(tuple(args), dict(kwargs)))
+        if tree != self.input_tree or len(leaves) != len(self.inputs):
+            expected = ", ".join(map(str, self.inputs))
+            got = f"{len(args)} positional and {sorted(kwargs)} keyword" if kwargs else f"{len(args)} positional"
+            raise InputError(f"expected ({expected}), got {got} arguments in another structure")
+        return leaves
+
+    def _rearranged(
+        self, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        """Moves arguments between positions and names to the form they had when the model was traced."""
+        positional, named = self.input_tree.children_specs if self.input_tree.num_children == 2 else (None, None)
+        if positional is None or named is None or len(self.arguments) < len(args):
+            return args, kwargs
+        given = dict(zip(self.arguments, args, strict=False))
+        twice = sorted(set(given) & set(kwargs))
+        if twice:
+            raise InputError(f"argument {twice[0]!r} is given twice, by position and by name")
+        given |= kwargs
+        count = positional.num_children
+        names = self.arguments[:count]
+        missing = [n for n in (*names, *named.context) if n not in given]
+        # an argument that was None when traced may be left out
+        for name in list(missing):
+            spec = next((s for s in self.inputs if s.name == name), None)
+            if isinstance(spec, ConstantSpec):
+                given[name] = spec.value
+                missing.remove(name)
+        if missing:
+            raise InputError(f"missing argument {missing[0]!r}; expected ({', '.join(map(str, self.inputs))})")
+        unknown = [n for n in given if n not in names and n not in named.context]
+        if unknown:
+            if given[unknown[0]] is None:
+                given = {k: v for k, v in given.items() if k not in unknown}
+            else:
+                raise InputError(
+                    f"unknown argument {unknown[0]!r}; expected ({', '.join(map(str, self.inputs))})"
+                )
+        return tuple(given[n] for n in names), {n: given[n] for n in named.context}
+
+    def unflatten_outputs(self, flat: Sequence[object]) -> object:
+        """The model's own containers from the computed outputs, in order; constants are put back in."""
+        computed = iter(flat)
+        leaves = [s.value if isinstance(s, ConstantSpec) else next(computed) for s in self.outputs]
+        return pytree.tree_unflatten(leaves, self.output_tree)
+
+    def flatten_outputs(self, result: object) -> list[object]:
+        """The computed outputs of a result in the model's own containers, constants left out."""
+        leaves = pytree.tree_leaves(result)
+        if len(leaves) != len(self.outputs):
+            leaves = [leaf for leaf in leaves if leaf is not None]
+            return leaves
+        return [leaf for s, leaf in zip(self.outputs, leaves, strict=True) if not isinstance(s, ConstantSpec)]
+
+
+def _short(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _same_constant(expected: object, given: object) -> bool:
+    return type(expected) is type(given) and (expected == given or (expected != expected and given != given))
+
+
+def _checked(spec: TensorSpec, leaf: object) -> torch.Tensor:
+    if not isinstance(leaf, torch.Tensor):
+        raise InputError(f"input {spec} must be a tensor, got {_short(leaf)}")
+    if leaf.dtype != spec.dtype:
+        raise InputError(f"input {spec} must have dtype {spec.dtype}, got {leaf.dtype}")
+    if leaf.dim() != len(spec.shape):
+        raise InputError(f"input {spec} must have {len(spec.shape)} dimensions, got shape {tuple(leaf.shape)}")
+    return leaf
