@@ -1,6 +1,6 @@
 """What all tests share: one thread a worker, and how hard the property tests search.
 
-HYPOTHESIS_PROFILE chooses: `dev` (a quick look), `ci` (the same examples each time; the default where CI is set),
+HYPOTHESIS_PROFILE chooses: `dev` (a quick look), `ci` (the same examples each time; default where CI is set),
 `fuzz` (a deep search with fresh seeds).
 """
 
