@@ -1,0 +1,65 @@
+"""What is known of each op, written once: `OpInfo` entries, schemas, canonical arguments, index maps.
+
+>>> import torch
+>>> from fxopt.ops import op_info, resolve_op
+>>> op_info(resolve_op("aten.mul", (torch.ones(2), 2))).linear_in
+('self', 'other')
+"""
+
+from fxopt.ops.canonical import canonical_arguments, plain
+from fxopt.ops.dependence import align_inputs, align_outputs, call_index_map
+from fxopt.ops.flops import call_flops
+from fxopt.ops.index_map import Dimension, Index, IndexMap, IndexMapError, Mark, Operand, parse_index_map
+from fxopt.ops.info import Aliasing, OpInfo, QuantRole, op_info, op_key, register_op, registered_ops
+from fxopt.ops.resolve import UnknownOpError, resolve_op
+from fxopt.ops.schema import (
+    ArgumentKind,
+    argument_kinds,
+    bind,
+    bind_call,
+    bind_values,
+    is_commutative,
+    is_mutating,
+    is_pure,
+    is_random,
+    is_view,
+    mutated_arguments,
+    schema_arguments,
+)
+
+__all__ = [
+    "Aliasing",
+    "ArgumentKind",
+    "Dimension",
+    "Index",
+    "IndexMap",
+    "IndexMapError",
+    "Mark",
+    "OpInfo",
+    "Operand",
+    "QuantRole",
+    "UnknownOpError",
+    "align_inputs",
+    "align_outputs",
+    "argument_kinds",
+    "bind",
+    "bind_call",
+    "bind_values",
+    "call_flops",
+    "call_index_map",
+    "canonical_arguments",
+    "is_commutative",
+    "is_mutating",
+    "is_pure",
+    "is_random",
+    "is_view",
+    "mutated_arguments",
+    "op_info",
+    "op_key",
+    "parse_index_map",
+    "plain",
+    "register_op",
+    "registered_ops",
+    "resolve_op",
+    "schema_arguments",
+]

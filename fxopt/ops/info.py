@@ -1,0 +1,149 @@
+"""`OpInfo`: what is known of one op, declaratively, and the table that holds it.
+
+A fact is written once, here; the functionaliser, purity, shape inference, rewriting, channel analysis, cost
+and the program generator read it. An op that is not listed is safe: impure where its schema says so, opaque,
+never sliced.
+
+>>> op_info("aten.relu").elementwise
+True
+>>> op_info("aten.linear").index_map
+'x[*,i], w[o,i], b[o] -> y[*,o]'
+"""
+
+import enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+__all__ = [
+    "Aliasing",
+    "OpInfo",
+    "QuantRole",
+    "SampleArgs",
+    "op_info",
+    "op_key",
+    "register_op",
+    "registered_ops",
+]
+
+SampleArgs = tuple[tuple[object, ...], dict[str, object]]
+
+
+class QuantRole(enum.Enum):
+    """How an op takes part in quantization."""
+
+    CONTRACTION = "contraction"  # integer kernel with wide accumulator: conv, linear, matmul
+    SAME_SCALE = "same-scale"  # output values are input values: reshape, max_pool, relu's clamp
+    REQUANTISING = "requantising"  # new range: add, mul, cat, averages
+    ISLAND = "island"  # stays float: softmax, norms
+
+
+class Aliasing(enum.Enum):
+    """Whether outputs may share storage with inputs."""
+
+    SCHEMA = "schema"  # what the schema's alias annotations say
+    MAYBE = "maybe"  # may alias its tensor arguments although the schema does not say so
+    NEVER = "never"  # fresh outputs, whatever torch's maybe_aliasing_or_mutating tag says (eval batch_norm)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpInfo:
+    """Facts of one op; all but `pure` and `aliasing` are said of pure calls only (batch_norm in eval mode).
+
+    A fact stands only if it holds for every literal argument that the op takes. Names of arguments are schema
+    names; those that an overload does not have are passed by, so that one entry serves a packet. `index_map`
+    is text as `fxopt.ops.index_map` reads it; where it depends on literal arguments it is a function of the
+    bound arguments (by schema name; tensors appear as fake tensors), and None where nothing can be said.
+    """
+
+    op: str
+    index_map: str | Callable[[dict[str, object]], str | None] | None = None
+    elementwise: bool = False
+    """Output element i is the same function, for each i, of elements i of the (broadcast) tensor inputs."""
+    linear_in: tuple[str, ...] = ()
+    """Schema arguments in each of which the op is linear (additive and homogeneous), the others held fixed; a
+    list of
+    tensors as one vector."""
+    affine_in: tuple[str, ...] = ()
+    """Schema arguments in which it is affine: linear plus a term that does not depend on them."""
+    monotone: bool = False
+    """Non-decreasing in its first argument, elementwise."""
+    zero_preserving: bool = False
+    """f(0) = 0 in the first tensor argument, whatever the others, as far as the result is finite."""
+    commutative: bool = False
+    """The first two arguments may be swapped if both are tensors and the others have their defaults (see
+    `is_commutative`)."""
+    pure: bool | Callable[[dict[str, object]], bool] | None = None
+    """No effect beyond its outputs, same inputs same outputs. None: by the schema and its tags."""
+    aliasing: Aliasing = Aliasing.SCHEMA
+    dims: tuple[str, ...] = ()
+    """Arguments that are dimension indices of the first tensor argument (normalised to non-negative)."""
+    dims_inserted: int = 0
+    """Added to the rank when normalising `dims` (1 for unsqueeze and stack)."""
+    dtype_args: tuple[str, ...] = ()
+    """Arguments that hold a dtype literal."""
+    role: QuantRole | None = None
+    flops: Callable[[dict[str, object], object], object] | None = None
+    """(bound arguments, output value) -> number of floating-point operations, possibly symbolic; None: see
+    `call_flops`."""
+    samples: Callable[[], Iterable[SampleArgs]] | None = field(default=None, compare=False)
+    """Small valid calls (float64 tensors where float), used to test the facts."""
+
+
+_TABLE: dict[str, OpInfo] = {}
+_FOUND: dict[torch._ops.OpOverload, OpInfo] = {}
+"""What `op_info` answered for an overload; emptied when an entry changes."""
+
+
+def _load_table() -> None:
+    """The families register themselves on first use: importing them costs nothing before."""
+    from fxopt.ops import table  # noqa: F401
+
+
+def op_key(target: object) -> str:
+    """`aten.add.Tensor` for an overload, `aten.add` for a packet, a Python function's qualified name."""
+    if isinstance(target, torch._ops.OpOverload):
+        namespace, name = target._schema.name.split("::")
+        return f"{namespace}.{name}.{target._overloadname}"
+    if isinstance(target, torch._ops.OpOverloadPacket):
+        return target._qualified_op_name.replace("::", ".")
+    if isinstance(target, str):
+        return target
+    return f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', target)}"
+
+
+def register_op(info: OpInfo) -> OpInfo:
+    """Adds or replaces the entry of `info.op`: a packet, "aten.linear", or an overload, "aten.mean.dim"."""
+    _load_table()
+    _TABLE[info.op] = info
+    _FOUND.clear()
+    return info
+
+
+def op_info(target: object) -> OpInfo:
+    """The entry of an op: its overload's, else its packet's, else a safe, opaque default.
+
+    Args:
+        target: an overload, a packet, or a name such as "aten.add.Tensor".
+    """
+    if isinstance(target, torch._ops.OpOverload):
+        found = _FOUND.get(target)
+        if found is None:
+            found = _FOUND[target] = _look_up(op_key(target))
+        return found
+    return _look_up(op_key(target))
+
+
+def _look_up(key: str) -> OpInfo:
+    _load_table()
+    found = _TABLE.get(key)
+    if found is None and key.count(".") >= 2:
+        found = _TABLE.get(key.rsplit(".", 1)[0])
+    return found if found is not None else OpInfo(op=key)
+
+
+def registered_ops() -> dict[str, OpInfo]:
+    """All entries by op name."""
+    _load_table()
+    return dict(_TABLE)

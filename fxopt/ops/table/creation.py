@@ -1,0 +1,30 @@
+"""Tensors from sizes and numbers, uninitialised ones included (which tests draw empty)."""
+
+from collections.abc import Sequence
+
+from fxopt.ops.info import SampleArgs
+from fxopt.ops.table.entry import Draw, Facts, call, entry, no_flops
+
+_NEW = Facts(dtype_args=("dtype",), flops=no_flops)
+
+
+def _like(d: Draw) -> Sequence[SampleArgs]:
+    return [call(d(2, 3)), call(d(2, 3), dtype=d.integers(1, 1).dtype)]
+
+
+entry("zeros ones", lambda d: [call([2, 3]), call([], dtype=d(1).dtype)], _NEW)
+entry("full", lambda d: [call([2, 3], 1.5), call([2], 1, dtype=d(1).dtype), call([2], True)], _NEW)
+entry("empty", lambda d: [call([0, 3]), call([0], dtype=d(1).dtype)], _NEW)
+entry("zeros_like ones_like", _like, _NEW)
+entry("empty_like", lambda d: [call(d(0, 3))], _NEW)
+entry("full_like", lambda d: [call(d(2, 3), 1.5), call(d(2), 2, dtype=d.integers(1, 1).dtype)], _NEW)
+entry(
+    "new_zeros new_ones", lambda d: [call(d(2, 3), [2]), call(d(1), [], dtype=d.integers(1, 1).dtype)], _NEW
+)
+entry("new_full", lambda d: [call(d(2, 3), [2], 1.5)], _NEW)
+entry("new_empty", lambda d: [call(d(2, 3), [0])], _NEW)
+entry("arange", lambda d: [call(5), call(1, 4), call(0.5, 2, 0.5), call(3, dtype=d(1).dtype)], _NEW)
+entry("linspace", lambda d: [call(0, 1, 5), call(0.0, 2.0, 3, dtype=d(1).dtype)], _NEW)
+entry("eye", lambda d: [call(3), call(2, 3, dtype=d(1).dtype)], _NEW)
+entry("scalar_tensor", lambda d: [call(1.5), call(2, dtype=d(1).dtype)], _NEW)
+entry("tril_indices triu_indices", lambda d: [call(3, 4), call(3, 3, 1)], _NEW)
