@@ -11,6 +11,7 @@ import torch
 from torch.fx import Node
 
 from fxopt.ops.canonical import canonical_arguments, plain
+from fxopt.ops.info import op_key
 
 __all__ = ["DROPPED", "Emit", "canonical_call"]
 
@@ -223,26 +224,23 @@ def _padded_conv(emit: Emit, op: torch._ops.OpOverload, a: Arguments, value: obj
 
 
 def canonical_call(
-    emit: Emit, node: Node, args: tuple[object, ...], kwargs: dict[str, object], key: str
+    emit: Emit, target: object, args: tuple[object, ...], kwargs: dict[str, object], value: object
 ) -> object:
-    """The canonical form of a captured call.
+    """The canonical form of a call.
 
     Args:
         emit: makes calls in the new graph.
-        node: the captured call, for its value.
-        args: its arguments, mapped to the new graph.
-        kwargs: its keyword arguments, mapped.
-        key: its op's name.
+        target: the op as captured or written.
+        args: its arguments, nodes and literals of the new graph.
+        kwargs: its keyword arguments.
+        value: the call's `meta["val"]`.
 
     Returns:
         The node (or literal) that stands for it.
     """
-    value = node.meta.get("val")
-    target = node.target
-    spelling = SPELLINGS.get(key)
+    spelling = SPELLINGS.get(op_key(target))
     if spelling is None or not isinstance(target, torch._ops.OpOverload):
         return emit(target, args, kwargs, value=value)
     positional, named = canonical_arguments(target, args, kwargs)
     names = [a.name for a in target._schema.arguments if not a.kwarg_only]
     return spelling(emit, {**dict(zip(names, map(plain, positional), strict=True)), **named}, value)
-

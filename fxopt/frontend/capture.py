@@ -4,6 +4,7 @@ What torch raises while it traces is turned into one `TraceError` that names the
 """
 
 import contextlib
+import logging
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from torch import nn
 from fxopt.errors import FxoptError, TraceError
 from fxopt.frontend.inputs import Example
 
-__all__ = ["capture", "inference_mode", "user_line"]
+__all__ = ["capture", "inference_mode", "quiet_torch", "user_line"]
 
 _ADVICE = (
     ("GuardOnDataDependentSymNode", "a branch or size depends on the values of a tensor: use torch.where, torch.cond or a fixed bound"),
@@ -61,7 +62,7 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
     Raises:
         TraceError: torch.export can't capture it; names the user's line.
     """
-    with _patched_numpy_errors():
+    with quiet_torch():
         try:
             return torch.export.export(
                 model, example.args, example.kwargs, dynamic_shapes=example.shapes(), strict=False
@@ -73,19 +74,19 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
 
 
 @contextlib.contextmanager
-def _patched_numpy_errors() -> Iterator[None]:
+def quiet_torch() -> Iterator[None]:
     """Keeps torch's logging of its own failures off the user's screen: the one error says it all."""
-    import logging
-
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(n) for n in ("torch", "torch._subclasses.fake_tensor", "torch.export", "torch._dynamo")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _trace_error(error: Exception, example: Example) -> TraceError:

@@ -199,7 +199,7 @@ class _Unlift:
         elif getattr(node.target, "__name__", "") == "getitem" and isinstance(args[0], (tuple, list)):
             self.env[node] = args[0][args[1]]
         else:
-            self.env[node] = canonical_call(self._emit, node, args, kwargs, key)
+            self.env[node] = canonical_call(self._emit, node.target, args, kwargs, node.meta.get("val"))
 
     def _batch_norm(self, node: Node, args: tuple[object, ...]) -> Node:
         x, weight, bias, mean, var, momentum, eps = args

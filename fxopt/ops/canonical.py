@@ -18,6 +18,9 @@ from fxopt.ops.schema import ArgumentKind, argument_kinds
 
 __all__ = ["canonical_arguments", "plain"]
 
+_KERNEL_SWITCHES = frozenset({"cudnn_enabled", "cudnn_enable"})
+"""Arguments that choose a kernel, no function: what one machine traced must match another's pattern."""
+
 
 def plain(value: object) -> object:
     """Fx's immutable lists and dicts as plain ones, nested."""
@@ -38,7 +41,8 @@ def canonical_arguments(
     """Arguments of a call in canonical form.
 
     A number where the schema wants a list of N is repeated, an `int` for a `float` argument becomes a float
-    (not for a `Scalar`, where the type decides the dtype), and a pool's empty stride is its kernel size.
+    (not for a `Scalar`, where the type decides the dtype), a pool's empty stride is its kernel size, and what
+    only chooses a kernel is on.
 
     Args:
         op: the overload.
@@ -64,6 +68,8 @@ def canonical_arguments(
             raise TypeError(f"{op}: the argument {kind.name!r} is missing; its schema is {op._schema}")
         else:
             value = kind.default
+        if kind.name in _KERNEL_SWITCHES:
+            value = True
         if not isinstance(value, Node) or kind.length is not None:
             value = _literal(value, kind)
         if kind.keyword_only:

@@ -136,10 +136,13 @@ def is_mutating(op: object) -> bool:
 
 
 def is_view(op: object) -> bool:
-    """Whether an output may share storage with an input: by schema, by tag, or as the table says."""
+    """Whether an output may share storage with an input: as the table says, else by schema or tag."""
     if not isinstance(op, torch._ops.OpOverload):
         return False
-    return _declares_alias(op) or op_info(op).aliasing is Aliasing.MAYBE
+    aliasing = op_info(op).aliasing
+    if aliasing is not Aliasing.SCHEMA:
+        return aliasing is Aliasing.MAYBE
+    return _declares_alias(op)
 
 
 @cache

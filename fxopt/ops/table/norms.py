@@ -6,7 +6,7 @@ a division, and two for scale and shift.
 
 from collections.abc import Callable
 
-from fxopt.ops.info import QuantRole
+from fxopt.ops.info import Aliasing, QuantRole
 from fxopt.ops.sizes import Size, product
 from fxopt.ops.table.entry import Bound, Facts, call, entry
 from fxopt.ops.table.maps import along, first_shape, per_channel, statement, trailing
@@ -47,6 +47,7 @@ entry(
     index_map=per_channel(4),
     affine_in=("input", "weight", "bias", "running_mean"),
     pure=lambda bound: bound["training"] is False,
+    aliasing=Aliasing.NEVER,
     role=QuantRole.REQUANTISING,
     flops=_each(2),
 )

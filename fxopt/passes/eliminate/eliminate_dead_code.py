@@ -1,0 +1,28 @@
+"""Removes calls whose results nothing uses."""
+
+from fxopt.ops import is_pure
+from fxopt.pipeline import Contract, Pass, register_pass
+from fxopt.rewriting import Rewriter
+
+__all__ = ["EliminateDeadCode"]
+
+
+@register_pass
+class EliminateDeadCode(Pass):
+    """Removes calls without users that have no effect, and the weights that only they used.
+
+    Before: `%a = relu(%x)`, `%b = tanh(%x)`, `return %b`. After: `%b = tanh(%x)`, `return %b`.
+
+    Purity is the op table's, not torch.fx's: dead attention, LSTM and eval dropout go, a user's op that writes stays.
+    """
+
+    contract = Contract.EXACT
+
+    def run(self, rewriter: Rewriter) -> None:
+        """Walks backwards, so that chains go in one sweep."""
+        weights = rewriter.program.weight_nodes()
+        for node in [*reversed(rewriter.nodes()), *weights]:
+            if node._erased or node.users or not is_pure(node):
+                continue
+            with rewriter.rewrite("eliminate-dead-code", node):
+                rewriter.remove_dead(node)

@@ -1,0 +1,25 @@
+"""Passes, contracts, pipeline text, the manager, instruments."""
+
+from fxopt.pipeline.base import Contract, Pass, RewritePass
+from fxopt.pipeline.instruments import CheckEach, DiffAfterChange, Instrument, RewriteLimit
+from fxopt.pipeline.manager import PassManager, PipelineResult
+from fxopt.pipeline.named import register_pipeline
+from fxopt.pipeline.options import option_help
+from fxopt.pipeline.registry import load_plugin, register_pass, registry
+
+__all__ = [
+    "CheckEach",
+    "Contract",
+    "DiffAfterChange",
+    "Instrument",
+    "Pass",
+    "PassManager",
+    "PipelineResult",
+    "RewriteLimit",
+    "RewritePass",
+    "load_plugin",
+    "option_help",
+    "register_pass",
+    "register_pipeline",
+    "registry",
+]

@@ -1,0 +1,103 @@
+"""`Pass` and `RewritePass`: what a pass author writes.
+
+A pass is a frozen dataclass by itself: its fields are its options, its docstring's first line its help. It declares its
+contract, the properties that it requires, establishes and breaks, and whether it needs calibration data; the manager checks
+all of these.
+
+>>> class Halve(Pass):
+...     '''Scales by a half.'''
+...     factor: float = 0.5
+...     def run(self, rewriter): ...
+>>> Halve(factor=0.25), Halve.pass_name()
+(Halve(factor=0.25), 'halve')
+"""
+
+import dataclasses
+import enum
+import inspect
+import re
+from collections.abc import Callable
+from typing import ClassVar, dataclass_transform
+
+from fxopt.errors import PassError
+from fxopt.rewriting import Match, Refused, Rewriter, Rule, apply_rules
+
+__all__ = ["Contract", "Pass", "RewritePass"]
+
+
+class Contract(enum.Enum):
+    """What a pass promises about the outputs."""
+
+    EXACT = "exact"
+    """Bit-identical under the reference evaluator."""
+    EQUIVALENT = "equivalent"
+    """The same real-number function on inputs whose intermediates are finite."""
+    APPROXIMATE = "approximate"
+    """Changes the function on purpose, within a stated budget."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+class Pass:
+    """Base of all passes. Subclasses become frozen, keyword-only dataclasses by themselves."""
+
+    contract: ClassVar[Contract] = Contract.EQUIVALENT
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """Properties that the program must have."""
+    establishes: ClassVar[frozenset[str]] = frozenset()
+    """Properties that it has afterwards."""
+    breaks: ClassVar[frozenset[str]] = frozenset()
+    """Properties that it loses."""
+    excludes: ClassVar[frozenset[str]] = frozenset()
+    """Properties that the program must not have."""
+    needs_calibration: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+    def run(self, rewriter: Rewriter) -> None:
+        """Edits the program through the rewriter.
+
+        Raises:
+            PassError: the pass can't do its work.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def pass_name(cls) -> str:
+        """The registry name: the class's name in kebab-case."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", cls.__name__).lower()
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of its docstring."""
+        text = inspect.getdoc(cls) or ""
+        return "" if text.startswith(f"{cls.__name__}(") else text.split("\n", 1)[0]
+
+
+class RewritePass(Pass):
+    """A pass of rules: either `pattern`, `replacement` and, if need be, `guard`, or several as `rules`."""
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    pattern: ClassVar[Callable[..., object] | None] = None
+    replacement: ClassVar[Callable[..., object] | None] = None
+
+    def guard(self, match: Match) -> Refused | None:
+        """Asked before each rewrite by `pattern`: None to go on, or `match.refuse("why")`."""
+        return None
+
+    def all_rules(self) -> tuple[Rule, ...]:
+        """The rules in the order in which they are tried.
+
+        Raises:
+            PassError: the class defines neither `pattern` and `replacement` nor `rules`.
+        """
+        if self.pattern is not None and self.replacement is not None:
+            return (Rule(self.pattern, self.replacement, self.guard, self.pass_name()), *self.rules)
+        if not self.rules:
+            raise PassError(f"{type(self).__name__} defines neither pattern and replacement nor rules")
+        return self.rules
+
+    def run(self, rewriter: Rewriter) -> None:
+        """Applies the rules to a fixpoint."""
+        apply_rules(rewriter, self.all_rules())

@@ -1,0 +1,195 @@
+"""Ranks and dtypes of pattern arguments, found by running the pattern.
+
+A pattern says nothing of ranks, but its first use of an argument mostly does: `conv2d(x, w, b)` takes 4, 4 and 1. Arguments
+are therefore lazy; at the first op that reads one, ranks (then dtypes) are tried until the op accepts them, and a later
+failure steps back to the next choice. All sizes are equal, so that everything broadcasts.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch._subclasses import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from fxopt.ops import op_info
+
+__all__ = ["find_arguments"]
+
+_RANKS = (2, 4, 3, 1, 5, 0)
+_DTYPES = (torch.float32, torch.int64, torch.bool)
+_ATTEMPTS = 300
+
+
+class _DeadEnd(Exception):  # noqa: N818  (control flow of the search)
+    """No choice of ranks suits an op."""
+
+
+class _Lazy:
+    """An argument whose rank is decided at its first use."""
+
+    def __init__(self, search: "_Search", name: str) -> None:
+        self._search, self._name = search, name
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., object], types: object, args: tuple[object, ...] = (), kwargs: Mapping[str, object] | None = None
+    ) -> object:
+        lazy = next(a for a in pytree.tree_leaves((args, kwargs or {})) if isinstance(a, _Lazy))
+        return lazy._search.call(func, args, dict(kwargs or {}))
+
+    def __getattr__(self, name: str) -> object:
+        attribute = getattr(torch.Tensor, name)
+        if callable(attribute):
+            return lambda *args, **kwargs: self._search.call(attribute, (self, *args), kwargs)
+        return self._search.call(lambda t: getattr(t, name), (self,), {})
+
+
+def _dunder(name: str) -> Callable[..., object]:
+    def method(self: _Lazy, *args: object) -> object:
+        return self._search.call(getattr(torch.Tensor, name), (self, *args), {})
+
+    return method
+
+
+for _name in (
+    "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "floordiv", "rfloordiv", "mod", "pow", "rpow", "matmul",
+    "rmatmul", "neg", "and", "or", "xor", "invert", "eq", "ne", "lt", "le", "gt", "ge", "getitem", "len",
+):  # fmt: skip
+    setattr(_Lazy, f"__{_name}__", _dunder(f"__{_name}__"))
+_Lazy.__hash__ = object.__hash__  # type: ignore[method-assign]
+
+
+class _Search:
+    """Depth-first search over the choices, replayed from the start after each dead end."""
+
+    def __init__(self, mode: FakeTensorMode, size: int, sizes: Mapping[str, Mapping[int, int]], thorough: bool) -> None:
+        self.mode, self.size, self.sizes, self.thorough = mode, size, sizes, thorough
+        self.trail: list[int] = []
+        self.position = 0
+        self.values: dict[str, torch.Tensor] = {}
+
+    def make(self, name: str, rank: int, dtype: torch.dtype) -> torch.Tensor:
+        shape = [self.sizes.get(name, {}).get(i, self.size) for i in range(rank)]
+        with self.mode:
+            return torch.empty(shape, dtype=dtype)
+
+    def call(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        leaves = pytree.tree_leaves((args, kwargs))
+        unknown = list(dict.fromkeys(a._name for a in leaves if isinstance(a, _Lazy) and a._name not in self.values))
+        if not unknown:
+            return self._apply(func, args, kwargs)
+        start = self.trail[self.position] if self.position < len(self.trail) else 0
+        choices = _choices(len(unknown), _sample_ranks(func, args, unknown), self.thorough)
+        for i, choice in enumerate(itertools.islice(choices, start, None), start):
+            self.values |= {n: self.make(n, rank, dtype) for n, (rank, dtype) in zip(unknown, choice, strict=True)}
+            try:
+                result = self._apply(func, args, kwargs)
+            except Exception:  # noqa: BLE001, S112  (any complaint of the op means: not these ranks)
+                continue
+            if self.position < len(self.trail):
+                self.trail[self.position] = i
+            else:
+                self.trail.append(i)
+            self.position += 1
+            return result
+        for name in unknown:
+            self.values.pop(name, None)
+        del self.trail[self.position :]
+        raise _DeadEnd
+
+    def _apply(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        def known(a: object) -> object:
+            return self.values[a._name] if isinstance(a, _Lazy) else a
+
+        with self.mode, torch.no_grad():
+            return func(*pytree.tree_map(known, args), **pytree.tree_map(known, kwargs))
+
+    def run(self, function: Callable[..., object], arguments: Mapping[str, object]) -> dict[str, torch.Tensor] | str:
+        """Values for the lazy arguments under which the function runs, or why there are none."""
+        why = "no ranks suit it"
+        for _ in range(_ATTEMPTS):
+            self.position, self.values = 0, {}
+            lazy = [_Lazy(self, n) if v is _Lazy else v for n, v in arguments.items()]
+            try:
+                function(*lazy)
+            except _DeadEnd:
+                pass
+            except Exception as error:  # noqa: BLE001  (any complaint of the pattern means: the next ranks)
+                why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                del self.trail[self.position :]
+            else:
+                return self.values
+            if not self.trail:
+                return why
+            self.trail[-1] += 1
+        return why
+
+
+_Choice = tuple[tuple[int, torch.dtype], ...]
+
+
+def _choices(count: int, samples: Iterable[_Choice], thorough: bool) -> Iterable[_Choice]:
+    """Ranks for several arguments: the op table's samples, equal ranks; if thorough, all mixtures and other dtypes."""
+    yield from samples
+    for rank in _RANKS:
+        yield ((rank, torch.float32),) * count
+    if not thorough:
+        return
+    if count > 1:
+        for ranks in itertools.product(_RANKS, repeat=min(count, 4)):
+            filled = (*ranks, *([ranks[-1]] * (count - len(ranks))))
+            if len(set(filled)) > 1:
+                yield tuple((r, torch.float32) for r in filled)
+    for dtype in _DTYPES[1:]:
+        for which in range(count):
+            for rank in _RANKS:
+                yield tuple((rank, dtype if i == which else torch.float32) for i in range(count))
+        for rank in _RANKS:
+            yield ((rank, dtype),) * count
+
+
+def _sample_ranks(func: Callable[..., object], args: tuple[object, ...], unknown: list[str]) -> list[_Choice]:
+    """What the op table's sample calls give for the unknown arguments of a function that is an op of the same name."""
+    samples = op_info(f"aten.{getattr(func, '__name__', '')}").samples
+    found: dict[_Choice, None] = {}
+    for sample, _ in samples() if samples is not None else ():
+        by_name = {
+            a._name: (v.dim(), torch.float32 if v.is_floating_point() else v.dtype)
+            for a, v in zip(args, sample, strict=False)
+            if isinstance(a, _Lazy) and isinstance(v, torch.Tensor)
+        }
+        if all(n in by_name for n in unknown):
+            found[tuple(by_name[n] for n in unknown)] = None
+    return list(found)
+
+
+def find_arguments(
+    mode: FakeTensorMode,
+    function: Callable[..., object],
+    tensors: Iterable[str],
+    literals: Mapping[str, object],
+    names: Iterable[str],
+    *,
+    size: int = 4,
+    sizes: Mapping[str, Mapping[int, int]] | None = None,
+    thorough: bool = True,
+) -> dict[str, torch.Tensor] | str:
+    """Fake tensors for the tensor arguments of a pattern under which it runs.
+
+    Args:
+        mode: makes the fake tensors.
+        function: the pattern.
+        tensors: names of its tensor arguments.
+        literals: the values of the others.
+        names: all arguments in order.
+        size: of every dimension.
+        sizes: other sizes by argument and axis.
+        thorough: try every mixture of ranks, not only the likely ones.
+
+    Returns:
+        The tensors by name, or the last complaint of the pattern.
+    """
+    lazy = set(tensors)
+    arguments: dict[str, object] = {n: _Lazy if n in lazy else literals.get(n) for n in names}
+    return _Search(mode, size, sizes or {}, thorough).run(function, arguments)
