@@ -60,6 +60,10 @@ class _Json:
         names = (f.name for f in fields(self) if f.metadata.get("json", True))  # type: ignore[arg-type]  # a mixin of dataclasses
         return {name: _encode(getattr(self, name)) for name in names}
 
+    def dumps(self) -> str:
+        """`to_json` as JSON text (strict JSON: no NaN, no Infinity literals)."""
+        return json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> Self:
         """The object that `to_json` wrote; keys it does not know are left out.
@@ -140,6 +144,14 @@ class OutputComparison(_Json):
     reason: str = ""
     case: str = ""
     """Which of the inputs showed the worst."""
+    tolerance: float = math.nan
+    """What `ratio` may come to."""
+    index: tuple[int, ...] = ()
+    """Where the error is largest."""
+    expected: float = math.nan
+    """The original's value there."""
+    actual: float = math.nan
+    """The candidate's value there."""
 
 
 @dataclass(frozen=True)
@@ -235,10 +247,6 @@ class Report(_Json):
     def counterexample(self) -> Counterexample | None:
         """Inputs that show a difference, if one was found."""
         return self.verification.counterexample if self.verification else None
-
-    def dumps(self) -> str:
-        """The report as JSON text (strict JSON: no NaN, no Infinity literals)."""
-        return json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report: the whole file or none.

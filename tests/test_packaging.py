@@ -49,7 +49,7 @@ def test_constraints_are_exact():
 
 
 def test_import_name_of_the_links():
-    """`passes` and `lowering` at the root are for readers; imported under those names, classes would exist twice."""
+    """The links at the root are for readers; imported under those names, every class would exist twice."""
     for name in ("passes", "lowering"):
         assert (ROOT / name).resolve() == ROOT / "fxopt" / name
         code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {name}"

@@ -1,0 +1,69 @@
+"""What the command line writes: progress on standard error, results on standard output.
+
+The library tells what it does by logging, so that nothing in it knows of the command line.
+
+>>> with progress(quiet=True):
+...     logging.getLogger("fxopt").info("tracing")
+"""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["progress", "stdout"]
+
+_LOG_WIDTH = 120
+"""Columns where standard output is a file or a pipe."""
+
+
+def stdout() -> "Console":
+    """Standard output for tables: as wide as the terminal, plain text elsewhere."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else _LOG_WIDTH, highlight=False)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, show: Callable[[str], object]) -> None:
+        super().__init__(logging.INFO)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(record.getMessage())
+
+
+@contextlib.contextmanager
+def progress(*, quiet: bool) -> Iterator[None]:
+    """Show what the library says while the block runs: a moving line on a terminal, plain lines elsewhere."""
+    if quiet:
+        yield
+        return
+    logger = logging.getLogger("fxopt")
+    level = logger.level
+    with contextlib.ExitStack() as stack:
+        handler = _Handler(_moving_line(stack) if sys.stderr.isatty() else _plain_line)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+def _plain_line(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
+
+
+def _moving_line(stack: contextlib.ExitStack) -> Callable[[str], object]:
+    from rich.console import Console
+    from rich.markup import escape
+
+    status = stack.enter_context(Console(stderr=True).status(""))
+    return lambda message: status.update(escape(message))

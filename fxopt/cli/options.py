@@ -1,0 +1,56 @@
+"""Options that several verbs share, and models and files as arguments.
+
+>>> read_side("missing.onnx")
+Traceback (most recent call last):
+fxopt.errors.InputError: missing.onnx does not exist; expected FILE.py:FACTORY or a file
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fxopt.cli.user_code import ModelSource, read_factory, split_factory
+from fxopt.errors import InputError
+
+__all__ = ["JsonFlag", "QuietFlag", "TrustFlag", "read_model", "read_side"]
+
+JsonFlag = Annotated[
+    bool, typer.Option("--json", help="Print the report as JSON, and nothing else, on standard output.")
+]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+TrustFlag = Annotated[
+    bool,
+    typer.Option("--trust", help="Open .pt2 and foreign .pt files: they can run code of their author's."),
+]
+
+
+def read_side(text: str) -> ModelSource:
+    """A model or a file: `FILE.py:FACTORY`, or the path of anything that fxopt can open.
+
+    Raises:
+        InputError: The file is missing, or a Python file comes without a function.
+        UserCodeError: The factory is missing or fails.
+    """
+    factory = split_factory(text)
+    if factory:
+        return read_factory(*factory)
+    path = Path(text)
+    if path.suffix == ".py":
+        raise InputError(f"{text}: name the function that returns the model, as in {text}:build")
+    if not path.exists():
+        raise InputError(f"{text} does not exist; expected FILE.py:FACTORY or a file")
+    return ModelSource(path.stem, str(path))
+
+
+def read_model(text: str) -> ModelSource:
+    """What can be traced: `FILE.py:FACTORY` or a `.pt2` file.
+
+    Raises:
+        InputError: Neither, or the file is missing.
+        UserCodeError: The factory is missing or fails.
+    """
+    source = read_side(text)
+    if source.args is None and not text.endswith(".pt2"):
+        raise InputError(f"{text} is no model: expected FILE.py:FACTORY or a .pt2 file")
+    return source

@@ -1,0 +1,112 @@
+"""Model factories in the user's Python files. A failure in them is told in one line, with the place.
+
+>>> split_factory("models/net.py:build")
+(PosixPath('models/net.py'), 'build')
+>>> split_factory("net.onnx") is None
+True
+"""
+
+import difflib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from fxopt.errors import FxoptError
+
+__all__ = ["ModelSource", "UserCodeError", "read_factory", "split_factory"]
+
+_EXPECTED = "expected (model, args) or (model, args, kwargs)"
+
+
+class UserCodeError(FxoptError):
+    """A file of the user's that can't be imported, or a factory in it that does not do what it should."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model as the command line was given it: an object with example inputs, or a path."""
+
+    name: str
+    model: object
+    args: tuple[object, ...] | None = None
+    kwargs: dict[str, object] = field(default_factory=dict)
+
+
+def split_factory(text: str) -> tuple[Path, str] | None:
+    """`FILE.py:FACTORY` in its two parts; None for anything else."""
+    file, colon, factory = text.rpartition(":")
+    return (Path(file), factory) if colon and file.endswith(".py") else None
+
+
+def read_factory(file: Path, factory: str) -> ModelSource:
+    """Call a factory: a function without arguments that returns `(model, args)` or `(model, args, kwargs)`.
+
+    Raises:
+        UserCodeError: The file or the function is missing, fails, or returns something else.
+    """
+    where = f"{file}:{factory}"
+    module = _import_file(file)
+    function = getattr(module, factory, None)
+    if not callable(function):
+        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        close = difflib.get_close_matches(factory, names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it defines {', '.join(sorted(names)) or 'none'}"
+        raise UserCodeError(f"{file} has no function {factory!r}; {hint}")
+    result = _call(function, file, f"{where} failed")
+    if not isinstance(result, tuple) or len(result) not in (2, 3):
+        raise UserCodeError(f"{where} returned {_describe(result)}; {_EXPECTED}")
+    model, args, kwargs = result if len(result) == 3 else (*result, {})
+    if isinstance(args, dict):
+        raise UserCodeError(f"{where} returned a dict as args; {_EXPECTED}, with the dict in third place")
+    if not isinstance(kwargs, dict):
+        raise UserCodeError(f"{where} returned {_describe(kwargs)} as kwargs; {_EXPECTED}, kwargs a dict")
+    return ModelSource(factory, model, tuple(args) if isinstance(args, tuple | list) else (args,), kwargs)
+
+
+def _import_file(file: Path) -> ModuleType:
+    if not file.is_file():
+        raise UserCodeError(f"{file} does not exist; give the path of a Python file")
+    spec = importlib.util.spec_from_file_location(file.stem, file.resolve())
+    if spec is None or spec.loader is None:
+        raise UserCodeError(f"{file} is no Python file; expected a name that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    # As `python FILE.py` would: the file's neighbours can be imported, and its classes find their module.
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    sys.modules.setdefault(spec.name, module)
+    loader = spec.loader
+    _call(lambda: loader.exec_module(module), file, f"{file} can't be imported")
+    return module
+
+
+def _call(function: Callable[[], object], file: Path, what: str) -> object:
+    """Run the user's code: an fxopt error passes, any other becomes one line with the place in the file."""
+    try:
+        return function()
+    except FxoptError:
+        raise
+    except Exception as error:
+        place, kind = _place(error, file), type(error).__name__
+        raise UserCodeError(f"{what}: {place}{kind}: {_first_line(error)}") from error
+
+
+def _place(error: Exception, file: Path) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}:{error.lineno}: "
+    own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file.resolve()]
+    return f"{file.name}:{own[-1].lineno}: " if own else ""
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return error.msg
+    return next(iter(str(error).splitlines()), "")
+
+
+def _describe(value: object) -> str:
+    return f"a tuple of {len(value)}" if isinstance(value, tuple) else f"a {type(value).__name__}"

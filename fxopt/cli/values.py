@@ -1,0 +1,150 @@
+"""Values on the command line that are more than a word: dynamic sizes and data files.
+
+>>> parse_dynamic(["ids:0=batch", "mask:0=batch", "ids:1=length"])
+{'ids': {0: 'batch', 1: 'length'}, 'mask': {0: 'batch'}}
+"""
+
+import re
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fxopt.errors import FxoptError, InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from fxopt.program import Signature, TensorSpec
+
+    Arrays = Mapping[str, np.ndarray]
+
+__all__ = ["DataError", "calls", "parse_dynamic", "read_npz", "write_npz"]
+
+_DYNAMIC = re.compile(r"(?P<input>[^:=]+):(?P<axis>-?\d+)(?:=(?P<name>\w+))?")
+_MOST_RECORDS = 256
+"""Records a call where the model takes any number."""
+
+
+class DataError(FxoptError):
+    """A data file that can't be read or does not fit the model."""
+
+
+def parse_dynamic(texts: Iterable[str]) -> dict[str, dict[int, object]]:
+    """`INPUT:AXIS=NAME` items as `dynamic_shapes`; without a name the size is independent of all others.
+
+    Raises:
+        InputError: An item has another form.
+    """
+    shapes: dict[str, dict[int, object]] = {}
+    for text in texts:
+        found = _DYNAMIC.fullmatch(text)
+        if found is None:
+            raise InputError(f"--dynamic {text!r}: expected INPUT:AXIS or INPUT:AXIS=NAME, such as x:0=batch")
+        shapes.setdefault(found["input"], {})[int(found["axis"])] = found["name"] or _unnamed()
+    return shapes
+
+
+def _unnamed() -> object:
+    from torch.export import Dim
+
+    return Dim.DYNAMIC
+
+
+def read_npz(path: Path) -> "dict[str, np.ndarray]":
+    """The arrays of a data file by name.
+
+    Raises:
+        DataError: The file is missing, is no .npz, or holds Python objects.
+    """
+    import numpy as np
+
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise DataError(f"{path} is a single array; expected an .npz with one array per input name")
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"can't read {path}: {error}") from error
+
+
+def calls(
+    arrays: "Arrays", signature: "Signature", *, batch: int | None = None
+) -> "list[tuple[object, ...]]":
+    """The records of a data file as argument tuples.
+
+    Arrays that fit the model as they are make one call. Else axis 0 of each is the records, fed in batches.
+
+    Args:
+        arrays: One array per input name; arrays that the model has no input for are left out.
+        signature: What the model takes.
+        batch: Records a call; by default what the signature fixes, or a moderate number.
+
+    Raises:
+        DataError: An input has no array, the arrays differ in length or hold less than one batch.
+    """
+    import torch
+
+    specs = signature.tensor_inputs
+    missing = [spec.name for spec in specs if spec.name not in arrays]
+    if missing:
+        raise DataError(f"the data has no array named {missing[0]!r}; it has {', '.join(arrays) or 'none'}")
+    tensors = [torch.from_numpy(arrays[spec.name]).to(spec.dtype) for spec in specs]
+    if batch is None and all(_fits(t, spec) for t, spec in zip(tensors, specs, strict=True)):
+        return [_arguments(signature, tensors)]
+    lengths = {spec.name: len(t) if t.dim() else None for t, spec in zip(tensors, specs, strict=True)}
+    count = next(iter(lengths.values()), None)
+    if count is None or set(lengths.values()) != {count}:
+        raise DataError(f"axis 0 of every array must be the records, found lengths {lengths}")
+    fixed = _fixed_batch(specs)
+    step = batch or fixed or min(count, _MOST_RECORDS)
+    # Where the batch is fixed, what is left over after the last whole batch can't be fed.
+    end = count - count % step if fixed else count
+    if not end:
+        raise DataError(f"the data has {count} records, one batch of the model takes {step}")
+    return [_arguments(signature, [t[i : i + step] for t in tensors]) for i in range(0, end, step)]
+
+
+def _fits(tensor: "torch.Tensor", spec: "TensorSpec") -> bool:
+    """Whether a tensor has the rank and the fixed sizes of an input."""
+    sizes = zip(tensor.shape, spec.shape, strict=False)
+    few = not spec.shape or isinstance(spec.shape[0], int) or len(tensor) <= _MOST_RECORDS
+    return few and tensor.dim() == len(spec.shape) and all(isinstance(d, str) or d == s for s, d in sizes)
+
+
+def _fixed_batch(specs: "Iterable[TensorSpec]") -> int | None:
+    sizes = [spec.shape[0] for spec in specs if spec.shape]
+    return next((size for size in sizes if isinstance(size, int)), None)
+
+
+def _arguments(signature: "Signature", tensors: "list[torch.Tensor]") -> "tuple[object, ...]":
+    """The arguments of one call, by position; an argument that was fixed when tracing has its value."""
+    from torch.utils import _pytree as pytree
+
+    from fxopt.program import ConstantSpec
+
+    given = iter(tensors)
+    leaves = [s.value if isinstance(s, ConstantSpec) else next(given) for s in signature.inputs]
+    args, kwargs = pytree.tree_unflatten(leaves, signature.input_tree)
+    return (*args, *(kwargs[name] for name in signature.arguments if name in kwargs))
+
+
+def write_npz(path: Path, tensors: Mapping[str, object]) -> None:
+    """Write tensors by name, for inputs that can be given back with `--inputs`.
+
+    Raises:
+        DataError: The file can't be written.
+    """
+    import numpy as np
+    import torch
+
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in tensors.items():
+        tensor = torch.as_tensor(value).detach().cpu()
+        arrays[name] = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    try:
+        np.savez(path, **arrays)  # type: ignore[arg-type]  # its stub takes any keyword for `allow_pickle`
+    except OSError as error:
+        raise DataError(f"can't write {path}: {error.strerror or error}") from error
