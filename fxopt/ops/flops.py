@@ -37,13 +37,13 @@ def call_flops(op: torch._ops.OpOverload, bound: Mapping[str, object], output: o
     if info.flops is not None:
         return cast(Size, info.flops(dict(bound), output))
     index_map = None if info.elementwise else call_index_map(op, bound)
-    if index_map is not None and index_map.contracted:
-        inputs = align_inputs(op, index_map, bound)
-        if info.role is not QuantRole.CONTRACTION:
-            return product(shape_of(inputs[0][2]))
+    inputs = [] if index_map is None else align_inputs(op, index_map, bound)
+    if index_map is not None and info.role is QuantRole.CONTRACTION and len(inputs) > 1:
         outputs = align_outputs(index_map, output)
         used = type(index_map)(tuple(o for _, o, _ in inputs), tuple(o for o, _ in outputs))
         extents = used.extents([shape_of(t) for _, _, t in inputs], [shape_of(t) for _, t in outputs])
         return 2 * product(extents.values())
+    if index_map is not None and index_map.contracted:
+        return product(shape_of(inputs[0][2]))
     first = output[0] if isinstance(output, (list, tuple)) and output else output
     return product(shape_of(first)) if isinstance(first, torch.Tensor) else 0

@@ -1,10 +1,12 @@
 """Casts, copies and other names of the same values."""
 
+from collections.abc import Sequence
+
 import torch
 
-from fxopt.ops.info import Aliasing, QuantRole
+from fxopt.ops.info import Aliasing, QuantRole, SampleArgs
 from fxopt.ops.sizes import shape_of
-from fxopt.ops.table.entry import Bound, Facts, call, entry, no_flops
+from fxopt.ops.table.entry import Bound, Draw, Facts, call, entry, no_flops
 from fxopt.ops.table.maps import statement
 
 
@@ -41,8 +43,12 @@ entry(
     _CAST,
 )
 entry("_to_copy", lambda d: [call(d(2, 3), dtype=torch.int64), call(d(3))], _CAST)
+
+
+def _others(d: Draw) -> Sequence[SampleArgs]:
+    return [call(d(2, 3), d(1)), call(d(2, 3), d.integers(2, 2))]
+
+
 _AS = Facts(index_map=_as_other, zero_preserving=True, flops=no_flops)
-entry("to.other", lambda d: [call(d(2, 3), d(1)), call(d(2, 3), d.integers(2, 2))], _AS)
-entry(
-    "type_as", lambda d: [call(d(2, 3), d(1)), call(d(2, 3), d.integers(2, 2))], _AS, aliasing=Aliasing.MAYBE
-)
+entry("to.other", _others, _AS)
+entry("type_as", _others, _AS, aliasing=Aliasing.MAYBE)

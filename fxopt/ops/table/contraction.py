@@ -32,13 +32,16 @@ def _added(rest: str, output: str) -> Callable[[Bound], str]:
 
 
 def _einsum(bound: Bound) -> str | None:
+    """The equation itself; None where a letter stands twice in one term (a diagonal)."""
     equation = bound["equation"]
     assert isinstance(equation, str)
-    inputs, arrow, output = equation.replace(" ", "").partition("->")
+    inputs, arrow, output = equation.replace(" ", "").replace("...", "*").partition("->")
     terms = inputs.split(",")
-    if not arrow or any(len(set(t)) != len(t) or not (t.isalpha() or t == "") for t in [*terms, output]):
-        return None
-    return statement(terms, [output])
+    if not arrow:
+        letters = inputs.replace("*", "").replace(",", "")
+        output = "*" * ("*" in inputs) + "".join(c for c in sorted(letters) if letters.count(c) == 1)
+    repeated = any(len(set(term)) != len(term) for term in terms)
+    return None if repeated else statement(terms, [output])
 
 
 def _tensordot(bound: Bound) -> str:
@@ -126,6 +129,8 @@ entry(
         call("ij->ji", [d(2, 3)]),
         call("i, j ->", [d(2), d(3)]),
         call("...i,i", [d(2, 3), d(3)]),
+        call("b...i,...io->b...o", [d(2, 4, 3), d(4, 3, 2)]),
+        call("ii->i", [d(3, 3)]),
     ],
     _PRODUCT,
     index_map=_einsum,

@@ -55,7 +55,7 @@ entry("exp exp2 log_sigmoid special_ndtr", _any, _RISING)
 entry("log log2 log10", _positive, _RISING)
 entry("acosh", lambda d: [call(1 + d.positive(2, 3))], _RISING)
 entry("logit", lambda d: [call((d.unit(2, 3) + 1) / 2), call(d.unit(3), 0.1)], _RISING)
-entry("sin tan frac square gelu silu mish", _any, _ODD)
+entry("sin tan frac square silu mish", _any, _ODD)
 entry("gelu", lambda d: [call(d(2, 3)), call(d(4), approximate="tanh")], _ODD)
 entry("hardswish", _any, elementwise=True, zero_preserving=True, role=QuantRole.REQUANTISING)
 entry(

@@ -20,6 +20,9 @@ Bound = dict[str, object]
 IndexText = str | Callable[[Bound], str | None]
 
 
+_LISTED: set[str] = set()
+
+
 class Facts(TypedDict, total=False):
     """The facts of an `OpInfo`; see there."""
 
@@ -83,11 +86,17 @@ def entry(
         samples: small valid calls, drawn when a test or generator asks for them.
         families: facts shared with other entries.
         facts: the fields of the entries' `OpInfo`; they win over those of `families`.
+
+    Raises:
+        ValueError: one of the ops has an entry already.
     """
     fields: Facts = {}
     for more in (*families, facts):
         fields.update(more)
     for name in names.split():
+        if name in _LISTED:
+            raise ValueError(f"aten.{name} is in the table twice")
+        _LISTED.add(name)
         register_op(OpInfo(op=f"aten.{name}", samples=lambda: samples(Draw()), **fields))
 
 

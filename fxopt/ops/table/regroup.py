@@ -3,7 +3,7 @@
 >>> regrouped([2, 12, 5], [2, 3, 4, 5])
 'x[d0,(d1 d2),d3] -> y[d0,d1,d2,d3]'
 >>> regrouped([4, 6], [2, 12])
-'x[(d0=2 d1=2),d2=6] -> y[d0=2,(d1=2 d2=6)]'
+'x[(d0 d1=2),d2=6] -> y[d0,(d1=2 d2=6)]'
 >>> regrouped([4, 6], [3, 8])
 'x[!d0,!d1] -> y[.,.]'
 """
@@ -58,8 +58,14 @@ def _groups(source: Sequence[Size], target: Sequence[Size]) -> Iterator[tuple[ra
     for stop_i, stop_j in _cuts(source, target):
         yield range(i, stop_i), range(j, stop_j)
         i, j = stop_i, stop_j
-    if i < len(source) or j < len(target):
-        yield range(i, len(source)), range(j, len(target))
+    # What no cut from the left explains may still end in equal dimensions.
+    tail = 0
+    while tail < min(len(source) - i, len(target) - j) and same_size(source[-1 - tail], target[-1 - tail]):
+        tail += 1
+    if i < len(source) - tail or j < len(target) - tail:
+        yield range(i, len(source) - tail), range(j, len(target) - tail)
+    for k in range(tail, 0, -1):
+        yield range(len(source) - k, len(source) - k + 1), range(len(target) - k, len(target) - k + 1)
 
 
 def _cuts(source: Sequence[Size], target: Sequence[Size]) -> Iterator[tuple[int, int]]:
@@ -98,25 +104,34 @@ def _items(source: Sequence[Size], target: Sequence[Size], names: _Names) -> tup
 def _factors(
     source: Sequence[Size], target: Sequence[Size], names: _Names
 ) -> tuple[list[str], list[str]] | None:
-    """Common factors of both sides, if each boundary of one side divides the next of the other."""
-    if not all(isinstance(s, int) and s > 0 for s in [*source, *target]) or product(source) != product(
-        target
-    ):
+    """Common factors of both sides, if each boundary of one side divides the next of the other.
+
+    Only the outermost sizes may be symbolic: what is left of them above the highest boundary is the outermost
+    factor.
+    """
+    if not _all_fixed(source[1:]) or not _all_fixed(target[1:]):
         return None
-    ours, theirs = _strides(source), _strides(target)
+    if not same_size(product(source), product(target)):
+        return None
+    ours, theirs = _boundaries(source[1:]), _boundaries(target[1:])
     boundaries = sorted({*ours, *theirs}, reverse=True)
-    sizes = [outer // inner for outer, inner in pairwise(boundaries)]
     if any(outer % inner for outer, inner in pairwise(boundaries)):
         return None
-    factors = {outer: f"{names.take()}={size}" for outer, size in zip(boundaries, sizes, strict=False)}
+    outermost = names.take()
+    factors = {outer: f"{names.take()}={outer // inner}" for outer, inner in pairwise(boundaries)}
 
-    def side(strides: list[int]) -> list[str]:
-        inside = [[f for b, f in factors.items() if high >= b > low] for high, low in pairwise(strides)]
-        return [f"({' '.join(parts)})" if len(parts) > 1 else parts[0] for parts in inside]
+    def side(own: list[int]) -> list[str]:
+        first = [outermost, *(name for boundary, name in factors.items() if boundary > own[0])]
+        rest = [[name for b, name in factors.items() if high >= b > low] for high, low in pairwise(own)]
+        return [f"({' '.join(parts)})" if len(parts) > 1 else parts[0] for parts in (first, *rest)]
 
     return side(ours), side(theirs)
 
 
-def _strides(sizes: Sequence[Size]) -> list[int]:
-    """The number of elements from each boundary on: 24, 6, 1 of (4, 6)."""
+def _all_fixed(sizes: Sequence[Size]) -> bool:
+    return all(isinstance(s, int) and s > 0 for s in sizes)
+
+
+def _boundaries(sizes: Sequence[Size]) -> list[int]:
+    """The number of elements from each dimension on: 24, 6, 1 of (4, 6)."""
     return [int(product(sizes[i:])) for i in range(len(sizes) + 1)]
