@@ -5,6 +5,7 @@
 """
 
 import inspect
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,7 +30,7 @@ def passes(
     if name is None:
         stdout().print(_catalogue(registry.all(), {n: PassManager.parse(n).expand() for n in NAMED}))
     elif name in NAMED:
-        stdout().print(PassManager.parse(name).expand() or "(no passes)", markup=False)
+        sys.stdout.write(f"{PassManager.parse(name).expand() or '(no passes)'}\n")
     else:
         stdout().print(_in_full(registry.get(name)))
     return 0

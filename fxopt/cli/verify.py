@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxopt.cli.console import progress, stdout
+from fxopt.cli.console import progress
 from fxopt.cli.options import JsonFlag, QuietFlag, TrustFlag, read_side
 from fxopt.cli.user_code import ModelSource
 from fxopt.cli.values import calls, read_npz, write_npz
@@ -51,7 +51,7 @@ def verify(
     if json:
         sys.stdout.write(report.dumps() + "\n")
     elif not quiet:
-        stdout().print(verdict_line(report), markup=False)
+        sys.stdout.write(f"{verdict_line(report)}\n")
     example = report.counterexample
     if example is not None and example.inputs:
         write_npz(Path(COUNTEREXAMPLE), example.inputs)

@@ -168,9 +168,8 @@ def _encoder() -> nn.Module:
     foreign = ("architectures", "model_type", "transformers_version")
     model = BertModel(BertConfig(**{key: value for key, value in config.items() if key not in foreign}))
     weights = load_file(folder / "model.safetensors")
-    weights.pop(
-        "embeddings.position_ids"
-    )  # a constant range, which transformers no longer keeps among the weights
+    # A constant range, which transformers no longer keeps among the weights.
+    weights.pop("embeddings.position_ids")
     model.load_state_dict(weights)
     encoder: nn.Module = model.eval()
     return encoder
