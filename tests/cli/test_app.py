@@ -65,7 +65,7 @@ def test_version(capsys: pytest.CaptureFixture[str]):
         (["optimise"], "No such command 'optimise'. Did you mean 'optimize'? (see fxopt --help)"),
         (["--colour"], "No such option: --colour (see fxopt --help)"),
         (["optimize"], "Missing argument 'MODEL' (see fxopt optimize --help)"),
-        (["optimize", "m", "--opsett", "3"], "No such option: --opsett (Possible options: --opset),
+        (["optimize", "m", "--opsett", "3"], "No such option: --opsett (Possible options: --opset"),
         (["optimize", "m", "--opset", "x"], "Invalid value for '--opset'"),
         (["passes", "fuse-conv-bnn"], "unknown pass 'fuse-conv-bnn'; did you mean 'fuse-conv-bn'?"),
     ],
