@@ -94,11 +94,11 @@ def optimize(
     """
     manager = _manager(pipeline, target, plugin or ())
     _check_explained(explain, manager)
-    folder = _folder(output, dry_run=dry_run)
-    shapes = parse_dynamic(dynamic or ())
-    request = _Request(
-        read_model(model), manager, target, folder, shapes, calibration, opset, check_each, trust
-    )
+    if output is None and not dry_run:
+        raise InputError("give --output DIR for the files, or --dry-run to write none")
+    shapes, source = parse_dynamic(dynamic or ()), read_model(model)
+    folder = None if dry_run or output is None else _made(output)
+    request = _Request(source, manager, target, folder, shapes, calibration, opset, check_each, trust)
     with progress(quiet=quiet or json):
         report, failure = _run(request)
     if folder is not None and report is not None:
@@ -130,16 +130,12 @@ def _check_explained(name: str | None, manager: "PassManager") -> None:
     raise PipelineError(f"--explain {name!r}: the pipeline has no such pass; {hint}")
 
 
-def _folder(output: Path | None, *, dry_run: bool) -> Path | None:
-    if dry_run:
-        return None
-    if output is None:
-        raise InputError("give --output DIR for the files, or --dry-run to write none")
+def _made(folder: Path) -> Path:
     try:
-        output.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"can't make the folder {output}: {error.strerror or error}") from error
-    return output
+        raise ArtifactError(f"can't make the folder {folder}: {error.strerror or error}") from error
+    return folder
 
 
 def _run(request: _Request) -> tuple[Report | None, VerificationError | None]:

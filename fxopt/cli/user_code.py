@@ -14,8 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 from fxopt.errors import FxoptError
+
+if TYPE_CHECKING:
+    from fxopt.api import Model
 
 __all__ = ["ModelSource", "UserCodeError", "read_factory", "split_factory"]
 
@@ -31,7 +35,7 @@ class ModelSource:
     """A model as the command line was given it: an object with example inputs, or a path."""
 
     name: str
-    model: object
+    model: "Model | str"
     args: tuple[object, ...] | None = None
     kwargs: dict[str, object] = field(default_factory=dict)
 
@@ -64,7 +68,10 @@ def read_factory(file: Path, factory: str) -> ModelSource:
         raise UserCodeError(f"{where} returned a dict as args; {_EXPECTED}, with the dict in third place")
     if not isinstance(kwargs, dict):
         raise UserCodeError(f"{where} returned {_describe(kwargs)} as kwargs; {_EXPECTED}, kwargs a dict")
-    return ModelSource(factory, model, tuple(args) if isinstance(args, tuple | list) else (args,), kwargs)
+    # Whether it is a model at all, the library says when it gets it.
+    return ModelSource(
+        factory, cast("Model", model), tuple(args) if isinstance(args, tuple | list) else (args,), kwargs
+    )
 
 
 def _import_file(file: Path) -> ModuleType:

@@ -1,10 +1,11 @@
 """The demo itself: every model to every target, each file verified, timed and measured.
 
->>> DemoRow("digits", "onnx", "digits.onnx", 120_000, 2.5, "accuracy", 0.985, "equivalent").failed
-False
+>>> DemoRow("digits", "onnx", "digits.onnx", Verdict.EQUIVALENT, "accuracy", value=0.98, least=0.99).failed
+True
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 import fxopt
 from fxopt.demo.models import DemoModel, digits, minilm
 from fxopt.demo.timing import speed_ratio
-from fxopt.errors import ArtifactError
+from fxopt.errors import ArtifactError, VerificationError
 from fxopt.lowering import Artifact, get_target
 from fxopt.report import Verdict
 
@@ -32,19 +33,21 @@ class DemoRow:
     model: str
     target: str
     file: str
-    size: int
-    speed: float
-    """How many times as fast as the original."""
+    verdict: Verdict
     quality: str
-    value: float
+    """What `value` is: "accuracy" or "cosine"."""
+    value: float = math.nan
     """The quality of the artifact: accuracy, or the least cosine with the original's embeddings."""
-    verdict: str
     least: float = 0.0
+    """The quality below which the demo has failed."""
+    size: int = 0
+    speed: float = math.nan
+    """How many times as fast as the original."""
 
     @property
     def failed(self) -> bool:
         """Whether the file is not equivalent, or worse than it may be."""
-        return self.verdict != Verdict.EQUIVALENT or self.value < self.least
+        return self.verdict is not Verdict.EQUIVALENT or not self.value >= self.least
 
 
 def run_demo(folder: Path, *, seconds: float = 2.0) -> Iterator[DemoRow]:
@@ -67,31 +70,35 @@ def run_demo(folder: Path, *, seconds: float = 2.0) -> Iterator[DemoRow]:
 
 
 def _rows(demo: DemoModel, folder: Path, seconds: float) -> Iterator[DemoRow]:
-    _log.info("%s: trace, O1", demo.name)
+    _log.info("%s: trace", demo.name)
     program = fxopt.trace(demo.model, demo.args, dynamic_shapes=demo.dynamic)
-    program = fxopt.run_pipeline(program, "O1")
     for target in TARGETS:
         path = folder / f"{demo.name}{get_target(target).suffix}"
-        _log.info("%s: lower to %s, verify, time", demo.name, target)
-        artifact = fxopt.lower(program, target, path=path)
-        yield _measured(demo, artifact, path, seconds)
+        _log.info("%s: optimize, lower to %s, verify the file", demo.name, target)
+        try:
+            result = fxopt.optimize(program, pipeline="O1", target=target, path=path)
+        except VerificationError as error:
+            _log.warning("%s", error)
+            yield DemoRow(demo.name, target, path.name, Verdict.DIFFERENT, demo.quality)
+            continue
+        result.report.save(folder / f"{path.name}.json")
+        _log.info("%s: measure %s", demo.name, path.name)
+        yield _measured(demo, result.artifact, path.name, result.report.verdict, seconds)
 
 
-def _measured(demo: DemoModel, artifact: Artifact, path: Path, seconds: float) -> DemoRow:
-    """The artifact against the original model: verdict, quality, speed."""
-    report = fxopt.verify(demo.model, artifact)
-    report.save(path.with_name(f"{path.name}.report.json"))
+def _measured(demo: DemoModel, artifact: Artifact, file: str, verdict: Verdict, seconds: float) -> DemoRow:
+    """The artifact against the original model: quality and speed."""
     with torch.inference_mode():
         value = demo.measure(artifact)
         speed = speed_ratio(lambda: demo.model(*demo.args), lambda: artifact(*demo.args), seconds=seconds)
     return DemoRow(
         demo.name,
         artifact.target,
-        path.name,
-        artifact.size,
-        speed,
+        file,
+        verdict,
         demo.quality,
-        value,
-        str(report.verdict),
-        demo.least,
+        value=value,
+        least=demo.least,
+        size=artifact.size,
+        speed=speed,
     )

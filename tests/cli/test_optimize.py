@@ -1,0 +1,265 @@
+"""`fxopt optimize` from the arguments to the files."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import fxopt
+from fxopt.cli import main
+from fxopt.report import Report, Verdict
+
+NET = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+    return model.eval(), (torch.randn(2, 1, 4, 4),)
+
+class Scaled(nn.Module):
+    def forward(self, x, scale):
+        return x * scale
+
+def with_keywords():
+    return Scaled(), (torch.randn(2, 3),), {"scale": torch.randn(3)}
+
+class Branches(nn.Module):
+    def forward(self, x):
+        if x.sum() > 0:
+            return x
+        return -x
+
+def branches():
+    return Branches(), (torch.randn(2, 3),)
+"""
+
+PLUGIN = '''
+import fxopt, torch
+
+@fxopt.register_pass
+class DropHalf(fxopt.RewritePass):
+    """relu(x) -> x * 0.5, which is wrong."""
+    contract = fxopt.Contract.EQUIVALENT
+    @staticmethod
+    def pattern(x): return torch.relu(x)
+    @staticmethod
+    def replacement(x): return x * 0.5
+
+@fxopt.register_pass
+class CountRecords(fxopt.Pass):
+    """Fails unless it is given the calibration data that the test writes."""
+    needs_calibration = True
+    def run(self, rewriter):
+        sizes = [tuple(t.shape) for record in rewriter.calibration for t in record]
+        if sizes != [(2, 1, 4, 4), (2, 1, 4, 4), (1, 1, 4, 4)]:
+            raise fxopt.PassError(f"found {sizes}")
+'''
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> str:
+    path = tmp_path / "net_of_user.py"
+    path.write_text(NET)
+    return str(path)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> str:
+    path = tmp_path / "plugin_of_user.py"
+    path.write_text(PLUGIN)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("target", "suffix"), [("eager", ".fxopt"), ("torchscript", ".pt"), ("onnx", ".onnx")]
+)
+def test_a_file_and_its_report(
+    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, suffix: str
+):
+    out = tmp_path / "a" / "out"
+    arguments = [
+        "optimize",
+        f"{net}:build",
+        "--target",
+        target,
+        "--output",
+        str(out),
+        "--dynamic",
+        "input:0=batch",
+    ]
+    assert main(arguments) == 0
+    assert sorted(p.name for p in out.iterdir()) == sorted([f"model{suffix}", "report.json"])
+    report = Report.load(out / "report.json")
+    assert report.ok
+    assert (report.target, report.pipeline) == (target, "O1")
+    assert report.artifact.size == (out / f"model{suffix}").stat().st_size
+    assert "aten.batch_norm" not in report.after.ops
+    artifact = fxopt.load(out / f"model{suffix}")
+    assert artifact(torch.randn(5, 1, 4, 4)).shape == (5, 3)
+    assert "equivalent" in capsys.readouterr().out
+
+
+def test_json_is_all_of_standard_output(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["optimize", f"{net}:build", "--target", "eager", "--output", str(tmp_path), "--json"]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out) == json.loads((tmp_path / "report.json").read_text())
+    assert output.err == ""
+
+
+def test_quiet(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["optimize", f"{net}:build", "--target", "eager", "--output", str(tmp_path), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_dry_run_writes_nothing(
+    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["optimize", f"{net}:build", "--target", "eager", "--output", "out", "--dry-run"]) == 0
+    assert list(Path.cwd().iterdir()) == []
+    assert "equivalent" in capsys.readouterr().out
+
+
+def test_timing_and_explain(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["optimize", f"{net}:build", "--target", "eager", "--output", str(tmp_path)]
+    assert main([*arguments, "--timing", "--explain", "fuse-conv-bn"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line.split() for line in lines if line.startswith("fuse-conv-bn ")]
+    assert row[2] == "1"
+    assert "fuse-conv-bn: 1 rewrites, 0 refusals" in lines
+
+
+def test_keyword_arguments(net: str, tmp_path: Path):
+    assert main(["optimize", f"{net}:with_keywords", "--target", "eager", "--output", str(tmp_path)]) == 0
+    x, scale = torch.randn(2, 3), torch.randn(3)
+    assert torch.equal(fxopt.load(tmp_path / "model.fxopt")(x, scale=scale), x * scale)
+
+
+def test_a_wrong_pass_leaves_a_report_and_no_file(
+    net: str, plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "out"
+    arguments = ["optimize", f"{net}:build", "--plugin", plugin, "--target", "eager", "--output", str(out)]
+    assert main([*arguments, "--pipeline", "drop-half"]) == 1
+    assert [p.name for p in out.iterdir()] == ["report.json"]
+    assert Report.load(out / "report.json").verdict is Verdict.DIFFERENT
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("fxopt: error: ")
+    assert "not equivalent" in error
+
+
+def test_check_each_names_the_wrong_pass(
+    net: str, plugin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    arguments = [
+        "optimize",
+        f"{net}:build",
+        "--plugin",
+        plugin,
+        "--target",
+        "eager",
+        "--output",
+        str(tmp_path),
+    ]
+    assert main([*arguments, "--pipeline", "O1,drop-half", "--check-each"]) == 1
+    assert "drop-half" in capsys.readouterr().err
+
+
+def test_calibration_comes_in_batches_of_the_examples_size(net: str, plugin: str, tmp_path: Path):
+    np.savez(tmp_path / "data.npz", input=np.zeros((5, 1, 4, 4), np.float32))
+    arguments = [
+        "optimize",
+        f"{net}:build",
+        "--plugin",
+        plugin,
+        "--target",
+        "eager",
+        "--output",
+        str(tmp_path),
+    ]
+    arguments += ["--pipeline", "count-records", "--dynamic", "input:0=batch"]
+    assert main([*arguments, "--calibration", str(tmp_path / "data.npz")]) == 0
+    assert main(arguments) == 2
+
+
+def test_a_pt2_needs_trust(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    exported = torch.export.export(torch.nn.Linear(3, 2), (torch.randn(2, 3),))
+    path = tmp_path / "linear.pt2"
+    torch.export.save(exported, path)
+    arguments = ["optimize", str(path), "--target", "eager", "--output", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "trust" in capsys.readouterr().err
+    assert main([*arguments, "--trust"]) == 0
+    assert (tmp_path / "model.fxopt").is_file()
+
+
+def test_an_opset(net: str, tmp_path: Path):
+    import onnx
+
+    arguments = ["optimize", f"{net}:build", "--output", str(tmp_path), "--opset"]
+    assert main([*arguments, "18"]) == 0
+    assert onnx.load(tmp_path / "model.onnx").opset_import[0].version == 18
+    assert main([*arguments, "3"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--target", "onxx"], "unknown target 'onxx'; did you mean 'onnx'?"),
+        (["--pipeline", "fuse-conv-bnn"], "unknown pass 'fuse-conv-bnn'; did you mean 'fuse-conv-bn'?"),
+        (["--pipeline", "O1,,"], "O1,,"),
+        (["--explain", "fuse-conv-bnn"], "did you mean 'fuse-conv-bn'?"),
+        (["--dynamic", "inputs:0=batch"], "did you mean 'input'?"),
+        (["--dynamic", "input"], "expected INPUT:AXIS"),
+        (["--plugin", "missing.py"], "missing.py"),
+        (["--calibration", "missing.npz"], "can't read missing.npz"),
+    ],
+)
+def test_a_mistake_is_told_and_nothing_is_written(
+    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+):
+    out = tmp_path / "out"
+    assert main(["optimize", f"{net}:build", "--output", str(out), "--quiet", *arguments]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("fxopt: error: ")
+    assert message in output.err
+    assert "Traceback" not in output.err
+    assert output.out == ""
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_output_is_needed(net: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["optimize", f"{net}:build"]) == 2
+    assert "--output" in capsys.readouterr().err
+
+
+def test_a_model_that_cant_be_traced_names_the_users_line(
+    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["optimize", f"{net}:branches", "--output", str(tmp_path)]) == 2
+    line = NET.splitlines().index("        if x.sum() > 0:") + 1
+    error = capsys.readouterr().err
+    assert f"net_of_user.py:{line}" in error
+    assert "Traceback" not in error
+
+
+def test_a_full_or_unwritable_folder(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "file").touch()
+    assert main(["optimize", f"{net}:build", "--output", str(tmp_path / "file")]) == 2
+    assert "can't make the folder" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists() or shutil.which("sh") is None, reason="needs /dev/full")
+def test_standard_output_is_full(net: str, tmp_path: Path):
+    import subprocess
+    import sys
+
+    command = f"{sys.executable} -m fxopt passes > /dev/full"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
