@@ -166,10 +166,14 @@ class PassManager:
             name = item.pass_name()
             for needed in sorted(item.requires):
                 if needed in broken:
-                    raise PipelineError(f"pass {name!r} requires {needed!r}, which {broken[needed]!r} before it breaks: move it before that")
+                    raise PipelineError(
+                        f"pass {name!r} requires {needed!r}, which {broken[needed]!r} before it breaks: move it before that"
+                    )
             for excluded in sorted(item.excludes):
                 if excluded in established:
-                    raise PipelineError(f"pass {name!r} can't run on a program that is {excluded!r}, as {established[excluded]!r} makes it: move it before that")
+                    raise PipelineError(
+                        f"pass {name!r} can't run on a program that is {excluded!r}, as {established[excluded]!r} makes it: move it before that"
+                    )
             for gone in item.breaks:
                 broken[gone] = name
                 established.pop(gone, None)
@@ -222,7 +226,9 @@ def _run_bound(run: _Run, bound: _Bound) -> bool:
             break
         if bound.fixpoint and round_ == _FIXPOINT_BOUND - 1:
             names = sorted({p.name for p in run.passes[first:] if p.changed})
-            raise PassError(f"fixpoint: still changing after {_FIXPOINT_BOUND} rounds; the passes {', '.join(names)} undo one another")
+            raise PassError(
+                f"fixpoint: still changing after {_FIXPOINT_BOUND} rounds; the passes {', '.join(names)} undo one another"
+            )
     return changed
 
 
@@ -246,7 +252,9 @@ def _run_pass(run: _Run, item: Pass) -> bool:
         for instrument in run.instruments:
             instrument.failed(item, program, error)
         if isinstance(error, FxoptError):
-            raise error if str(error).startswith("pass ") else type(error)(f"pass {name!r}: {error}") from error
+            raise (
+                error if str(error).startswith("pass ") else type(error)(f"pass {name!r}: {error}")
+            ) from error
         raise PassError(f"pass {name!r} failed: {type(error).__name__}: {error}") from error
     journal = rewriter.journal
     program.properties = (program.properties - item.breaks) | item.establishes
@@ -283,4 +291,6 @@ def _check_journal(name: str, before: dict[object, object], program: Program, jo
     edited = [n for n, key in after.items() if before.get(n) != key and n not in journal.touched]
     edited += [n for n in before if n not in after and n not in journal.touched]  # type: ignore[misc]
     if edited:
-        raise PassError(f"pass {name!r} edited {edited[0].name} around the Rewriter; edit with rewriter.rewrite(...) only")
+        raise PassError(
+            f"pass {name!r} edited {edited[0].name} around the Rewriter; edit with rewriter.rewrite(...) only"
+        )

@@ -27,7 +27,11 @@ def make_pass(cls: type[Pass], step: Named) -> Pass:
         name = key.replace("-", "_")
         if name not in fields:
             close = difflib.get_close_matches(name, fields, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; its options are {', '.join(fields) or 'none'}"
+            hint = (
+                f"; did you mean {close[0]!r}?"
+                if close
+                else f"; its options are {', '.join(fields) or 'none'}"
+            )
             raise PipelineError(f"pass {step.name!r} has no option {key!r}{hint}")
         try:
             values[name] = _converted(value, hints[name])
@@ -38,10 +42,14 @@ def make_pass(cls: type[Pass], step: Named) -> Pass:
     missing = [
         f.name
         for f in fields.values()
-        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if f.name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise PipelineError(f"pass {step.name!r} needs the option {missing[0]!r}: {step.name}{{{missing[0]}=...}}")
+        raise PipelineError(
+            f"pass {step.name!r} needs the option {missing[0]!r}: {step.name}{{{missing[0]}=...}}"
+        )
     try:
         return cls(**values)
     except (TypeError, ValueError) as error:

@@ -63,7 +63,9 @@ class _Engine:
                     queued.add(again)
             if len(self.fired) > bound:
                 names = ", ".join(sorted(set(self.fired[-64:])))
-                raise PassError(f"no fixpoint after {len(self.fired)} rewrites: the rules {names} undo one another")
+                raise PassError(
+                    f"no fixpoint after {len(self.fired)} rewrites: the rules {names} undo one another"
+                )
         self._explain()
 
     def _explain(self) -> None:
@@ -96,7 +98,9 @@ class _Engine:
             if isinstance(verdict, Refused):
                 return self._refuse(candidate.rule, state, verdict.why)
             if verdict is not None:
-                raise PassError(f"rule {candidate.rule.title!r}: the guard returned {verdict!r}; expected None or match.refuse(...)")
+                raise PassError(
+                    f"rule {candidate.rule.title!r}: the guard returned {verdict!r}; expected None or match.refuse(...)"
+                )
         return self._apply(candidate, match, recording, reads)
 
     def _refuse(self, rule: Rule, state: State, why: str) -> None:
@@ -187,12 +191,16 @@ class _Engine:
                 and all(self._same_argument(w, g) for w, g in zip(wanted, given, strict=True))
             )
         if isinstance(given, Node):
-            return isinstance(wanted, (int, torch.SymInt)) and self.rewriter.same_type(wanted, given.meta["val"])
+            return isinstance(wanted, (int, torch.SymInt)) and self.rewriter.same_type(
+                wanted, given.meta["val"]
+            )
         return value_key(wanted) == value_key(given)
 
     def _same_results(self, rule: Rule, replacement: Recording, match: Match) -> str:
         if len(replacement.outputs) != len(match.outputs):
-            raise PassError(f"rule {rule.title!r}: the pattern returns {len(match.outputs)} values, the replacement {len(replacement.outputs)}")
+            raise PassError(
+                f"rule {rule.title!r}: the pattern returns {len(match.outputs)} values, the replacement {len(replacement.outputs)}"
+            )
         for result, node in zip(replacement.outputs, match.outputs, strict=True):
             if not isinstance(result, Node):
                 return f"the replacement returns {result!r}, not a tensor"
@@ -204,7 +212,9 @@ class _Engine:
                 )
         return ""
 
-    def _apply(self, candidate: _Candidate, match: Match, recording: Recording, reads: list[Node]) -> list[Node] | None:
+    def _apply(
+        self, candidate: _Candidate, match: Match, recording: Recording, reads: list[Node]
+    ) -> list[Node] | None:
         root = self._root(match)
         around = self._around(match)
         before = len(self.rewriter.journal.rewrites)
@@ -260,7 +270,7 @@ def _distinct(mode: torch._subclasses.FakeTensorMode, values: dict[str, object])
         if isinstance(value, torch.Tensor):
             if id(value) in seen:
                 with mode, torch.no_grad():
-                    value = value.detach()  # noqa: PLW2901
+                    value = value.detach()
             seen.add(id(value))
         result[name] = value
     return result

@@ -77,7 +77,9 @@ class _Instance:
             tensor = self.constant[source]
             recorded = source.meta["val"]
             if not isinstance(tensor, torch.Tensor):
-                raise PassError(f"a replacement computes {type(tensor).__name__} from weights; only tensors can be stored")
+                raise PassError(
+                    f"a replacement computes {type(tensor).__name__} from weights; only tensors can be stored"
+                )
             rounded = tensor.detach() if source in self.exact else tensor.to(recorded.dtype).contiguous()
             self.env[source] = self.rewriter.constant(rounded)
         return self.env[source]

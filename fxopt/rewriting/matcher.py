@@ -12,7 +12,17 @@ from torch.fx import Node
 from fxopt.ops import is_commutative, op_key
 from fxopt.program.inference import value_key
 from fxopt.rewriting.rule import ArgumentKind
-from fxopt.rewriting.template import Argument, Bind, BindLiteral, Listed, Literal, Template, TemplateNode, Use, Wild
+from fxopt.rewriting.template import (
+    Argument,
+    Bind,
+    BindLiteral,
+    Listed,
+    Literal,
+    Template,
+    TemplateNode,
+    Use,
+    Wild,
+)
 
 __all__ = ["Miss", "State", "match_template"]
 
@@ -125,7 +135,9 @@ class _Matcher:
             if _is_kind(given, wanted.kind):
                 yield from self.bind(wanted.name, _plain(given), node, state)
             else:
-                self.miss.note(state, node, f"expected {wanted.kind.value} for {wanted.name!r}, found {_text(given)}")
+                self.miss.note(
+                    state, node, f"expected {wanted.kind.value} for {wanted.name!r}, found {_text(given)}"
+                )
         elif isinstance(wanted, Listed):
             if isinstance(given, (list, tuple)) and len(given) == len(wanted.items):
                 yield from self.pairs(list(zip(wanted.items, given, strict=True)), node, state)
@@ -167,10 +179,16 @@ def _is_kind(value: object, kind: ArgumentKind) -> bool:
         return isinstance(value, int)
     if kind is ArgumentKind.FLOAT:
         return isinstance(value, (int, float))
-    return isinstance(value, (list, tuple)) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+    return isinstance(value, (list, tuple)) and all(
+        isinstance(v, int) and not isinstance(v, bool) for v in value
+    )
 
 
 def _text(value: object) -> str:
     if isinstance(value, Node):
-        return op_key(value.target) if value.op == "call_function" else f"the {'weight' if value.op == 'get_attr' else 'input'} {value.name}"
+        return (
+            op_key(value.target)
+            if value.op == "call_function"
+            else f"the {'weight' if value.op == 'get_attr' else 'input'} {value.name}"
+        )
     return repr(value)

@@ -21,7 +21,7 @@ _DTYPES = (torch.float32, torch.int64, torch.bool)
 _ATTEMPTS = 300
 
 
-class _DeadEnd(Exception):  # noqa: N818  (control flow of the search)
+class _DeadEnd(Exception):
     """No choice of ranks suits an op."""
 
 
@@ -33,7 +33,11 @@ class _Lazy:
 
     @classmethod
     def __torch_function__(
-        cls, func: Callable[..., object], types: object, args: tuple[object, ...] = (), kwargs: Mapping[str, object] | None = None
+        cls,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
     ) -> object:
         lazy = next(a for a in pytree.tree_leaves((args, kwargs or {})) if isinstance(a, _Lazy))
         return lazy._search.call(func, args, dict(kwargs or {}))
@@ -63,7 +67,9 @@ _Lazy.__hash__ = object.__hash__  # type: ignore[method-assign]
 class _Search:
     """Depth-first search over the choices, replayed from the start after each dead end."""
 
-    def __init__(self, mode: FakeTensorMode, size: int, sizes: Mapping[str, Mapping[int, int]], thorough: bool) -> None:
+    def __init__(
+        self, mode: FakeTensorMode, size: int, sizes: Mapping[str, Mapping[int, int]], thorough: bool
+    ) -> None:
         self.mode, self.size, self.sizes, self.thorough = mode, size, sizes, thorough
         self.trail: list[int] = []
         self.position = 0
@@ -74,18 +80,24 @@ class _Search:
         with self.mode:
             return torch.empty(shape, dtype=dtype)
 
-    def call(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    def call(
+        self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
         leaves = pytree.tree_leaves((args, kwargs))
-        unknown = list(dict.fromkeys(a._name for a in leaves if isinstance(a, _Lazy) and a._name not in self.values))
+        unknown = list(
+            dict.fromkeys(a._name for a in leaves if isinstance(a, _Lazy) and a._name not in self.values)
+        )
         if not unknown:
             return self._apply(func, args, kwargs)
         start = self.trail[self.position] if self.position < len(self.trail) else 0
         choices = _choices(len(unknown), _sample_ranks(func, args, unknown), self.thorough)
         for i, choice in enumerate(itertools.islice(choices, start, None), start):
-            self.values |= {n: self.make(n, rank, dtype) for n, (rank, dtype) in zip(unknown, choice, strict=True)}
+            self.values |= {
+                n: self.make(n, rank, dtype) for n, (rank, dtype) in zip(unknown, choice, strict=True)
+            }
             try:
                 result = self._apply(func, args, kwargs)
-            except Exception:  # noqa: BLE001, S112  (any complaint of the op means: not these ranks)
+            except Exception:
                 continue
             if self.position < len(self.trail):
                 self.trail[self.position] = i
@@ -98,14 +110,18 @@ class _Search:
         del self.trail[self.position :]
         raise _DeadEnd
 
-    def _apply(self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+    def _apply(
+        self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
         def known(a: object) -> object:
             return self.values[a._name] if isinstance(a, _Lazy) else a
 
         with self.mode, torch.no_grad():
             return func(*pytree.tree_map(known, args), **pytree.tree_map(known, kwargs))
 
-    def run(self, function: Callable[..., object], arguments: Mapping[str, object]) -> dict[str, torch.Tensor] | str:
+    def run(
+        self, function: Callable[..., object], arguments: Mapping[str, object]
+    ) -> dict[str, torch.Tensor] | str:
         """Values for the lazy arguments under which the function runs, or why there are none."""
         why = "no ranks suit it"
         for _ in range(_ATTEMPTS):
@@ -115,7 +131,7 @@ class _Search:
                 function(*lazy)
             except _DeadEnd:
                 pass
-            except Exception as error:  # noqa: BLE001  (any complaint of the pattern means: the next ranks)
+            except Exception as error:
                 why = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 del self.trail[self.position :]
             else:

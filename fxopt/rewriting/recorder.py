@@ -38,14 +38,22 @@ class _Recorder(ProxyTorchDispatchMode):
         self.calls: list[tuple[object, tuple[object, ...], Mapping[str, object], object]] = []
 
     def __torch_dispatch__(
-        self, func: Callable[..., object], types: object, args: tuple[object, ...] = (), kwargs: Mapping[str, object] | None = None
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
     ) -> object:
         out = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, out))
         return out
 
     def __sym_dispatch__(
-        self, func: Callable[..., object], types: object, args: tuple[object, ...], kwargs: Mapping[str, object]
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
     ) -> object:
         return func(*args, **kwargs)
 
@@ -87,7 +95,13 @@ def record(program: Program, function: Callable[..., object], values: Mapping[st
     """
     mode = program.fake_mode
     assert mode.shape_env is not None
-    with torch.no_grad(), enable_python_dispatcher(), mode, mode.shape_env.suppress_guards(), _Recorder() as recorder:
+    with (
+        torch.no_grad(),
+        enable_python_dispatcher(),
+        mode,
+        mode.shape_env.suppress_guards(),
+        _Recorder() as recorder,
+    ):
         try:
             result = function(*values.values())
         except Exception as error:
@@ -147,7 +161,12 @@ class _Build:
         return value
 
     def _emit(
-        self, op: object, args: tuple[object, ...], kwargs: dict[str, object] | None = None, *, value: object = None
+        self,
+        op: object,
+        args: tuple[object, ...],
+        kwargs: dict[str, object] | None = None,
+        *,
+        value: object = None,
     ) -> Node:
         if isinstance(op, torch._ops.OpOverload):
             args, kwargs = canonical_arguments(op, args, kwargs or {})
@@ -156,4 +175,3 @@ class _Build:
         node = self.graph.create_node("call_function", op, args, kwargs or {})  # type: ignore[arg-type]
         node.meta = {"val": value}
         return node
-

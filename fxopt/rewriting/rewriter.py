@@ -110,7 +110,9 @@ class Rewriter:
             PassError: another rewrite is open, or the edits leave a use before its definition.
         """
         if self._open is not None:
-            raise PassError(f"rewrite {rule!r} was begun inside rewrite {self._open.rule!r}: finish that first")
+            raise PassError(
+                f"rewrite {rule!r} was begun inside rewrite {self._open.rule!r}: finish that first"
+            )
         edits = self._open = _Open(rule, root)
         try:
             yield
@@ -138,9 +140,15 @@ class Rewriter:
             PassError: outside a rewrite, an op that writes, or arguments that the op does not take.
         """
         edits = self._editing("call")
-        target = resolve_op(op, args, kwargs) if isinstance(op, (str, torch._ops.OpOverload, torch._ops.OpOverloadPacket)) else op
+        target = (
+            resolve_op(op, args, kwargs)
+            if isinstance(op, (str, torch._ops.OpOverload, torch._ops.OpOverloadPacket))
+            else op
+        )
         if is_mutating(target):
-            raise PassError(f"rewrite {edits.rule!r}: {op_key(target)} writes in place; use its functional twin")
+            raise PassError(
+                f"rewrite {edits.rule!r}: {op_key(target)} writes in place; use its functional twin"
+            )
         try:
             value = infer_value(self.program, target, args, kwargs)
             result = canonical_call(self._create, target, args, kwargs, value)
@@ -148,13 +156,20 @@ class Rewriter:
             raise
         except Exception as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise PassError(f"rewrite {edits.rule!r}: {op_key(target)} does not take these arguments: {first}") from error
+            raise PassError(
+                f"rewrite {edits.rule!r}: {op_key(target)} does not take these arguments: {first}"
+            ) from error
         if not isinstance(result, Node):
             raise PassError(f"rewrite {edits.rule!r}: {op_key(target)} makes {result!r}, not a node")
         return result
 
     def _create(
-        self, op: object, args: tuple[object, ...], kwargs: dict[str, object] | None = None, *, value: object = None
+        self,
+        op: object,
+        args: tuple[object, ...],
+        kwargs: dict[str, object] | None = None,
+        *,
+        value: object = None,
     ) -> Node:
         edits = self._editing("call")
         if isinstance(op, torch._ops.OpOverload):
@@ -162,7 +177,11 @@ class Rewriter:
         if value is None:
             value = infer_value(self.program, op, args, kwargs)
         graph = self.program.graph
-        name = op_key(op).split(".")[1] if isinstance(op, torch._ops.OpOverload) else getattr(op, "__name__", "call")
+        name = (
+            op_key(op).split(".")[1]
+            if isinstance(op, torch._ops.OpOverload)
+            else getattr(op, "__name__", "call")
+        )
         with graph.inserting_before(edits.root):
             node = graph.create_node("call_function", op, args, kwargs or {}, name=name)  # type: ignore[arg-type]
         node.meta = {"val": value, "origins": tuple(edits.origins)}
@@ -256,7 +275,9 @@ class Rewriter:
 
     def _editing(self, what: str) -> _Open:
         if self._open is None:
-            raise PassError(f"{what}() outside of a rewrite: edit inside `with rewriter.rewrite(rule, root):`")
+            raise PassError(
+                f"{what}() outside of a rewrite: edit inside `with rewriter.rewrite(rule, root):`"
+            )
         return self._open
 
     def _check_order(self, edits: _Open) -> None:
@@ -330,7 +351,11 @@ def _same_size(a: object, b: object) -> bool:
     if isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt):
         from torch.fx.experimental.symbolic_shapes import statically_known_true
 
-        return isinstance(a, (int, torch.SymInt)) and isinstance(b, (int, torch.SymInt)) and statically_known_true(a == b)
+        return (
+            isinstance(a, (int, torch.SymInt))
+            and isinstance(b, (int, torch.SymInt))
+            and statically_known_true(a == b)
+        )
     return type(a) is type(b) and a == b
 
 

@@ -62,7 +62,8 @@ class Refused:
 @dataclass(frozen=True)
 class Match:
     """What a pattern matched: `match[name]` is a weight's tensor for a `Const`, the value (`meta["val"]`) of a tensor, the
-    Python value of a literal, None for an absent optional argument."""
+    Python value of a literal, None for an absent optional argument.
+    """
 
     bindings: Mapping[str, object]
     """Nodes and literals by argument name."""
@@ -71,7 +72,7 @@ class Match:
     outputs: tuple[Node, ...]
     values: Mapping[str, object] = field(default_factory=dict)
 
-    def __getitem__(self, name: str) -> typing.Any:  # noqa: ANN401  (a tensor, a literal or None, by the pattern's annotation)
+    def __getitem__(self, name: str) -> typing.Any:
         return self.values[name]
 
     def node(self, name: str) -> Node:
@@ -105,7 +106,12 @@ class Rule:
         return self.name or self.pattern.__name__.strip("_").replace("_", "-")
 
 
-_LITERALS = {int: ArgumentKind.INT, float: ArgumentKind.FLOAT, bool: ArgumentKind.BOOL, list[int]: ArgumentKind.INTS}
+_LITERALS = {
+    int: ArgumentKind.INT,
+    float: ArgumentKind.FLOAT,
+    bool: ArgumentKind.BOOL,
+    list[int]: ArgumentKind.INTS,
+}
 
 
 def rule_parameters(rule: Rule) -> tuple[Parameter, ...]:

@@ -13,7 +13,7 @@ __all__ = ["Call", "NoSize", "read_symbol", "size_node"]
 Call = Callable[..., Node]
 
 
-class NoSize(Exception):  # noqa: N818  (rolls a rewrite back and becomes a refusal)
+class NoSize(Exception):
     """A size can't be computed from the sizes at hand."""
 
 

@@ -21,7 +21,18 @@ from fxopt.rewriting.ranks import find_arguments
 from fxopt.rewriting.recorder import Recording, RecordingError, record
 from fxopt.rewriting.rule import ArgumentKind, Parameter, Rule, rule_parameters
 
-__all__ = ["Argument", "Bind", "BindLiteral", "Listed", "Literal", "Template", "TemplateNode", "Use", "Wild", "rule_templates"]
+__all__ = [
+    "Argument",
+    "Bind",
+    "BindLiteral",
+    "Listed",
+    "Literal",
+    "Template",
+    "TemplateNode",
+    "Use",
+    "Wild",
+    "rule_templates",
+]
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,25 @@ def rule_templates(rule: Rule) -> list[Template]:
     return _CACHE[key]
 
 
+def example_arguments(rule: Rule) -> list[tuple[dict[str, object], dict[str, torch.Tensor]]]:
+    """Literals and fake tensors under which a rule's pattern runs, one pair for each way to leave optional arguments out.
+
+    Raises:
+        PassError: there are none.
+    """
+    parameters = rule_parameters(rule)
+    optional = [p.name for p in parameters if p.optional]
+    found: list[tuple[dict[str, object], dict[str, torch.Tensor]]] = []
+    with quiet_torch():
+        for count in range(len(optional) + 1):
+            for absent in itertools.combinations(optional, count):
+                base = _Variant(rule, parameters, frozenset(absent), None).example()
+                found += [base] if not isinstance(base, str) else []
+    if not found:
+        raise PassError(f"rule {rule.title!r}: the pattern does not run on tensors of any rank")
+    return found
+
+
 def _build(rule: Rule) -> Iterator[Template]:
     parameters = rule_parameters(rule)
     optional = [p.name for p in parameters if p.optional]
@@ -146,7 +176,11 @@ class _Variant:
     """A rule with some optional arguments absent."""
 
     def __init__(
-        self, rule: Rule, parameters: tuple[Parameter, ...], absent: frozenset[str], known: "tuple[_Found, tuple[TemplateNode, ...]] | None"
+        self,
+        rule: Rule,
+        parameters: tuple[Parameter, ...],
+        absent: frozenset[str],
+        known: "tuple[_Found, tuple[TemplateNode, ...]] | None",
     ) -> None:
         self.rule, self.absent = rule, absent
         self.known, self.full = known if known is not None else (None, None)
@@ -192,7 +226,10 @@ class _Variant:
             return None
         result = []
         for own, full in zip(nodes, self.full, strict=True):
-            args = tuple(f if isinstance(f, (Wild, BindLiteral)) else a for a, f in zip(own.args, full.args, strict=True))
+            args = tuple(
+                f if isinstance(f, (Wild, BindLiteral)) else a
+                for a, f in zip(own.args, full.args, strict=True)
+            )
             kwargs = tuple(
                 (k, f if isinstance(f, (Wild, BindLiteral)) else a)
                 for (k, a), (_, f) in zip(own.kwargs, full.kwargs, strict=True)
@@ -207,6 +244,10 @@ class _Variant:
         literals = {p.name: self.known[0][p.name] for p in self.literals}
         tensors = self._shaped({n: self.known[1][n] for n in self.tensors}, {})
         return (literals, tensors) if self._try(literals, tensors) is not None else None
+
+    def example(self) -> "_Found | str":
+        """Literals and tensors under which the pattern runs, or why there are none."""
+        return self._base()
 
     def _base(self) -> "_Found | str":
         """Literal values and tensors under which the pattern runs; if need be with one size of one argument changed."""
@@ -240,7 +281,13 @@ class _Variant:
         self, literals: Mapping[str, object], sizes: Mapping[str, Mapping[int, int]], *, thorough: bool = True
     ) -> dict[str, torch.Tensor] | str:
         return find_arguments(
-            self.program.fake_mode, self.rule.pattern, self.tensors, literals, self.names, sizes=sizes, thorough=thorough
+            self.program.fake_mode,
+            self.rule.pattern,
+            self.tensors,
+            literals,
+            self.names,
+            sizes=sizes,
+            thorough=thorough,
         )
 
     def _one_size(self, axes: Iterable[int], sizes: tuple[int, ...]) -> Iterator[dict[str, dict[int, int]]]:
@@ -263,11 +310,15 @@ class _Variant:
         except RecordingError:
             return None
 
-    def _shaped(self, tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, list[int]]) -> dict[str, torch.Tensor]:
+    def _shaped(
+        self, tensors: Mapping[str, torch.Tensor], shapes: Mapping[str, list[int]]
+    ) -> dict[str, torch.Tensor]:
         with self.program.fake_mode:
             return {n: torch.empty(shapes.get(n, list(t.shape)), dtype=t.dtype) for n, t in tensors.items()}
 
-    def _other_shapes(self, literals: Mapping[str, object], tensors: Mapping[str, torch.Tensor]) -> Iterator[Recording]:
+    def _other_shapes(
+        self, literals: Mapping[str, object], tensors: Mapping[str, torch.Tensor]
+    ) -> Iterator[Recording]:
         """The pattern at another size, and at one more leading dimension where it accepts that."""
         bigger = {n: [6 if d == 4 else d for d in t.shape] for n, t in tensors.items()}
         deeper = {n: [4, *t.shape] for n, t in tensors.items()}
@@ -278,7 +329,11 @@ class _Variant:
                 yield other
 
     def _bind_literal(
-        self, parameter: Parameter, nodes: tuple[TemplateNode, ...], literals: dict[str, object], tensors: dict[str, torch.Tensor]
+        self,
+        parameter: Parameter,
+        nodes: tuple[TemplateNode, ...],
+        literals: dict[str, object],
+        tensors: dict[str, torch.Tensor],
     ) -> tuple[TemplateNode, ...]:
         """Marks where a literal argument stands: recorded with another value, and if need be one size changed to suit."""
         base = literals[parameter.name]
@@ -296,12 +351,16 @@ class _Variant:
             f"rule {self.rule.title!r}: the literal {parameter.name!r} is no argument of any op of the pattern, so that it can't be matched"
         )
 
-    def _resize(self, tensors: dict[str, torch.Tensor], sizes: dict[str, dict[int, int]]) -> dict[str, torch.Tensor] | None:
+    def _resize(
+        self, tensors: dict[str, torch.Tensor], sizes: dict[str, dict[int, int]]
+    ) -> dict[str, torch.Tensor] | None:
         ((name, change),) = sizes.items()
         ((axis, size),) = change.items()
         if axis >= tensors[name].dim():
             return None
-        return self._shaped(tensors, {name: [size if i == axis else int(d) for i, d in enumerate(tensors[name].shape)]})
+        return self._shaped(
+            tensors, {name: [size if i == axis else int(d) for i, d in enumerate(tensors[name].shape)]}
+        )
 
 
 def _scratch() -> Program:
@@ -348,7 +407,9 @@ def _unified(
     nodes = []
     for x, y in zip(a, b, strict=True):
         args = [_unified_argument(p, q, changed) for p, q in zip(x.args, y.args, strict=True)]
-        kwargs = [(k, _unified_argument(p, q, changed)) for (k, p), (_, q) in zip(x.kwargs, y.kwargs, strict=True)]
+        kwargs = [
+            (k, _unified_argument(p, q, changed)) for (k, p), (_, q) in zip(x.kwargs, y.kwargs, strict=True)
+        ]
         if any(arg is None for arg in args) or any(arg is None for _, arg in kwargs):
             return None
         nodes.append(
