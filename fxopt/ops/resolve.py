@@ -20,7 +20,8 @@ from fxopt.ops.schema import ArgumentKind, argument_kinds, is_mutating
 
 __all__ = ["UnknownOpError", "resolve_op"]
 
-_PREFERRED = ("default", "Tensor")
+_PREFERRED = ("vec", "default", "Tensor")
+"""`vec` is the form of the upsampling ops that tracing leaves."""
 _CANONICAL = {
     "aten.add.Scalar": "Tensor",
     "aten.sub.Scalar": "Tensor",

@@ -12,7 +12,7 @@ PLACES = 16
 """How many elements of a tensor are perturbed, at most."""
 
 
-def _positions(
+def positions(
     operand: Operand, shape: Sequence[int], extents: dict[str, int]
 ) -> dict[str, tuple[Mark, torch.Tensor]]:
     """For each index of an operand, its mark and its position at each element of the tensor."""
@@ -23,7 +23,7 @@ def _positions(
         for index in reversed(dim.indices):
             size = extents[index.name]
             # A dimension of size one broadcasts: it says nothing of the index.
-            if len(dim.indices) > 1 or shape[axis] == size or index.mark is not Mark.CARRIED:
+            if len(dim.indices) > 1 or shape[axis] != 1 or size == 1:
                 position = along // inner if index is dim.indices[0] else along // inner % size
                 found[index.name] = (index.mark, position.expand(tuple(shape)))
             inner *= size
@@ -75,9 +75,9 @@ class MapCheck:
         outputs = align_outputs(index_map, case.value())
         used = IndexMap(tuple(o for _, o, _ in inputs), tuple(o for o, _ in outputs))
         extents = used.extents([t.shape for _, _, t in inputs], [t.shape for _, t in outputs])
-        targets = [_positions(o, t.shape, extents) for o, t in outputs]
+        targets = [positions(o, t.shape, extents) for o, t in outputs]
         for name, operand, tensor in inputs:
-            where = _positions(operand, tensor.shape, extents)
+            where = positions(operand, tensor.shape, extents)
             self.mixed_said += any(
                 m is not Mark.CARRIED and extents[i] > 1 and any(i in t for t in targets)
                 for i, (m, _) in where.items()

@@ -7,7 +7,7 @@ a division, and two for scale and shift.
 from collections.abc import Callable
 
 from fxopt.ops.info import Aliasing, QuantRole
-from fxopt.ops.sizes import Size, product
+from fxopt.ops.sizes import Size, product, shape_of
 from fxopt.ops.table.entry import Bound, Facts, call, entry
 from fxopt.ops.table.maps import along, first_shape, per_channel, statement, trailing
 
@@ -108,14 +108,15 @@ entry(
 )
 entry(
     "_weight_norm",
-    lambda d: [call(d(2, 3, 4), d(2, 1, 1), 0), call(d(2, 3), d(1, 3), 1)],
+    lambda d: [call(d(2, 3, 4), d(2, 1, 1), 0), call(d(2, 3), d(1, 3), 1), call(d(2, 3), d(), -1)],
     index_map=lambda bound: _weight_norm(bound),
     linear_in=("g",),
 )
 
 
 def _weight_norm(bound: Bound) -> str:
+    """Each slice along `dim` has its own norm; with -1 there is one for all."""
     rank, kept = len(first_shape(bound)), bound["dim"]
     dims = [f"d{i}" if i == kept else f"!d{i}" for i in range(rank)]
-    norms = [f"d{i}" if i == kept else "." for i in range(rank)]
+    norms = [f"d{i}" if i == kept else "." for i in range(len(shape_of(bound["g"])))]
     return statement([dims, norms], [dims])

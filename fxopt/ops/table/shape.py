@@ -90,7 +90,14 @@ entry(
     index_map=moves.squeeze,
     dims=("dim",),
 )
-entry("unsqueeze", _dim, _MOVE, index_map=moves.inserted, dims=("dim",), dims_inserted=1)
+entry(
+    "unsqueeze",
+    lambda d: [call(d(2, 3), 1), call(d(2, 3), -1), call(d(), 0)],
+    _MOVE,
+    index_map=moves.inserted,
+    dims=("dim",),
+    dims_inserted=1,
+)
 entry(
     "select",
     lambda d: [call(d(2, 3), 1, 2), call(d(2, 3, 4), -2, -1)],
