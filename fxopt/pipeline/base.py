@@ -50,6 +50,8 @@ class Pass:
     excludes: ClassVar[frozenset[str]] = frozenset()
     """Properties that the program must not have."""
     needs_calibration: ClassVar[bool] = False
+    motifs: ClassVar[tuple[Callable[..., object], ...]] = ()
+    """Functions annotated as rule patterns, which `fxopt.testing.check_pass` plants in random programs."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -62,6 +64,10 @@ class Pass:
             PassError: the pass can't do its work.
         """
         raise NotImplementedError
+
+    def all_motifs(self) -> tuple[Callable[..., object], ...]:
+        """What to plant in programs so that the pass has something to do."""
+        return self.motifs
 
     @classmethod
     def pass_name(cls) -> str:
@@ -97,6 +103,10 @@ class RewritePass(Pass):
         if not self.rules:
             raise PassError(f"{type(self).__name__} defines neither pattern and replacement nor rules")
         return self.rules
+
+    def all_motifs(self) -> tuple[Callable[..., object], ...]:
+        """The patterns of the rules, and further motifs."""
+        return (*(rule.pattern for rule in self.all_rules()), *self.motifs)
 
     def run(self, rewriter: Rewriter) -> None:
         """Applies the rules to a fixpoint."""

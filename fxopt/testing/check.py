@@ -1,0 +1,204 @@
+"""`check_pass`: holds a pass to its contract over drawn programs.
+
+    def test_my_pass():
+        fxopt.testing.check_pass(MyPass())
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+
+from fxopt.dialect import violations
+from fxopt.errors import FxoptError
+from fxopt.pipeline import Contract, Pass, PassManager, PipelineResult
+from fxopt.program import Program
+from fxopt.report import Verdict, VerifyReport
+from fxopt.testing.strategies import programs, script_of
+from fxopt.verification import check_programs, double_program, evaluate, sample_inputs
+from fxopt.verification.doubling import NoFloat64Error
+
+__all__ = ["CheckFailure", "check_once", "check_pass"]
+
+_LOWER_EVERY = 20
+_TARGETS = ("eager", "torchscript", "onnx")
+
+
+class CheckFailure(AssertionError):
+    """A pass broke its contract or a rule of the framework."""
+
+
+def check_pass(
+    item: Pass,
+    *,
+    examples: int | None = None,
+    motifs: Sequence[Callable[..., object]] | None = None,
+    families: Sequence[str] | None = None,
+    max_ops: int = 8,
+    min_fired: float = 0.05,
+    idempotent: bool = True,
+    targets: Sequence[str] = _TARGETS,
+) -> dict[str, int]:
+    """Runs a pass over drawn programs and checks all that it promises.
+
+    For each program: outputs equal by the pass's contract (bit-identical, or both oracles), "changed" is true, a second
+    run changes nothing, two runs give the same program, the caller's program is untouched, the dialect holds, values are
+    those that a fresh propagation gives, provenance is complete; for one in twenty the file round trip and every target.
+
+    Args:
+        item: the pass.
+        examples: how many programs; by default hypothesis's profile says.
+        motifs: planted in the programs; by default the pass's own (a RewritePass's patterns).
+        families: op families of the random part.
+        max_ops: the most steps of a program.
+        min_fired: the least share of programs in which it must change something.
+        idempotent: whether a second run must change nothing.
+        targets: to which one in twenty programs is lowered.
+
+    Returns:
+        `programs`, `fired` and `rewrites`.
+
+    Raises:
+        CheckFailure: what it broke, and a short script that repeats it.
+    """
+    planted = tuple(item.all_motifs() if motifs is None else motifs)
+    counts = {"programs": 0, "fired": 0, "rewrites": 0}
+    profile = settings.get_profile(settings.get_current_profile_name())
+
+    @settings(
+        profile,
+        max_examples=examples if examples is not None else profile.max_examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.nested_given],
+    )
+    @given(programs(motifs=planted, families=families, max_ops=max_ops))
+    def run(program: Program) -> None:
+        counts["programs"] += 1
+        lowered = targets if counts["programs"] % _LOWER_EVERY == 1 else ()
+        try:
+            rewrites = check_once(item, program, idempotent=idempotent, targets=lowered)
+        except CheckFailure as failure:
+            raise CheckFailure(f"{failure}\n\nrepeat it with:\n\n{reproducer(item, program)}") from failure
+        counts["fired"] += rewrites > 0
+        counts["rewrites"] += rewrites
+
+    run()
+    if counts["fired"] < min_fired * counts["programs"]:
+        raise CheckFailure(
+            f"{item.pass_name()} changed {counts['fired']} of {counts['programs']} programs, fewer than {min_fired:.0%}: "
+            "a check of a pass that does not fire shows nothing; give motifs that it applies to"
+        )
+    return counts
+
+
+def reproducer(item: Pass, program: Program) -> str:
+    """A script that checks the pass on this program again."""
+    cls = type(item)
+    return "\n".join(
+        [
+            "import operator, torch",
+            "from fxopt.testing import ProgramBuilder, check_once",
+            f"from {cls.__module__} import {cls.__qualname__.split('.')[0]}",
+            "",
+            script_of(program) or "# program: not a drawn one",
+            f"check_once({item!r}, program)",
+        ]
+    )
+
+
+def check_once(item: Pass, program: Program, *, idempotent: bool = True, targets: Sequence[str] = ()) -> int:
+    """The checks of `check_pass` on one program; returns the number of rewrites.
+
+    Raises:
+        CheckFailure: what the pass broke.
+    """
+    before = str(program)
+    weights = {n: (id(t), t._version) for n, t in program.weights.items()}
+    result = _run(item, program)
+    if str(program) != before or {n: (id(t), t._version) for n, t in program.weights.items()} != weights:
+        raise CheckFailure(f"{item.pass_name()} changed the caller's program")
+    _check_structure(item, program, result)
+    if str(_run(item, program).program) != str(result.program):
+        raise CheckFailure(f"{item.pass_name()} gives another program when it is run again on the same one")
+    if idempotent:
+        again = _run(item, result.program)
+        if any(p.changed for p in again.passes):
+            raise CheckFailure(
+                f"{item.pass_name()} is not idempotent: a second run changes\n{result.program.diff(again.program)}"
+            )
+    rewrites = sum(p.rewrites for p in result.passes)
+    if rewrites:
+        _check_function(item, program, result)
+    for target in targets:
+        _check_target(result.program, target)
+    if targets:
+        _check_round_trip(result.program)
+    return rewrites
+
+
+def _run(item: Pass, program: Program) -> PipelineResult:
+    try:
+        return PassManager.of([item]).run(program)
+    except FxoptError as error:
+        raise CheckFailure(str(error)) from error
+
+
+def _check_structure(item: Pass, program: Program, result: PipelineResult) -> None:
+    changed = any(p.changed for p in result.passes)
+    if changed != (str(result.program) != str(program)):
+        raise CheckFailure(f"{item.pass_name()} says changed={changed}, the program's text says otherwise")
+    found = list(violations(result.program, values=True))
+    if found:
+        raise CheckFailure(f"{item.pass_name()} left the program ill-formed: {found[0]}")
+
+
+def _check_function(item: Pass, program: Program, result: PipelineResult) -> None:
+    """Both oracles, by contract: float64 algebra with the pass applied to the float64 program, and float32 rounding."""
+    if item.contract is Contract.APPROXIMATE:
+        return
+    report = check_programs(program, result.program, item.contract.value)
+    _raise_if_different(item, report, "")
+    if item.contract is not Contract.EQUIVALENT:
+        return
+    try:
+        wide = double_program(program)
+    except NoFloat64Error:
+        return
+    rewritten = _run(item, wide)
+    fired, fired_wide = (sorted(r.rule for j in x.journals for r in j.rewrites) for x in (result, rewritten))
+    if fired != fired_wide:
+        raise CheckFailure(f"{item.pass_name()} fires {fired} in float32, {fired_wide} in float64")
+    _raise_if_different(item, check_programs(wide, rewritten.program, item.contract.value), "in float64 ")
+
+
+def _raise_if_different(item: Pass, report: VerifyReport, where: str) -> None:
+    if report.verdict is Verdict.DIFFERENT:
+        raise CheckFailure(f"{item.pass_name()} {where}changes the function ({item.contract.value}): {report.reason}")
+
+
+def _check_target(program: Program, target: str) -> None:
+    from fxopt.lowering import lower
+
+    try:
+        lower(program, target)
+    except FxoptError as error:
+        if "no lowering rule" not in str(error) and "no rule" not in str(error):
+            raise CheckFailure(f"the result fails on {target}: {error}") from error
+
+
+def _check_round_trip(program: Program) -> None:
+    """Saved and loaded, the program is the same function, bit for bit."""
+    from fxopt.lowering import open_artifact
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "program.fxopt")
+        program.save(path)
+        loaded = open_artifact(path)
+    if not isinstance(loaded, Program):
+        raise CheckFailure("a saved program comes back as another kind")
+    sample = sample_inputs(program.signature, seed=0)[0]
+    first, second = (evaluate(p, list(sample.tensors)) for p in (program, loaded))
+    report = [str(a) == str(b) for a, b in zip(first, second, strict=True)]
+    if not all(report):
+        raise CheckFailure("the program saved and loaded gives other values")
