@@ -1,0 +1,121 @@
+"""`OnnxArtifact`: an ONNX file that runs, with the model's own containers in and out if fxopt wrote it.
+
+A file of another exporter gets a signature from its graph: its inputs and outputs by name, a tuple of
+several outputs.
+"""
+
+import json
+import os
+
+import torch
+from torch.utils import _pytree as pytree
+
+from fxopt.errors import ArtifactError
+from fxopt.lowering.artifact import Artifact
+from fxopt.lowering.onnx.run import Port, Session, open_session
+from fxopt.lowering.tensors import pack, unpack_value
+from fxopt.lowering.wire import Packed
+from fxopt.program.signature import Dim, Signature, Symbol, TensorSpec, evaluate_dim, named_dtype
+from fxopt.program.trees import signature_from_json
+
+__all__ = ["OnnxArtifact", "open_onnx"]
+
+_REFERENCE = "onnxruntime is not installed: the file is run by ONNX's reference evaluator, slowly"
+
+
+class OnnxArtifact(Artifact):
+    """A file in an onnxruntime session (one thread, CPU)."""
+
+    def __init__(self, session: Session, signature: Signature, *, path: str, size: int) -> None:
+        super().__init__("onnx", signature, path=path, size=size)
+        self._session = session
+        if session.runtime != "onnxruntime":
+            self.notes = (_REFERENCE,)
+
+    def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
+        """Runs on the tensors of `signature.tensor_inputs`; returns the computed outputs in order.
+
+        Raises:
+            ArtifactError: the runtime refuses the call.
+        """
+        packed = [p for p in map(pack, tensors) if isinstance(p, Packed)]
+        try:
+            results = self._session.values(packed)
+        except Exception as error:
+            raise ArtifactError(f"{self.path} can't be run: {_first_line(error)}") from error
+        return [unpack_value(r) for r in results]
+
+
+def open_onnx(path: str) -> OnnxArtifact:
+    """Opens a file.
+
+    Raises:
+        ArtifactError: it is missing, no ONNX file, or takes what tensors can't say.
+    """
+    if not os.path.isfile(path):
+        raise ArtifactError(f"{path} does not exist")
+    try:
+        session = open_session(path)
+    except Exception as error:
+        raise ArtifactError(f"{path} can't be opened as an ONNX file: {_first_line(error)}") from error
+    text = session.metadata.get("fxopt.signature")
+    signature = _foreign(session, path) if text is None else _own(session, text, path)
+    size = os.path.getsize(path)
+    beside = os.path.join(os.path.dirname(path), session.metadata.get("fxopt.data", ""))
+    return OnnxArtifact(
+        session, signature, path=path, size=size + (os.path.getsize(beside) if os.path.isfile(beside) else 0)
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _own(session: Session, text: str, path: str) -> Signature:
+    try:
+        signature = signature_from_json(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{path}: its fxopt.signature is no JSON") from error
+    specs, results = signature.tensor_inputs, signature.computed_outputs
+    if len(specs) != len(session.inputs) or len(results) != len(session.outputs):
+        raise ArtifactError(f"{path}: its fxopt.signature does not fit the graph's inputs and outputs")
+    return signature
+
+
+def _foreign(session: Session, path: str) -> Signature:
+    symbols: dict[str, Symbol] = {}
+    inputs = tuple(_spec(p, path, symbols) for p in session.inputs)
+    known = dict.fromkeys(symbols, 2)
+    outputs = tuple(_spec(p, path, {}, known) for p in session.outputs)
+    tree = pytree.tree_structure((tuple(range(len(inputs))), {}))
+    result: object = 0 if len(outputs) == 1 else tuple(range(len(outputs)))
+    names = tuple(s.name for s in inputs)
+    return Signature(inputs, outputs, tree, pytree.tree_structure(result), symbols, names)
+
+
+def _spec(
+    port: Port, path: str, symbols: dict[str, Symbol], known: dict[str, int] | None = None
+) -> TensorSpec:
+    """A tensor spec; sizes without a usable name are called after the axis."""
+    if not port.dtype:
+        raise ArtifactError(f"{path}: {port.name!r} is no tensor that torch can hold")
+    shape: list[Dim] = []
+    for axis, size in enumerate(port.shape):
+        if isinstance(size, int):
+            shape.append(size)
+            continue
+        name = size if size and (size.isidentifier() or _computable(size, known)) else f"{port.name}_{axis}"
+        shape.append(name)
+        symbols.setdefault(name, Symbol(name))
+    return TensorSpec(port.name, named_dtype(port.dtype), tuple(shape))
+
+
+def _computable(size: str, known: dict[str, int] | None) -> bool:
+    """Whether an output's size is arithmetic over the inputs' sizes ("floor(h/2)" is not)."""
+    if known is None:
+        return False
+    try:
+        evaluate_dim(size, known)
+    except (KeyError, ValueError, SyntaxError, ArithmeticError):
+        return False
+    return True

@@ -1,0 +1,266 @@
+"""`Builder`: what a lowering rule writes with; it knows the program, its nodes' values, sizes and weights.
+
+A rule takes `(builder, node)` and returns the value that stands for the node, a tuple of them for an op with
+several results. A user's rule for an op of theirs:
+
+    @fxopt.lowering_rule("onnx", "mylib.scale")
+    def scale(builder, node):
+        x, factor = node.args
+        return builder.op("Mul", builder.operand(x, torch.float32), builder.operand(factor, torch.float32))
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.fx import Node
+
+from fxopt.errors import LoweringError
+from fxopt.lowering.onnx.dtypes import is_float
+from fxopt.lowering.onnx.graph import Attribute, Graph, Value
+from fxopt.lowering.onnx.sizes import Sizes, UnknownSizeError, aligned
+from fxopt.ops.info import op_key
+from fxopt.ops.sizes import Size
+from fxopt.program.program import Program, origins_of
+from fxopt.program.signature import Dim
+
+__all__ = ["Builder", "Result", "place_of"]
+
+Result = Value | tuple[Value, ...]
+"""What stands for a node: a value, or one for each of its results."""
+
+
+def place_of(node: Node) -> str:
+    """` (module layer1.conv, model.py:12)` for messages; empty if unknown."""
+    origins = origins_of(node)
+    if not origins:
+        return ""
+    origin = origins[0]
+    parts = [f"module {origin.module}"] if origin.module else []
+    if origin.file:
+        parts.append(f"{origin.file.rsplit('/', 1)[-1]}:{origin.line}")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+class Builder:
+    """Records the ONNX graph of one program.
+
+    Attributes:
+        program: what is lowered.
+        opset: the version of ONNX's operators to use, 18 to 23.
+        graph: the recording.
+        sizes: symbolic sizes as values.
+        notes: for the report, in order.
+        declared: shapes to state in the file.
+    """
+
+    def __init__(self, program: Program, opset: int) -> None:
+        self.program = program
+        self.opset = opset
+        self.graph = Graph()
+        self.sizes = Sizes(self.graph)
+        self.notes: list[str] = []
+        self.declared: dict[Value, tuple[Dim, ...]] = {}
+        self.node: Node | None = None
+        self._values: dict[Node, Result] = {}
+        self._stored: dict[tuple[object, ...], Value] = {}
+
+    def enter(self, node: Node) -> None:
+        """Says for which node the next calls are made."""
+        self.node = node
+        self.graph.source = f"v_{node.name}"
+        origins = origins_of(node)
+        self.graph.module = origins[0].module if origins else ""
+
+    def bind(self, node: Node, result: Result) -> None:
+        """Notes what stands for a node, and what its sizes tell."""
+        self._values[node] = result
+        fakes = node.meta.get("val")
+        results = (result,) if isinstance(result, str) else result
+        for value, fake in zip(
+            results, fakes if isinstance(fakes, (list, tuple)) else (fakes,), strict=False
+        ):
+            if isinstance(fake, torch.Tensor) and value:
+                self.graph.dtypes.setdefault(value, fake.dtype)
+                self.sizes.learn(value, fake.shape, derived=node.op != "placeholder")
+
+    def result(self, node: Node) -> Result:
+        """What stands for a node."""
+        return self._values[node]
+
+    def value(self, node: Node) -> Value:
+        """The value that stands for a node with one result."""
+        result = self._values[node]
+        if not isinstance(result, str):
+            raise self.error("a tensor is expected where a list of them is given")
+        return result
+
+    def weight(self, node: Node) -> Value:
+        """The initializer of a `get_attr` node; one per distinct weight."""
+        name = str(node.target)
+        tensor = self.program.weights[name]
+        if tensor.is_meta:
+            raise LoweringError(f"the weight {name!r} is on the meta device: it has no values to store")
+        return self.graph.add_initializer(name, tensor)
+
+    def weight_of(self, argument: object) -> torch.Tensor | None:
+        """The tensor of an argument that is a weight, else None."""
+        if isinstance(argument, Node) and argument.op == "get_attr":
+            return self.program.weights[str(argument.target)]
+        return None
+
+    def stored(self, name: str, make: Callable[[], torch.Tensor], *, of: tuple[object, ...] = ()) -> Value:
+        """An initializer computed from weights, made once for its name and what it is made `of`."""
+        key = (name, *of)
+        if key not in self._stored:
+            self._stored[key] = self.graph.add_initializer(name, make())
+        return self._stored[key]
+
+    def error(self, why: str) -> LoweringError:
+        """An error that names the op being lowered and its place."""
+        if self.node is None:
+            return LoweringError(why)
+        return LoweringError(
+            f"{op_key(self.node.target)} can't be lowered to onnx: {why}{place_of(self.node)}"
+        )
+
+    # Nodes and constants
+
+    def op(
+        self, op_type: str, *inputs: Value, dtype: torch.dtype | None = None, **attributes: Attribute | None
+    ) -> Value:
+        """A node with one output; equal calls give the same value. See `Graph.op`."""
+        return self.graph.op(op_type, *inputs, dtype=dtype, **attributes)
+
+    def ops(
+        self, op_type: str, *inputs: Value, outputs: int, **attributes: Attribute | None
+    ) -> tuple[Value, ...]:
+        """A node with several outputs."""
+        return self.graph.ops(op_type, inputs, outputs, attributes=attributes)
+
+    def cast(self, value: Value, dtype: torch.dtype) -> Value:
+        """The value in a dtype; itself if it has it."""
+        return self.graph.cast(value, dtype)
+
+    def constant(self, value: object, dtype: torch.dtype) -> Value:
+        """A constant of a number, nested lists or a tensor."""
+        return self.graph.constant(value, dtype)
+
+    def like(self, number: object, value: Value) -> Value:
+        """A number in the dtype of a value, as a 0-dimensional constant."""
+        return self.graph.constant(number, self.dtype(value))
+
+    def ints(self, values: Sequence[int]) -> Value:
+        """A constant i64 vector."""
+        return self.graph.ints(values)
+
+    def dtype(self, value: Value) -> torch.dtype:
+        """The dtype of a value."""
+        return self.graph.dtypes[value]
+
+    # Arguments
+
+    def operand(self, argument: object, dtype: torch.dtype | None = None) -> Value:
+        """A tensor, a number or a computed number as a tensor value.
+
+        Args:
+            argument: a node or a literal.
+            dtype: what to cast it to; None leaves a tensor as it is.
+        """
+        if not isinstance(argument, Node):
+            return self._literal(argument, dtype)
+        fake = argument.meta.get("val")
+        value = self.value(argument) if isinstance(fake, torch.Tensor) else self.number(argument)
+        return value if dtype is None else self.cast(value, dtype)
+
+    def _literal(self, argument: object, dtype: torch.dtype | None) -> Value:
+        if not isinstance(argument, (bool, int, float)):
+            raise self.error(f"{argument!r} is no tensor and no number")
+        if dtype is None:
+            dtype = (
+                torch.bool
+                if isinstance(argument, bool)
+                else torch.int64
+                if isinstance(argument, int)
+                else torch.float32
+            )
+        if isinstance(argument, float) and not is_float(dtype):
+            argument = int(argument) if dtype is not torch.bool else bool(argument)
+        return self.constant(argument, dtype)
+
+    def number(self, argument: object) -> Value:
+        """A computed number (a size, or arithmetic on sizes) as a 0-dimensional value."""
+        if isinstance(argument, Node):
+            vector = self.value(argument)
+            return self.op("Squeeze", vector, self.ints([0]))
+        return self._literal(argument, None)
+
+    # Shapes
+
+    def size(self, size: Size) -> Value:
+        """A size as i64[1]."""
+        try:
+            return self.sizes.value(size)
+        except UnknownSizeError as unknown:
+            raise self.error(f"the size {unknown} can't be computed from the inputs") from None
+
+    def scalar(self, size: Size) -> Value:
+        """A size as i64[]."""
+        return (
+            self.op("Squeeze", self.size(size), self.ints([0]))
+            if isinstance(size, torch.SymInt)
+            else self.constant(int(size), torch.int64)
+        )
+
+    def shape(self, sizes: Sequence[Size]) -> Value:
+        """A shape as an i64 vector."""
+        try:
+            return self.sizes.shape(sizes)
+        except UnknownSizeError as unknown:
+            raise self.error(f"the size {unknown} can't be computed from the inputs") from None
+
+    def reshape(self, value: Value, old: Sequence[Size], new: Sequence[Size]) -> Value:
+        """Reshapes with as constant a shape as sizes allow: 0 copies an axis, one -1 takes the rest."""
+        same = aligned(old, new)
+        if len(old) == len(new) and all(same):
+            return value
+        if any(isinstance(s, int) and s == 0 for s in new):
+            return self.op("Reshape", value, self.shape(new), allowzero=1)
+        target: list[int] = []
+        for size, kept in zip(new, same, strict=True):
+            target.append((0 if kept else -1) if isinstance(size, torch.SymInt) else int(size))
+        if target.count(-1) > 1:
+            return self.op("Reshape", value, self.shape(new))
+        return self.op("Reshape", value, self.ints(target))
+
+    def expand(self, value: Value, old: Sequence[Size], new: Sequence[Size]) -> Value:
+        """Broadcasts; an axis that keeps its size is given as 1, which leaves it."""
+        pad = len(new) - len(old)
+        same = [False] * pad + aligned(old, new[pad:])
+        if all(same):
+            return value
+        return self.op(
+            "Expand", value, self.shape([1 if kept else size for size, kept in zip(new, same, strict=True)])
+        )
+
+    def unsqueeze(self, value: Value, *axes: int) -> Value:
+        """Adds axes of size 1."""
+        return self.op("Unsqueeze", value, self.ints(axes)) if axes else value
+
+    def squeeze(self, value: Value, *axes: int) -> Value:
+        """Removes axes of size 1."""
+        return self.op("Squeeze", value, self.ints(axes)) if axes else value
+
+    def transpose(self, value: Value, order: Sequence[int]) -> Value:
+        """Permutes axes; itself if the order is the old one."""
+        return (
+            value if list(order) == list(range(len(order))) else self.op("Transpose", value, perm=list(order))
+        )
+
+    def declare(self, value: Value, shape: Sequence[Size]) -> None:
+        """States a value's shape in the file, for ops that ONNX infers none for."""
+        self.declared[value] = tuple(self.program.dim(s) for s in shape)
+
+    def slice(self, value: Value, axis: int, start: int, end: int, step: int = 1) -> Value:
+        """Elements `start` to `end` of an axis."""
+        ends = (self.ints([start]), self.ints([end]), self.ints([axis]))
+        return self.op("Slice", value, *ends, *((self.ints([step]),) if step != 1 else ()))

@@ -1,0 +1,172 @@
+"""From a program to a recorded ONNX graph: one walk, a rule a node, then names.
+
+Only nodes that an output needs are walked. A value that stands for an fx node is named after it (`v_<node>`),
+an output's after its spec; what a rule makes on the way is `v_<node>.<Op>`.
+"""
+
+import operator
+from dataclasses import dataclass, field
+
+import torch
+from torch.fx import Node
+
+from fxopt.lowering.onnx.builder import Builder, Result
+from fxopt.lowering.onnx.graph import OnnxNode, Value
+from fxopt.lowering.onnx.sizes import UnknownSizeError
+from fxopt.lowering.target import find_rule
+from fxopt.ops.info import op_key
+from fxopt.program.program import Program
+from fxopt.program.signature import Dim, ScalarSpec
+
+__all__ = ["Recording", "live_nodes", "record"]
+
+
+@dataclass
+class Recording:
+    """A lowered graph: nodes with their final names, what is stored, what goes in and out.
+
+    `outputs` are in the order of the signature's computed outputs; `declared` are shapes of inner values.
+    """
+
+    nodes: list[OnnxNode]
+    initializers: dict[Value, torch.Tensor]
+    inputs: list[Value]
+    outputs: list[Value]
+    dtypes: dict[Value, torch.dtype]
+    declared: dict[Value, tuple[Dim, ...]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def live_nodes(program: Program) -> list[Node]:
+    """The nodes that the outputs depend on, in graph order; inputs are kept in any case."""
+    needed: set[Node] = set()
+    stack = [n for n in program.output_nodes() if isinstance(n, Node)]
+    while stack:
+        node = stack.pop()
+        if node not in needed:
+            needed.add(node)
+            stack.extend(node.all_input_nodes)
+    return [n for n in program.graph.nodes if n in needed or n.op == "placeholder"]
+
+
+def record(program: Program, opset: int) -> Recording:
+    """Lowers a program.
+
+    Args:
+        program: all of whose live ops have rules.
+        opset: 18 to 23.
+
+    Raises:
+        LoweringError: a rule can't lower its call (a training op, a dynamic size where ONNX needs a number).
+    """
+    builder = Builder(program, opset)
+    names = builder.graph.names
+    nodes = live_nodes(program)
+    inputs = [builder.graph.add_input(s.name, s.dtype) for s in program.signature.tensor_inputs]
+    outputs = [names.unique(s.name) for s in program.signature.computed_outputs]
+    for node, value in zip(program.placeholders(), inputs, strict=True):
+        builder.bind(node, value)
+    for node in nodes:
+        if node.op == "get_attr":
+            builder.bind(node, builder.weight(node))
+        elif node.op == "call_function":
+            builder.enter(node)
+            builder.bind(node, _lower(builder, node))
+    return _finish(builder, nodes, inputs, outputs)
+
+
+def _lower(builder: Builder, node: Node) -> Result:
+    if node.target is operator.getitem:
+        source, index = node.args
+        assert isinstance(source, Node)
+        assert isinstance(index, int)
+        return builder.result(source)[index]
+    value = node.meta.get("val")
+    if isinstance(value, torch.SymInt):
+        try:
+            return builder.sizes.value(value)
+        except UnknownSizeError:
+            pass
+    elif (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and not isinstance(node.target, torch._ops.OpOverload)
+    ):
+        return builder.ints([value])
+    rule = find_rule("onnx", node.target)
+    if rule is not None:
+        result: Result = rule(builder, node)  # type: ignore[assignment]
+        return result
+    from fxopt.lowering.onnx.torchlib import lower_by_torchlib
+
+    builder.notes.append(op_key(node.target))
+    return lower_by_torchlib(builder, node)
+
+
+def _finish(builder: Builder, nodes: list[Node], inputs: list[Value], outputs: list[Value]) -> Recording:
+    """Names, outputs, and the removal of what no output needs."""
+    graph = builder.graph
+    made = {v for n in graph.nodes for v in n.outputs}
+    returned = _returned(builder)
+    names: dict[Value, Value] = {}
+    copies: list[OnnxNode] = []
+    for value, name in zip(returned, outputs, strict=True):
+        if value in made and value not in names:
+            names[value] = name
+        else:
+            copies.append(OnnxNode("Identity", (value,), (name,), {}, name, ""))
+    for node in nodes:
+        if node.op == "call_function":
+            _name_result(builder, node, made, names)
+    result = [_renamed(n, names) for n in (*graph.nodes, *copies)]
+    result = _needed(result, outputs)
+    used = {v for n in result for v in n.inputs}
+    return Recording(
+        nodes=result,
+        initializers={v: t for v, t in graph.initializers.items() if v in used},
+        inputs=inputs,
+        outputs=outputs,
+        dtypes={names.get(v, v): d for v, d in graph.dtypes.items()},
+        declared={names.get(v, v): s for v, s in builder.declared.items()},
+        notes=_torchlib_note(builder.notes),
+    )
+
+
+def _returned(builder: Builder) -> list[Value]:
+    """The values of the computed outputs, numbers as scalars."""
+    values: list[Value] = []
+    program = builder.program
+    for spec, node in zip(program.signature.computed_outputs, program.output_nodes(), strict=True):
+        assert isinstance(node, Node)
+        builder.enter(node)
+        values.append(builder.number(node) if isinstance(spec, ScalarSpec) else builder.value(node))
+    return values
+
+
+def _name_result(builder: Builder, node: Node, made: set[Value], names: dict[Value, Value]) -> None:
+    result = builder.result(node)
+    values = (result,) if isinstance(result, str) else result
+    for i, value in enumerate(values):
+        if value in made and value not in names and value.startswith(f"v_{node.name}."):
+            base = f"v_{node.name}" if isinstance(result, str) else f"v_{node.name}.{i}"
+            names[value] = builder.graph.names.unique(base)
+
+
+def _renamed(node: OnnxNode, names: dict[Value, Value]) -> OnnxNode:
+    node.inputs = tuple(names.get(v, v) for v in node.inputs)
+    node.outputs = tuple(names.get(v, v) for v in node.outputs)
+    return node
+
+
+def _needed(nodes: list[OnnxNode], outputs: list[Value]) -> list[OnnxNode]:
+    needed = set(outputs)
+    kept: list[OnnxNode] = []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.outputs):
+            needed.update(node.inputs)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _torchlib_note(ops: list[str]) -> list[str]:
+    return [f"lowered by onnxscript's functions: {', '.join(sorted(set(ops)))}"] if ops else []

@@ -1,0 +1,204 @@
+"""From a recorded graph to an ONNX model in memory: deterministic bytes, no paths, no times.
+
+Weights are kept out of the protobuf objects, which would copy them four times: the file's bytes are joined
+from the serialized rest and the tensors' own memory. Weights whose sum is beyond what one file may hold go
+to a sibling file that is named by its content.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import onnx
+import torch
+from onnx import helper
+
+from fxopt import __version__
+from fxopt.lowering.onnx.dtypes import onnx_type, raw_bytes, raw_memory
+from fxopt.lowering.onnx.graph import Attribute, Names, OnnxNode
+from fxopt.lowering.onnx.lower import Recording
+from fxopt.program.program import Program
+from fxopt.program.signature import ScalarSpec, Spec, TensorSpec
+from fxopt.program.trees import signature_to_json
+
+__all__ = ["EXTERNAL_THRESHOLD", "Model", "build_model"]
+
+EXTERNAL_THRESHOLD = 2_000_000_000
+"""Bytes of weights above which they go to a sibling file; a protobuf message ends at 2^31."""
+_SMALL = 1024
+"""Bytes up to which a tensor is part of the graph: shape inference must see the shapes among them."""
+_ALIGNMENT = 4096
+"""Of tensors in the sibling file, so that a runtime can map them."""
+_SCALARS = {"int": torch.int64, "float": torch.float64, "bool": torch.bool}
+
+_GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
+"""Field numbers of ModelProto.graph, GraphProto.initializer and TensorProto.raw_data."""
+
+Buffer = bytes | memoryview
+
+
+@dataclass
+class Model:
+    """A model whose larger weights stand beside its proto.
+
+    Attributes:
+        proto: everything but the larger weights.
+        weights: their headers, without data, and tensors.
+        data_name: the sibling file that holds them, if they are not in the main one.
+    """
+
+    proto: onnx.ModelProto
+    weights: list[tuple[onnx.TensorProto, torch.Tensor]] = field(default_factory=list)
+    data_name: str | None = None
+
+    def content(self) -> bytes:
+        """The main file: a protobuf message is the concatenation of its fields, in any order."""
+        graph: list[Buffer] = [self.proto.graph.SerializeToString(deterministic=True)]
+        for header, tensor in self.weights:
+            parts: list[Buffer] = [header.SerializeToString(deterministic=True)]
+            if self.data_name is None:
+                parts += _field(_RAW_DATA, [raw_memory(tensor)])
+            graph += _field(_INITIALIZER, parts)
+        rest = onnx.ModelProto()
+        rest.CopyFrom(self.proto)
+        rest.ClearField("graph")
+        return b"".join([rest.SerializeToString(deterministic=True), *_field(_GRAPH, graph)])
+
+    def data(self) -> bytes | None:
+        """The sibling file, if there is one."""
+        return b"".join(_aligned([t for _, t in self.weights])) if self.data_name is not None else None
+
+    def without_weights(self) -> onnx.ModelProto:
+        """A model of the same graph whose larger weights are inputs: for checks that do not read them."""
+        twin = onnx.ModelProto()
+        twin.CopyFrom(self.proto)
+        for header, _ in self.weights:
+            twin.graph.input.append(
+                helper.make_tensor_value_info(header.name, header.data_type, list(header.dims))
+            )
+        return twin
+
+
+def build_model(program: Program, recording: Recording, opset: int, *, stem: str, threshold: int) -> Model:
+    """The model of a recording.
+
+    Args:
+        program: whose signature it carries.
+        recording: the lowered graph.
+        opset: the version that the recording was made for.
+        stem: names the sibling file.
+        threshold: bytes of weights above which there is one.
+    """
+    graph = onnx.GraphProto(name=program.name)
+    names = Names()
+    for node in recording.nodes:
+        _add_node(graph, node, names)
+    weights: list[tuple[onnx.TensorProto, torch.Tensor]] = []
+    for value, tensor in recording.initializers.items():
+        header = onnx.TensorProto(name=value, data_type=onnx_type(tensor.dtype), dims=tuple(tensor.shape))
+        if _bytes(tensor) > _SMALL:
+            weights.append((header, tensor))
+        else:
+            header.raw_data = raw_bytes(tensor)
+            graph.initializer.append(header)
+    _add_values(graph, program, recording)
+    opsets = [helper.make_opsetid("", opset)]
+    proto = onnx.ModelProto(
+        ir_version=helper.find_min_ir_version_for(opsets),
+        producer_name="fxopt",
+        producer_version=__version__,
+        opset_import=opsets,
+        graph=graph,
+    )
+    external = sum(_bytes(t) for _, t in weights) > threshold
+    data_name = _point_outside(weights, stem) if external else None
+    _attach_metadata(proto, program, data_name)
+    return Model(proto, weights, data_name)
+
+
+def _attach_metadata(model: onnx.ModelProto, program: Program, data_name: str | None) -> None:
+    """Writes what an artifact needs: the model's own containers, and the sibling file."""
+    signature = json.dumps(signature_to_json(program.signature), separators=(",", ":"), sort_keys=True)
+    model.metadata_props.add(key="fxopt.signature", value=signature)
+    model.metadata_props.add(key="fxopt.version", value=__version__)
+    if data_name is not None:
+        model.metadata_props.add(key="fxopt.data", value=data_name)
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _point_outside(weights: list[tuple[onnx.TensorProto, torch.Tensor]], stem: str) -> str:
+    """Makes the headers refer to places in a sibling file; returns its name."""
+    digest, offset = hashlib.sha256(), 0
+    for part in _aligned([t for _, t in weights]):
+        digest.update(part)
+    name = f"{stem}.{digest.hexdigest()[:16]}.data"
+    for header, tensor in weights:
+        offset += -offset % _ALIGNMENT
+        header.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", name), ("offset", str(offset)), ("length", str(_bytes(tensor)))):
+            header.external_data.add(key=key, value=value)
+        offset += _bytes(tensor)
+    return name
+
+
+def _aligned(tensors: Sequence[torch.Tensor]) -> list[Buffer]:
+    parts: list[Buffer] = []
+    offset = 0
+    for tensor in tensors:
+        gap = -offset % _ALIGNMENT
+        parts += [bytes(gap), raw_memory(tensor)]
+        offset += gap + _bytes(tensor)
+    return parts
+
+
+def _field(number: int, parts: Sequence[Buffer]) -> list[Buffer]:
+    """A length-delimited protobuf field."""
+    return [_varint(number << 3 | 2) + _varint(sum(map(len, parts))), *parts]
+
+
+def _varint(value: int) -> bytes:
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*groups, value])
+
+
+def _add_node(graph: onnx.GraphProto, node: OnnxNode, names: Names) -> None:
+    name = names.unique(f"{node.source.removeprefix('v_')}/{node.op_type}")
+    proto = graph.node.add(op_type=node.op_type, input=node.inputs, output=node.outputs, name=name)
+    proto.attribute.extend(_attribute(k, v) for k, v in sorted(node.attributes.items()))
+    if node.module:
+        proto.metadata_props.add(key="fxopt.module", value=node.module)
+
+
+def _attribute(name: str, value: Attribute) -> onnx.AttributeProto:
+    if isinstance(value, torch.dtype):
+        return helper.make_attribute(name, onnx_type(value))
+    if isinstance(value, torch.Tensor):
+        dims, data = tuple(value.shape), raw_bytes(value)
+        return helper.make_attribute(
+            name, onnx.TensorProto(data_type=onnx_type(value.dtype), dims=dims, raw_data=data)
+        )
+    return helper.make_attribute(name, int(value) if isinstance(value, bool) else value)
+
+
+def _add_values(graph: onnx.GraphProto, program: Program, recording: Recording) -> None:
+    specs = zip(recording.inputs, program.signature.tensor_inputs, strict=True)
+    graph.input.extend(_value_info(v, s) for v, s in specs)
+    results = zip(recording.outputs, program.signature.computed_outputs, strict=True)
+    graph.output.extend(_value_info(v, s) for v, s in results)
+    for value, shape in recording.declared.items():
+        kind = onnx_type(recording.dtypes[value])
+        graph.value_info.append(helper.make_tensor_value_info(value, kind, list(shape)))
+
+
+def _value_info(name: str, spec: Spec) -> onnx.ValueInfoProto:
+    if isinstance(spec, TensorSpec):
+        return helper.make_tensor_value_info(name, onnx_type(spec.dtype), list(spec.shape))
+    assert isinstance(spec, ScalarSpec)
+    return helper.make_tensor_value_info(name, onnx_type(_SCALARS[spec.kind]), [])

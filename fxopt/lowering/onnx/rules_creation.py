@@ -1,0 +1,137 @@
+"""New tensors: constants of a fixed or computed shape, ranges, identity matrices.
+
+A call whose result depends on nothing (`arange(12)`) is computed while lowering and stored, if it is small.
+"""
+
+import torch
+
+from fxopt.lowering.onnx.builder import Builder
+from fxopt.lowering.onnx.call import Call, rule
+from fxopt.lowering.onnx.dtypes import is_float
+from fxopt.lowering.onnx.graph import Value
+
+__all__: list[str] = []
+
+_SMALL = 4096
+"""Elements up to which a constant is stored instead of computed when the file runs."""
+
+
+def _filled(b: Builder, c: Call, value: object) -> Value:
+    """One number everywhere, in the shape and dtype of the call's result."""
+    shape, dtype = tuple(c.out.shape), c.out.dtype
+    if isinstance(value, (bool, int, float)):
+        if all(isinstance(s, int) for s in shape) and c.out.numel() <= _SMALL:
+            return b.constant(torch.full([int(s) for s in shape], value, dtype=dtype), dtype)
+        if dtype is torch.bfloat16:
+            return b.cast(_of_shape(b, c, value, torch.float32), dtype)
+        return _of_shape(b, c, value, dtype)
+    number = b.operand(value, dtype)
+    return b.expand(number, (), shape)
+
+
+def _of_shape(b: Builder, c: Call, value: object, dtype: torch.dtype) -> Value:
+    number = torch.tensor([value], dtype=dtype)
+    return b.op("ConstantOfShape", b.shape(tuple(c.out.shape)), value=number, dtype=dtype)
+
+
+@rule("aten.zeros", "aten.zeros_like", "aten.new_zeros", "aten.empty", "aten.empty_like", "aten.new_empty",
+      "aten.empty_permuted", "aten.empty_strided")  # fmt: skip
+def zeros(b: Builder, c: Call) -> Value:
+    """Uninitialised memory is zeros as well."""
+    return _filled(b, c, 0)
+
+
+@rule("aten.ones", "aten.ones_like", "aten.new_ones")
+def ones(b: Builder, c: Call) -> Value:
+    return _filled(b, c, 1)
+
+
+@rule("aten.full", "aten.full_like", "aten.new_full", "aten.fill", "aten.scalar_tensor")
+def full(b: Builder, c: Call) -> Value:
+    name = next(n for n in ("fill_value", "value", "s") if n in c.arguments)
+    return _filled(b, c, c[name])
+
+
+@rule("aten.arange", "aten.range")
+def arange(b: Builder, c: Call) -> Value:
+    start, end = c.arguments.get("start", 0), c["end"]
+    step = c.arguments.get("step", 1)
+    dtype = c.out.dtype
+    numbers = [v for v in (start, end, step) if isinstance(v, (int, float))]
+    if "range.step" in str(c.node.target) or "range.default" in str(c.node.target):
+        raise_if_inclusive(c)
+    if len(numbers) == 3 and c.out.numel() <= _SMALL:
+        return b.constant(torch.arange(*numbers, dtype=dtype), dtype)
+    counting = dtype if dtype in (torch.float64, torch.int64) or not is_float(dtype) else torch.float32
+    return b.cast(b.op("Range", *(b.operand(v, counting) for v in (start, end, step))), dtype)
+
+
+def raise_if_inclusive(c: Call) -> None:
+    """`torch.range`, unlike arange, includes its end."""
+    if "aten.range" in str(c.node.target):
+        raise c.error("torch.range includes its end; use torch.arange")
+
+
+@rule("aten.linspace")
+def linspace(b: Builder, c: Call) -> Value:
+    start, end = c["start"], c["end"]
+    if isinstance(start, (int, float)) and isinstance(end, (int, float)) and c.has("steps"):
+        return b.constant(torch.linspace(start, end, c.integer("steps"), dtype=c.out.dtype), c.out.dtype)
+    raise c.error("a linspace between computed numbers")
+
+
+@rule("aten.eye")
+def eye(b: Builder, c: Call) -> Value:
+    rows, columns = c.out.shape
+    if isinstance(rows, int) and isinstance(columns, int) and rows * columns <= _SMALL:
+        return b.constant(torch.eye(rows, columns), c.out.dtype)
+    zero, one = (b.constant(v, torch.int64) for v in (0, 1))
+    across, down = (b.op("Range", zero, b.scalar(n), one) for n in (columns, rows))
+    return b.cast(b.op("Equal", b.unsqueeze(down, 1), b.unsqueeze(across, 0)), c.out.dtype)
+
+
+@rule("aten.tril_indices", "aten.triu_indices")
+def triangle_indices(b: Builder, c: Call) -> Value:
+    make = torch.tril_indices if "tril" in str(c.node.target) else torch.triu_indices
+    return b.constant(make(*(c.integer(n) for n in ("row", "col", "offset"))), c.out.dtype)
+
+
+@rule("aten.diagonal", "aten.diagonal_copy")
+def diagonal(b: Builder, c: Call) -> Value:
+    """Flattens the two axes and takes every (columns + 1)-th element."""
+    first, second, offset = c.dim("dim1"), c.dim("dim2"), c.integer("offset")
+    rest = [d for d in range(c.rank) if d not in (first, second)]
+    x = b.transpose(c.x, [*rest, first, second])
+    rows, columns = c.shape[first], c.shape[second]
+    count = c.out.shape[-1]
+    if not isinstance(rows, int) or not isinstance(columns, int) or not isinstance(count, int):
+        raise c.error("a diagonal of a dynamic matrix")
+    flat = b.reshape(x, (), [*(c.shape[d] for d in rest), rows * columns])
+    start = offset if offset >= 0 else -offset * columns
+    places = [start + i * (columns + 1) for i in range(count)]
+    return b.op("Gather", flat, b.ints(places), axis=-1)
+
+
+@rule("aten.trace")
+def trace(b: Builder, c: Call) -> Value:
+    return b.op("ReduceSum", b.cast(diagonal_of_square(b, c), c.out.dtype), keepdims=0)
+
+
+def diagonal_of_square(b: Builder, c: Call) -> Value:
+    """The matrix with all but its diagonal zero."""
+    return b.op(
+        "Trilu", b.op("Trilu", c.x, b.constant(0, torch.int64), upper=1), b.constant(0, torch.int64), upper=0
+    )
+
+
+@rule("aten.bucketize.Tensor", "aten.searchsorted.Tensor")
+def bucketize(b: Builder, c: Call) -> Value:
+    """How many boundaries lie below."""
+    boundaries = "boundaries" if "boundaries" in c.arguments else "sorted_sequence"
+    if c.fake(boundaries).dim() != 1:
+        raise c.error("boundaries of several dimensions")
+    right = c.flag("right") or c.arguments.get("side") == "right"
+    dtype = torch.promote_types(c.fake("self").dtype, c.fake(boundaries).dtype)
+    x = b.unsqueeze(c.tensor("self", dtype), c.fake("self").dim())
+    below = b.op("LessOrEqual" if right else "Less", c.tensor(boundaries, dtype), x)
+    return b.op("ReduceSum", b.cast(below, c.out.dtype), b.ints([-1]), keepdims=0)

@@ -1,0 +1,128 @@
+"""Normalisations."""
+
+import torch
+
+from fxopt.lowering.onnx.builder import Builder
+from fxopt.lowering.onnx.call import Call, rule
+from fxopt.lowering.onnx.graph import Value
+from fxopt.ops.sizes import Size, product
+
+__all__: list[str] = []
+
+
+def _vector(b: Builder, c: Call, name: str, size: Size, default: float) -> Value:
+    """A weight by channel; a constant where it is missing."""
+    if c.has(name):
+        return c.tensor(name)
+    if not isinstance(size, int):
+        raise c.error("the number of channels must be fixed")
+    return b.constant([default] * size, c.fake().dtype)
+
+
+@rule("aten.batch_norm")
+def batch_norm(b: Builder, c: Call) -> Value:
+    if c.flag("training"):
+        raise c.error("batch_norm is in training mode")
+    return _with_statistics(b, c)
+
+
+@rule("aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update")
+def native_batch_norm(b: Builder, c: Call) -> tuple[Value, ...]:
+    return (_with_statistics(b, c),)
+
+
+def _with_statistics(b: Builder, c: Call) -> Value:
+    if not c.has("running_mean") or not c.has("running_var"):
+        raise c.error("it has no stored statistics")
+    channels = c.shape[1]
+    scale, bias = _vector(b, c, "weight", channels, 1.0), _vector(b, c, "bias", channels, 0.0)
+    return b.op(
+        "BatchNormalization", c.x, scale, bias, c.tensor("running_mean"), c.tensor("running_var"),
+        epsilon=float(c.number("eps")),
+    )  # fmt: skip
+
+
+@rule("aten.layer_norm")
+def layer_norm(b: Builder, c: Call) -> Value:
+    shape = c.integers("normalized_shape")
+    dtype = c.fake().dtype
+    scale = c.tensor("weight", dtype) if c.has("weight") else b.constant(torch.ones(shape), dtype)
+    return b.op(
+        "LayerNormalization",
+        c.x,
+        scale,
+        c.optional("bias", dtype),
+        axis=-len(shape),
+        epsilon=float(c.number("eps")),
+    )
+
+
+@rule("aten.native_layer_norm")
+def native_layer_norm(b: Builder, c: Call) -> tuple[Value, ...]:
+    return (layer_norm(b, c),)  # type: ignore[return-value]
+
+
+@rule("aten.rms_norm")
+def rms_norm(b: Builder, c: Call) -> Value:
+    x, shape, dtype = c.x, c.integers("normalized_shape"), c.fake().dtype
+    eps = float(c.number("eps")) if c.has("eps") else torch.finfo(_precise(dtype)).eps
+    if b.opset >= 23:
+        scale = c.tensor("weight", dtype) if c.has("weight") else b.constant(torch.ones(shape), dtype)
+        return b.op("RMSNormalization", x, scale, axis=-len(shape), epsilon=eps)
+    precise = b.cast(x, _precise(dtype))
+    axes = b.ints(list(range(-len(shape), 0)))
+    square = b.op("ReduceMean", b.op("Mul", precise, precise), axes, keepdims=1)
+    root = b.op("Sqrt", b.op("Add", square, b.like(eps, square)))
+    result = b.cast(b.op("Div", precise, root), dtype)
+    return b.op("Mul", result, c.tensor("weight", dtype)) if c.has("weight") else result
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    """Half precision is normalised in float32."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+@rule("aten.group_norm")
+def group_norm(b: Builder, c: Call) -> Value:
+    return _group_norm(b, c, c.integer("num_groups"))
+
+
+@rule("aten.native_group_norm")
+def native_group_norm(b: Builder, c: Call) -> tuple[Value, ...]:
+    return (_group_norm(b, c, c.integer("group")),)
+
+
+def _group_norm(b: Builder, c: Call, groups: int) -> Value:
+    """From opset 21 GroupNormalization scales by channel; before, InstanceNormalization of groups."""
+    x, shape, eps = c.x, c.shape, float(c.number("eps"))
+    if b.opset >= 21:
+        scale, bias = _vector(b, c, "weight", shape[1], 1.0), _vector(b, c, "bias", shape[1], 0.0)
+        result = b.op("GroupNormalization", x, scale, bias, num_groups=groups, epsilon=eps)
+        # ONNX's shape inference does not know this op.
+        b.declare(result, shape)
+        return result
+    ones, zeros = (b.constant([v] * groups, c.fake().dtype) for v in (1.0, 0.0))
+    grouped = b.reshape(x, shape, [shape[0], groups, product(shape[1:]) // groups])
+    normal = b.op("InstanceNormalization", grouped, ones, zeros, epsilon=eps)
+    result = b.reshape(normal, (shape[0],), shape)
+    for name, op_type in (("weight", "Mul"), ("bias", "Add")):
+        if c.has(name):
+            result = b.op(op_type, result, b.reshape(c.tensor(name), (), [shape[1]] + [1] * (len(shape) - 2)))
+    return result
+
+
+@rule("aten.instance_norm")
+def instance_norm(b: Builder, c: Call) -> Value:
+    if not c.flag("use_input_stats"):
+        return _with_statistics(b, c)
+    channels = c.shape[1]
+    scale, bias = _vector(b, c, "weight", channels, 1.0), _vector(b, c, "bias", channels, 0.0)
+    return b.op("InstanceNormalization", c.x, scale, bias, epsilon=float(c.number("eps")))
+
+
+@rule("aten._weight_norm", "aten._weight_norm_interface")
+def weight_norm(b: Builder, c: Call) -> Value:
+    """`v * g / |v|`, the norm taken over all axes but one."""
+    v, axis = c.tensor("v"), c.integer("dim")
+    axes = [d for d in range(c.fake("v").dim()) if axis == -1 or d != axis]
+    return b.op("Div", b.op("Mul", v, c.tensor("g")), b.op("ReduceL2", v, b.ints(axes), keepdims=1))

@@ -1,0 +1,215 @@
+"""Pooling, adaptive pooling, and what moves blocks between space and channels."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from fxopt.lowering.onnx.builder import Builder, Result
+from fxopt.lowering.onnx.call import Call, rule
+from fxopt.lowering.onnx.graph import Value
+from fxopt.ops.sizes import Size, is_one
+
+__all__: list[str] = []
+
+
+def _spread(values: Sequence[int], rank: int) -> list[int]:
+    return list(values) * (rank if len(values) == 1 else 1)
+
+
+def _batched(b: Builder, c: Call, spatial: int, lower: Callable[[Value], Value]) -> Value:
+    """Torch takes a single example without batch; ONNX does not."""
+    if c.rank == spatial + 2:
+        return lower(c.x)
+    return b.squeeze(lower(b.unsqueeze(c.x, 0)), 0)
+
+
+def _overhang(
+    c: Call, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]
+) -> list[int]:
+    """What ceil_mode lets the last window reach beyond the padding, by axis.
+
+    ONNX's own ceil_mode counts windows that start in the end padding, torch's doesn't; with explicit sizes
+    there is no such difference.
+    """
+    extra: list[int] = []
+    rank = len(kernel)
+    for i, size in enumerate(c.out.shape[-rank:]):
+        before = c.shape[c.rank - rank + i]
+        if not isinstance(before, int) or not isinstance(size, int):
+            raise c.error("ceil_mode needs fixed spatial sizes")
+        reach = (size - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1
+        extra.append(max(reach - before - 2 * padding[i], 0))
+    return extra
+
+
+def _pool_window(c: Call, spatial: int) -> tuple[list[int], list[int], list[int], list[int]]:
+    kernel = _spread(c.integers("kernel_size"), spatial)
+    stride = _spread(c.integers("stride"), spatial) or kernel
+    padding = _spread(c.integers("padding"), spatial)
+    dilation = _spread(c.integers("dilation"), spatial) if "dilation" in c.arguments else [1] * spatial
+    return kernel, stride, padding, dilation
+
+
+def _max_pool(spatial: int) -> None:
+    @rule(f"aten.max_pool{spatial}d")
+    def lower(b: Builder, c: Call) -> Value:
+        return _batched(b, c, spatial, lambda x: _max(b, c, spatial, x, 1)[0])
+
+    @rule(f"aten.max_pool{spatial}d_with_indices")
+    def lower_with_indices(b: Builder, c: Call) -> Result:
+        if not any(u.args[1] == 1 and u.users for u in c.node.users):
+            return (_batched(b, c, spatial, lambda x: _max(b, c, spatial, x, 1)[0]), "")
+        if c.rank != spatial + 2:
+            raise c.error("indices of an example without batch")
+        values, indices = _max(b, c, spatial, c.x, 2)
+        # ONNX counts from the start of the tensor, torch from that of the channel.
+        area = b.op("ReduceProd", b.op("Shape", c.x, start=2), b.ints([0]), keepdims=1)
+        return values, b.op("Mod", indices, area)
+
+
+def _max(b: Builder, c: Call, spatial: int, x: Value, outputs: int) -> tuple[Value, ...]:
+    kernel, stride, padding, dilation = _pool_window(c, spatial)
+    extra = _overhang(c, kernel, stride, padding, dilation) if c.flag("ceil_mode") else [0] * spatial
+    ends = [p + e for p, e in zip(padding, extra, strict=True)]
+    return b.ops(
+        "MaxPool",
+        x,
+        outputs=outputs,
+        kernel_shape=kernel,
+        strides=stride,
+        pads=padding + ends,
+        dilations=dilation,
+    )
+
+
+def _avg_pool(spatial: int) -> None:
+    @rule(f"aten.avg_pool{spatial}d")
+    def lower(b: Builder, c: Call) -> Value:
+        return _batched(b, c, spatial, lambda x: _average(b, c, spatial, x))
+
+
+def _average(b: Builder, c: Call, spatial: int, x: Value) -> Value:
+    kernel, stride, padding, dilation = _pool_window(c, spatial)
+    extra = _overhang(c, kernel, stride, padding, dilation) if c.flag("ceil_mode") else [0] * spatial
+    counted = c.flag("count_include_pad") and any(padding)
+    divisor = c.arguments.get("divisor_override")
+    if (any(extra) and counted) or divisor is not None:
+        # Padding that counts is made real; what ceil_mode adds never counts.
+        x = b.op("Pad", x, b.ints([0, 0, *padding, 0, 0, *padding])) if any(padding) else x
+        padding, counted = [0] * spatial, False
+    ends = [p + e for p, e in zip(padding, extra, strict=True)]
+    if divisor is not None and any(extra):
+        raise c.error("divisor_override together with ceil_mode")
+    result = b.op(
+        "AveragePool",
+        x,
+        kernel_shape=kernel,
+        strides=stride,
+        pads=padding + ends,
+        count_include_pad=int(counted),
+    )
+    if divisor is None:
+        return result
+    area = 1
+    for k in kernel:
+        area *= k
+    return b.op("Mul", result, b.like(area / c.integer("divisor_override"), result))
+
+
+def _adaptive(spatial: int) -> None:
+    @rule(f"aten.adaptive_avg_pool{spatial}d")
+    def lower_average(b: Builder, c: Call) -> Value:
+        return _batched(b, c, spatial, lambda x: _adaptive_average(b, c, spatial, x))
+
+    @rule(f"aten.adaptive_max_pool{spatial}d")
+    def lower_max(b: Builder, c: Call) -> tuple[Value, ...]:
+        if any(u.args[1] == 1 and u.users for u in c.node.users):
+            raise c.error("the indices of adaptive max pooling")
+        return _batched(b, c, spatial, lambda x: _adaptive_max(b, c, spatial, x)), ""
+
+
+def _adaptive_average(b: Builder, c: Call, spatial: int, x: Value) -> Value:
+    before, after = c.shape[c.rank - spatial :], c.out.shape[-spatial:]
+    if all(is_one(a) for a in after):
+        return b.op("GlobalAveragePool", x)
+    if all(_divides(n, m) for n, m in zip(before, after, strict=True)):
+        kernel = [int(n) // int(m) for n, m in zip(before, after, strict=True)]
+        return b.op("AveragePool", x, kernel_shape=kernel, strides=kernel)
+    for axis, (n, m) in enumerate(zip(before, after, strict=True)):
+        x = _averages(b, c, x, n, m, spatial - axis)
+    return x
+
+
+def _divides(before: Size, after: Size) -> bool:
+    return isinstance(before, int) and isinstance(after, int) and before % after == 0
+
+
+def _bounds(c: Call, before: Size, after: Size) -> list[tuple[int, int]]:
+    """Torch's windows of adaptive pooling along an axis."""
+    if not isinstance(before, int) or not isinstance(after, int):
+        raise c.error("adaptive pooling to more than one element needs fixed spatial sizes")
+    return [(i * before // after, -(-(i + 1) * before // after)) for i in range(after)]
+
+
+def _averages(b: Builder, c: Call, x: Value, before: Size, after: Size, from_end: int) -> Value:
+    """Averages along one axis as a product with a fixed matrix, for windows of unequal length."""
+    bounds = _bounds(c, before, after)
+    matrix = torch.zeros(len(bounds), int(before))
+    for row, (start, end) in enumerate(bounds):
+        matrix[row, start:end] = 1 / (end - start)
+    if from_end == 1:
+        return b.op("MatMul", x, b.constant(matrix.t(), b.dtype(x)))
+    if from_end == 2:
+        return b.op("MatMul", b.constant(matrix, b.dtype(x)), x)
+    return b.op("Einsum", x, b.constant(matrix, b.dtype(x)), equation="ncdhw,ed->ncehw")
+
+
+def _adaptive_max(b: Builder, c: Call, spatial: int, x: Value) -> Value:
+    before, after = c.shape[c.rank - spatial :], c.out.shape[-spatial:]
+    if all(is_one(a) for a in after):
+        return b.op("GlobalMaxPool", x)
+    if all(_divides(n, m) for n, m in zip(before, after, strict=True)):
+        kernel = [int(n) // int(m) for n, m in zip(before, after, strict=True)]
+        return b.op("MaxPool", x, kernel_shape=kernel, strides=kernel)
+    for i, (n, m) in enumerate(zip(before, after, strict=True)):
+        axis = 2 + i
+        windows = [b.slice(x, axis, start, end) for start, end in _bounds(c, n, m)]
+        x = b.op("Concat", *(b.op("ReduceMax", w, b.ints([axis]), keepdims=1) for w in windows), axis=axis)
+    return x
+
+
+for _spatial in (1, 2, 3):
+    _max_pool(_spatial)
+    _avg_pool(_spatial)
+    _adaptive(_spatial)
+
+
+def _blocks(b: Builder, c: Call, lower: Callable[[Value], Value]) -> Value:
+    return _batched(b, c, 2, lower)
+
+
+@rule("aten.pixel_shuffle")
+def pixel_shuffle(b: Builder, c: Call) -> Value:
+    factor = c.integer("upscale_factor")
+    return _blocks(b, c, lambda x: b.op("DepthToSpace", x, blocksize=factor, mode="CRD"))
+
+
+@rule("aten.pixel_unshuffle")
+def pixel_unshuffle(b: Builder, c: Call) -> Value:
+    """By reshape and transpose: SpaceToDepth orders channels the other way."""
+    if c.rank != 4:
+        raise c.error("pixel_unshuffle of an example without batch")
+    r = c.integer("downscale_factor")
+    n, channels, height, width = c.shape
+    split = [n, channels, height // r, r, width // r, r]
+    x = b.transpose(b.reshape(c.x, c.shape, split), [0, 1, 3, 5, 2, 4])
+    return b.reshape(x, (n,), tuple(c.out.shape))
+
+
+@rule("aten.channel_shuffle", "aten.native_channel_shuffle")
+def channel_shuffle(b: Builder, c: Call) -> Value:
+    groups, shape = c.integer("groups"), c.shape
+    split = [shape[0], groups, shape[1] // groups, *shape[2:]]
+    order = [0, 2, 1, *range(3, len(split))]
+    mixed = b.transpose(b.reshape(c.x, shape, split), order)
+    return b.reshape(mixed, (shape[0],), shape)

@@ -1,0 +1,88 @@
+"""The simplified model, where onnxsim makes a smaller one that still says what fxopt's said.
+
+onnxsim 0.8.1 miscompiles some graphs with a dynamic batch, so that its result is only a proposal: the caller
+verifies the file at several batch sizes and falls back.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx
+
+from fxopt.errors import LoweringError
+from fxopt.lowering.onnx.gates import check_model
+from fxopt.lowering.remote import RemoteError, worker_of
+from fxopt.lowering.wire import Packed
+
+__all__ = ["Simplified", "simplify"]
+
+
+@dataclass(frozen=True)
+class Simplified:
+    """The smaller file's content, or None and why there is none ("" if onnxsim found nothing to do)."""
+
+    content: bytes | None
+    why: str = ""
+
+
+def simplify(content: bytes) -> Simplified:
+    """Runs onnxsim on a model's file content, in its own process."""
+    worker = worker_of("onnxsim")
+    try:
+        worker.files += 1
+        worker.ask({"do": "open", "file": worker.files, "path": ""})
+        (result,) = worker.ask(
+            {"do": "run", "file": worker.files}, [Packed("uint8", (len(content),), content)]
+        )
+    except RemoteError as error:
+        return Simplified(None, f"onnxsim failed: {' '.join(str(error).split())[:200]}")
+    assert isinstance(result, Packed)
+    before = onnx.load_from_string(content)
+    after = onnx.load_from_string(bytes(result.data))
+    if len(after.graph.node) >= len(before.graph.node):
+        return Simplified(None)
+    restore(before, after)
+    problem = _problem(before, after)
+    if problem:
+        return Simplified(None, f"onnxsim's result was not used: {problem}")
+    return Simplified(after.SerializeToString(deterministic=True))
+
+
+def restore(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Gives the simplified model fxopt's metadata, and takes out what onnxsim notes in it."""
+    after.producer_name, after.producer_version = before.producer_name, before.producer_version
+    del after.metadata_props[:]
+    after.metadata_props.extend(before.metadata_props)
+    declared = {v.name for v in before.graph.value_info}
+    kept = [v for v in after.graph.value_info if v.name in declared]
+    del after.graph.value_info[:]
+    after.graph.value_info.extend(kept)
+    for node in after.graph.node:
+        entries = [p for p in node.metadata_props if p.key == "fxopt.module"]
+        del node.metadata_props[:]
+        node.metadata_props.extend(entries)
+
+
+def _problem(before: onnx.ModelProto, after: onnx.ModelProto) -> str:
+    """What the simplified model has lost, "" if nothing."""
+    for what, old, new in (
+        ("inputs", before.graph.input, after.graph.input),
+        ("outputs", before.graph.output, after.graph.output),
+    ):
+        if [v.SerializeToString() for v in old] != [v.SerializeToString() for v in new]:
+            return f"it changes the {what}"
+    if _weight_bytes(after) > 1.05 * _weight_bytes(before) + 65536:
+        return "its weights are larger"
+    try:
+        check_model(after)
+    except LoweringError as error:
+        return str(error)
+    return ""
+
+
+def _weight_bytes(model: onnx.ModelProto) -> int:
+    def size(tensors: Iterable[onnx.TensorProto]) -> int:
+        return sum(t.ByteSize() for t in tensors)
+
+    constants = (a.t for n in model.graph.node if n.op_type == "Constant" for a in n.attribute)
+    return size(model.graph.initializer) + size(constants)

@@ -1,0 +1,116 @@
+"""`OnnxTarget`: programs as portable ONNX files.
+
+>>> target = OnnxTarget()
+>>> target.name, target.suffix, target.runner
+('onnx', '.onnx', 'onnx')
+"""
+
+import operator
+
+import torch
+from torch.fx import Node
+
+from fxopt.errors import LoweringError
+from fxopt.lowering.artifact import Artifact
+from fxopt.lowering.target import Emitted, Target, find_rule
+from fxopt.program.program import Program
+
+__all__ = ["OPSETS", "OnnxTarget"]
+
+OPSETS = range(18, 24)
+DEFAULT_OPSET = 20
+
+
+class OnnxTarget(Target):
+    """ONNX 18 to 23, checked with onnxruntime on the CPU; weights in the file, above 2 GB beside it."""
+
+    name = "onnx"
+    suffix = ".onnx"
+    runner = "onnx"
+
+    def __init__(self, *, external_threshold: int | None = None) -> None:
+        """Makes the target.
+
+        Args:
+            external_threshold: bytes of weights above which they go to a sibling file; by default what a
+            file can hold.
+        """
+        self._threshold = external_threshold
+
+    def has_rule(self, node: Node) -> bool:
+        """Whether there is a rule of ours, of the user's, or a function of onnxscript's for the call."""
+        from fxopt.lowering.onnx.rules import load_rules
+
+        load_rules()
+        if node.target is operator.getitem or find_rule("onnx", node.target) is not None:
+            return True
+        if not isinstance(node.target, torch._ops.OpOverload):
+            return False
+        from fxopt.lowering.onnx.torchlib import knows
+
+        return knows(node.target)
+
+    def missing(self, program: Program) -> list[Node]:
+        """The calls without a rule that an output depends on."""
+        from fxopt.lowering.onnx.lower import live_nodes
+
+        return [n for n in live_nodes(program) if n.op == "call_function" and not self.has_rule(n)]
+
+    def emit(
+        self, program: Program, *, opset: int | None = None, stem: str = "model", optimize: bool = True
+    ) -> Emitted:
+        """The file's content; with `optimize` onnxsim's version where it is smaller, ours as its fallback.
+
+        Raises:
+            LoweringError: an opset that is not offered, ops without a rule, or a model that ONNX's checks
+            refuse.
+        """
+        from fxopt.lowering.onnx.gates import check_model
+        from fxopt.lowering.onnx.lower import record
+        from fxopt.lowering.onnx.model import EXTERNAL_THRESHOLD, build_model
+
+        version = DEFAULT_OPSET if opset is None else opset
+        if version not in OPSETS:
+            raise LoweringError(f"opset {version} is not offered; choose {OPSETS.start} to {OPSETS.stop - 1}")
+        self._check_rules(program)
+        recording = record(program, version)
+        threshold = EXTERNAL_THRESHOLD if self._threshold is None else self._threshold
+        model = build_model(program, recording, version, stem=stem, threshold=threshold)
+        check_model(model.without_weights())
+        plain = Emitted(model.content(), tuple(recording.notes), model.data(), model.data_name)
+        return _simplified(plain) if optimize else plain
+
+    def _check_rules(self, program: Program) -> None:
+        from fxopt.lowering.onnx.builder import place_of
+        from fxopt.ops.info import op_key
+
+        missing = self.missing(program)
+        if missing:
+            ops = ", ".join(f"{op_key(n.target)}{place_of(n)}" for n in missing)
+            raise LoweringError(f"onnx has no rule for {ops}")
+
+    def open(self, path: str) -> Artifact:
+        """Opens a file, of fxopt's or of another exporter's.
+
+        Raises:
+            ArtifactError: it is corrupt or no ONNX file.
+        """
+        from fxopt.lowering.onnx.artifact import open_onnx
+
+        return open_onnx(path)
+
+
+def _simplified(plain: Emitted) -> Emitted:
+    if plain.data is not None:
+        return Emitted(
+            plain.content,
+            (*plain.notes, "onnxsim was not run: the weights are beside the file"),
+            plain.data,
+            plain.data_name,
+        )
+    from fxopt.lowering.onnx.simplify import simplify
+
+    result = simplify(plain.content)
+    if result.content is None:
+        return Emitted(plain.content, (*plain.notes, *([result.why] if result.why else [])))
+    return Emitted(result.content, (*plain.notes, "simplified by onnxsim"), fallback=plain)
