@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from fxopt.errors import FxoptError
-from fxopt.ops.sizes import Size, is_one
+from fxopt.ops.sizes import Size, is_one, product, same_size
 
 __all__ = ["Dimension", "Index", "IndexMap", "IndexMapError", "Mark", "Operand", "parse_index_map"]
 
@@ -160,9 +160,9 @@ class IndexMap:
         for dim, size in pairs:
             unknown = [i.name for i in dim.indices if i.name not in found]
             if len(dim.indices) > 1 and len(unknown) == 1:
-                for index in dim.indices:
-                    size = size // found.get(index.name, 1)
-                found[unknown[0]] = size
+                inner = product(found[i.name] for i in dim.indices if i.name in found)
+                if not same_size(inner, 0):
+                    found[unknown[0]] = size // inner
         return found
 
 

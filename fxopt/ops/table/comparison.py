@@ -71,3 +71,4 @@ entry(
     lambda d: [call(d(2, 3), torch.tensor([-1.0, 0, 1], dtype=torch.float64))],
     index_map="x[*], b[k] -> y[*]",
 )
+entry("bucketize.Scalar", lambda d: [call(0.5, torch.tensor([-1.0, 0, 1], dtype=torch.float64))])

@@ -92,7 +92,14 @@ entry(
     zero_preserving=True,
 )
 entry("mv", lambda d: [call(d(2, 3), d(3))], _LINEAR, index_map="x[i,k], w[k] -> y[i]", zero_preserving=True)
-entry("dot", lambda d: [call(d(3), d(3))], _LINEAR, index_map="x[k], w[k] -> y[]", zero_preserving=True)
+entry(
+    "dot",
+    lambda d: [call(d(3), d(3))],
+    _LINEAR,
+    commutative=True,
+    index_map="x[k], w[k] -> y[]",
+    zero_preserving=True,
+)
 entry("outer", lambda d: [call(d(3), d(4))], _LINEAR, index_map="x[i], w[j] -> y[i,j]", zero_preserving=True)
 entry(
     "addmm",

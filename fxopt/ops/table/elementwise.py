@@ -87,8 +87,8 @@ entry(
 )
 entry(
     "prelu",
-    lambda d: [call(d(2, 3), d(3)), call(d(2, 3, 2), d(1)), call(d(4), d(1))],
-    index_map=per_channel(1),
+    lambda d: [call(d(2, 3), d(3)), call(d(2, 3, 2), d(1)), call(d(4), d(1)), call(d(2, 3), d())],
+    index_map=per_channel("weight"),
     affine_in=("weight",),
     zero_preserving=True,
     role=QuantRole.REQUANTISING,

@@ -89,12 +89,14 @@ def reduced(name: str | None = None, *, outputs: int = 1) -> MapFunction:
     return index_map
 
 
-def per_channel(vectors: int) -> MapFunction:
-    """Elementwise, with vectors that belong to dimension 1."""
+def per_channel(*names: str) -> MapFunction:
+    """Elementwise, with vectors that belong to dimension 1 (or single numbers) in the named arguments."""
 
     def index_map(bound: Bound) -> str:
         x = ["n", "c", "*"] if len(first_shape(bound)) > 1 else ["*"]
-        return statement([x, *[["c" if len(x) > 1 else "."]] * vectors], [x])
+        channel = ["c"] if len(x) > 1 else ["."]
+        vectors = [[] if bound[n] is not None and not shape_of(bound[n]) else channel for n in names]
+        return statement([x, *vectors], [x])
 
     return index_map
 

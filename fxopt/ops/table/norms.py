@@ -44,7 +44,7 @@ entry(
         call(d(2, 3), None, None, d(3), d.positive(3), False, 0.1, 1e-3, False),
         call(d(2, 3, 4), d(3), d(3), d(3), d.positive(3), True, 0.1, 1e-5, False),
     ],
-    index_map=per_channel(4),
+    index_map=per_channel("weight", "bias", "running_mean", "running_var"),
     affine_in=("input", "weight", "bias", "running_mean"),
     pure=lambda bound: bound["training"] is False,
     aliasing=Aliasing.NEVER,

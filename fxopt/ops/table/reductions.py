@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fxopt.ops.info import QuantRole, SampleArgs
+from fxopt.ops.info import Aliasing, QuantRole, SampleArgs
 from fxopt.ops.table.entry import Draw, Facts, call, entry, no_flops
 from fxopt.ops.table.maps import along, reduced
 
@@ -47,7 +47,7 @@ entry(
     dtype_args=("dtype",),
     zero_preserving=True,
 )
-entry("prod", _all, index_map=reduced(), zero_preserving=True, dtype_args=("dtype",), role=QuantRole.ISLAND)
+entry("prod", _all, index_map=reduced(), dtype_args=("dtype",), role=QuantRole.ISLAND)
 entry(
     "prod.dim_int",
     _one,
@@ -55,18 +55,23 @@ entry(
     index_map=reduced("dim"),
     dims=("dim",),
     dtype_args=("dtype",),
-    zero_preserving=True,
 )
 entry("amax amin", lambda d: [*_lists(d), call(d(2, 3))], _KEPT, index_map=reduced("dim"), dims=("dim",))
 entry("max min median nanmedian", _all, _KEPT, index_map=reduced())
 entry(
     "max.dim min.dim median.dim nanmedian.dim",
     _one,
+    _KEPT,
     index_map=reduced("dim", outputs=2),
     dims=("dim",),
 )
 entry(
-    "max.other min.other", lambda d: [call(d(2, 3), d(3))], elementwise=True, monotone=True, commutative=True
+    "max.other min.other",
+    lambda d: [call(d(2, 3), d(3))],
+    elementwise=True,
+    monotone=True,
+    commutative=True,
+    role=QuantRole.REQUANTISING,
 )
 entry(
     "aminmax",
@@ -154,7 +159,8 @@ entry(
     dtype_args=("dtype",),
     zero_preserving=True,
 )
-entry("any all", _masks, index_map=reduced(), zero_preserving=True)
+entry("any", _masks, index_map=reduced(), zero_preserving=True)
+entry("all", _masks, index_map=reduced())
 entry(
     "any.dim all.dim",
     lambda d: [call(d.mask(2, 3), -1), call(d(2, 3), 0, True)],
@@ -178,8 +184,7 @@ entry(
 )
 entry(
     "cosine_similarity",
-    lambda d: [call(d(2, 3), d(2, 3)), call(d(2, 3), d(2, 3), -1, 1e-6)],
-    dims=("dim",),
+    lambda d: [call(d(2, 3), d(2, 3)), call(d(2, 3), d(2, 1, 3), -1, 1e-6)],
     role=QuantRole.ISLAND,
 )
 entry(
@@ -209,7 +214,7 @@ entry(
     dtype_args=("dtype",),
 )
 entry("logcumsumexp", _scan, _FLOAT, index_map=along("dim"), dims=("dim",))
-entry("cummax cummin", _scan, index_map=along("dim", outputs=2), dims=("dim",))
+entry("cummax cummin", _scan, _KEPT, index_map=along("dim", outputs=2), dims=("dim",))
 entry(
     "diff",
     lambda d: [call(d(2, 4)), call(d(4, 2), 2, 0), call(d(2, 3), 1, -1, d(2, 1), d(2, 2))],
@@ -219,6 +224,7 @@ entry(
 entry(
     "sort",
     lambda d: [call(d(2, 4)), call(d(3, 2), 0, True)],
+    _KEPT,
     index_map=along("dim", outputs=2),
     dims=("dim",),
 )
@@ -226,10 +232,17 @@ entry("argsort", lambda d: [call(d(2, 4)), call(d(3, 2), 0, True)], index_map=al
 entry(
     "topk",
     lambda d: [call(d(2, 4), 2), call(d(3, 2), 1, 0, False)],
+    _KEPT,
     index_map=along("dim", outputs=2),
     dims=("dim",),
 )
-entry("kthvalue", lambda d: [call(d(2, 4), 2)], index_map=reduced("dim", outputs=2), dims=("dim",))
+entry("kthvalue", lambda d: [call(d(2, 4), 2)], _KEPT, index_map=reduced("dim", outputs=2), dims=("dim",))
 entry("mode", lambda d: [call(d.integers(3, 2, 4))], index_map=reduced("dim", outputs=2), dims=("dim",))
 entry("trace", lambda d: [call(d(3, 3))], linear_in=("self",), zero_preserving=True, index_map=reduced())
+entry(
+    "histogramdd.TensorList_bins",
+    lambda d: [call(d.unit(9, 1), [d(4).sort().values])],
+    aliasing=Aliasing.MAYBE,
+    flops=no_flops,
+)
 entry("bincount", lambda d: [call(d.integers(4, 6))], flops=no_flops)

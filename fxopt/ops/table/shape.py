@@ -113,6 +113,7 @@ entry(
     dims=("dim",),
 )
 entry("narrow", lambda d: [call(d(2, 5), -1, 1, 3)], _MOVE, index_map=along("dim"), dims=("dim",))
+entry("narrow.Tensor", lambda d: [call(d(2, 5), -1, d.integers(2, 1)[0], 3)], _MOVE, dims=("dim",))
 _PARTS = Facts(**_MOVE, index_map=along("dim"), dims=("dim",))
 entry("split chunk unsafe_chunk", lambda d: [call(d(2, 5), 2, -1), call(d(4), 2)], _PARTS)
 entry("unsafe_split", lambda d: [call(d(2, 5), 2, -1)], _PARTS, aliasing=Aliasing.MAYBE)
@@ -123,6 +124,12 @@ entry(
     lambda d: [call(d(2, 5), 2, -1), call(d(5), [1, 3])],
     _MOVE,
     index_map=along("dim"),
+    dims=("dim",),
+)
+entry(
+    "tensor_split.tensor_indices_or_sections",
+    lambda d: [call(d(2, 5), d.integers(5, 2).sort().values, -1)],
+    _MOVE,
     dims=("dim",),
 )
 entry("unbind", lambda d: [call(d(2, 3), -1), call(d(2, 3, 2))], _MOVE, index_map=moves.select, dims=("dim",))
@@ -203,6 +210,8 @@ entry(
     index_map=moves.interleaved,
     dims=("dim",),
 )
+entry("repeat_interleave.self_Tensor", lambda d: [call(d(2, 3), d.integers(4, 3), -1)], _MOVE, dims=("dim",))
+entry("repeat_interleave.Tensor", lambda d: [call(d.integers(4, 3))], flops=no_flops)
 entry("tril triu", lambda d: [call(d(3, 4)), call(d(2, 3, 3), 1)], _MOVE, index_map="x[*] -> y[*]")
 entry(
     "diagonal",

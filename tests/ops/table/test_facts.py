@@ -63,8 +63,8 @@ def overloads() -> Iterator[torch._ops.OpOverload]:
 
 DIM_NAMES = {"axis", "axis0", "axis1", "destination", "dim", "dim0", "dim1", "dim2", "dimension", "dims"}
 DIM_NAMES |= {"end_dim", "source", "start_dim"}
-NO_DIMS = {"aten.tile.default", "aten._weight_norm.default"}
-"""Ops whose `dims` are counts, and one where -1 means no dimension."""
+NO_DIMS = {"aten.tile.default", "aten._weight_norm.default", "aten.cosine_similarity.default"}
+"""Counts, -1 for no dimension at all, and a dimension of what the operands broadcast to."""
 
 
 @pytest.mark.parametrize("op", sorted(overloads(), key=str), ids=str)
@@ -75,6 +75,18 @@ def test_literals_are_declared(op: torch._ops.OpOverload) -> None:
             assert kind.name in info.dims, f"{kind.name} of {op} is a dimension"
         if kind.base == "ScalarType" and kind.name != "out_dtype":  # kernels that exist on GPUs only
             assert kind.name in info.dtype_args, f"{kind.name} of {op} is a dtype"
+
+
+def tensor_arguments(op: torch._ops.OpOverload) -> int:
+    return sum(k.base == "Tensor" for k in argument_kinds(op))
+
+
+@pytest.mark.parametrize("op", sorted(overloads(), key=str), ids=str)
+def test_a_map_has_a_bracket_for_each_tensor_of_each_overload(op: torch._ops.OpOverload) -> None:
+    info = op_info(op)
+    if info.index_map is not None:
+        sampled = {tensor_arguments(c.op) for c in cases(info)}
+        assert tensor_arguments(op) in sampled, f"{op} needs a sample, or an entry of its own"
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -95,6 +107,10 @@ LIES = [
     ("gelu", "affine_in", {"affine_in": ("self",)}),
     ("gelu", "monotone", {"monotone": True}),
     ("leaky_relu", "monotone", {"monotone": True}),
+    ("flip", "monotone", {"monotone": True}),
+    ("div", "affine_in", {"affine_in": ("other",)}),
+    ("log", "affine_in", {"affine_in": ("self",)}),
+    ("log", "zero_preserving", {"zero_preserving": True}),
     ("sigmoid", "zero_preserving", {"zero_preserving": True}),
     ("sub", "commutative", {"commutative": True}),
     ("tril", "elementwise", {"elementwise": True, "index_map": None}),
