@@ -142,8 +142,8 @@ def _load() -> None:
     if _loaded:
         return
     _loaded = True
-    from fxopt.lowering import builtin
+    from fxopt.lowering.builtin import register
 
-    builtin.register()
+    register()
     for entry in entry_points(group="fxopt.targets"):
         register_target(entry.load()())

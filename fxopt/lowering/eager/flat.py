@@ -1,0 +1,147 @@
+"""A graph as one flat Python function: no module calls, values freed after their last use.
+
+>>> from fxopt.frontend import trace
+>>> program = trace(torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU()), (torch.zeros(3, 4),))
+>>> print(flat_source(program).text)
+def forward(input_):
+    linear = linear_1(input_, _0_weight, _0_bias)
+    del input_
+    relu = relu_1(linear)
+    del linear
+    return [relu]
+<BLANKLINE>
+"""
+
+import builtins
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch.fx import Node
+
+from fxopt.lowering.eager.direct import direct_call
+from fxopt.lowering.shared import Names, essential_arguments, skipped_input
+from fxopt.ops.info import op_key
+from fxopt.program.program import Program
+
+__all__ = ["FlatFunction", "FlatSource", "flat_function", "flat_source"]
+
+FlatFunction = Callable[..., list[object]]
+_SYMBOLS = {
+    operator.add: "+", operator.sub: "-", operator.mul: "*", operator.floordiv: "//", operator.mod: "%",
+    operator.truediv: "/",
+}  # fmt: skip
+_PLAIN = (int, bool, str, type(None))
+
+
+@dataclass
+class FlatSource:
+    """The function's text, and the values of its free names."""
+
+    text: str
+    names: dict[str, object] = field(default_factory=dict)
+
+
+class _Writer:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.names = Names(dir(builtins))
+        self.values: dict[str, object] = {}
+        self.bound: dict[tuple[type, object], str] = {}
+        self.variables: dict[Node, str] = {}
+        self.lines: list[str] = []
+
+    def run(self) -> FlatSource:
+        program = self.program
+        for node in program.placeholders():
+            self.variables[node] = self.names.new(node.name)
+        parameters = ", ".join(self.variables[n] for n in program.placeholders())
+        last = _last_uses(program)
+        for node in program.graph.nodes:
+            if node.op == "get_attr":
+                self.variables[node] = self.bind(str(node.target), program.weights[str(node.target)].detach())
+            elif node.op == "call_function":
+                self._call(node)
+            dead = [self.variables[n] for n in last.get(node, ())]
+            if dead and node.op == "call_function":
+                self.lines.append(f"    del {', '.join(dead)}")
+        returned = ", ".join(self.text(v) for v in program.output_nodes())
+        text = "\n".join([f"def forward({parameters}):", *self.lines, f"    return [{returned}]"]) + "\n"
+        return FlatSource(text, self.values)
+
+    def bind(self, wanted: str, value: object) -> str:
+        """A name for a value that the function's text can't spell."""
+        key = (type(value), id(value))
+        if key not in self.bound:
+            name = self.bound[key] = self.names.new(wanted)
+            self.values[name] = value
+        return self.bound[key]
+
+    def _call(self, node: Node) -> None:
+        through = skipped_input(node)
+        if through is not None:
+            self.variables[node] = self.variables[through]
+            return
+        self.variables[node] = self.names.new(node.name)
+        self.lines.append(f"    {self.variables[node]} = {self._call_text(node)}")
+
+    def _call_text(self, node: Node) -> str:
+        target = node.target
+        if target is operator.getitem:
+            return f"{self.text(node.args[0])}[{self.text(node.args[1])}]"
+        if target in _SYMBOLS:
+            return f"{self.text(node.args[0])} {_SYMBOLS[target]} {self.text(node.args[1])}"
+        args, kwargs = essential_arguments(node)
+        texts = [*map(self.text, args), *(f"{k}={self.text(v)}" for k, v in kwargs.items())]
+        name = op_key(target).split(".")[1] if isinstance(target, torch._ops.OpOverload) else node.name
+        function = self.bind(name, direct_call(target))
+        return f"{function}({', '.join(texts)})"
+
+    def text(self, value: object) -> str:
+        """An argument. A list of numbers is a constant tuple: it is not built anew at each call."""
+        if isinstance(value, Node):
+            return self.variables[value]
+        if type(value) in _PLAIN:
+            return repr(value)
+        if isinstance(value, (list, tuple)):
+            items = [self.text(v) for v in value]
+            if isinstance(value, tuple) or all(type(v) is int for v in value):
+                return f"({', '.join(items)}{',' * (len(items) == 1)})"
+            return f"[{', '.join(items)}]"
+        if isinstance(value, float):
+            return repr(value) if value - value == 0 else self.bind("number", value)
+        return self.bind(str(value).removeprefix("torch."), value)
+
+
+def _last_uses(program: Program) -> dict[Node, list[Node]]:
+    """Per node the values that nothing needs after it, weights and outputs left out."""
+    root: dict[Node, Node] = {}
+    last: dict[Node, Node] = {}
+    for node in program.graph.nodes:
+        through = skipped_input(node) if node.op == "call_function" else None
+        root[node] = root[through] if through is not None else node
+        for used in node.all_input_nodes:
+            last[root[used]] = node
+        if node.op != "output":
+            last[root[node]] = node
+    uses: dict[Node, list[Node]] = {}
+    for value, user in last.items():
+        if value.op in ("placeholder", "call_function") and user.op == "call_function":
+            uses.setdefault(user, []).append(value)
+    return uses
+
+
+def flat_source(program: Program) -> FlatSource:
+    """The text of the flat function and what its names stand for."""
+    return _Writer(program).run()
+
+
+def flat_function(program: Program) -> FlatFunction:
+    """The program as a function from the tensors of `signature.tensor_inputs` to the computed outputs."""
+    source = flat_source(program)
+    names = dict(source.names)
+    exec(compile(source.text, f"<fxopt {program.name}>", "exec"), names)
+    function = names["forward"]
+    assert callable(function)
+    return function

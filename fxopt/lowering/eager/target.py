@@ -1,0 +1,65 @@
+"""`EagerTarget`: `.fxopt` files of kind "eager", run by torch's own kernels through a flat function."""
+
+import torch
+from torch.fx import Node
+
+from fxopt.errors import ArtifactError, LoweringError
+from fxopt.lowering.artifact import Artifact
+from fxopt.lowering.eager.flat import FlatFunction, flat_function
+from fxopt.lowering.target import Emitted, Target
+from fxopt.program.file import file_buffers, program_of, read_file
+from fxopt.program.program import Program
+from fxopt.program.signature import Signature
+
+__all__ = ["EagerArtifact", "EagerTarget"]
+
+
+class EagerArtifact(Artifact):
+    """An eager file, opened."""
+
+    def __init__(self, function: FlatFunction, signature: Signature, path: str, size: int) -> None:
+        super().__init__("eager", signature, path=path, size=size)
+        self._function = function
+
+    def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
+        """Runs on the tensors of `signature.tensor_inputs`; returns the computed outputs in order."""
+        with torch.no_grad():
+            return self._function(*tensors)
+
+
+class EagerTarget(Target):
+    """torch's kernels, called in order: every op that torch can run has a rule."""
+
+    name = "eager"
+    suffix = ".fxopt"
+    runner = "eager"
+
+    def has_rule(self, node: Node) -> bool:
+        """Every op of a program runs in torch."""
+        return True
+
+    def emit(
+        self, program: Program, *, opset: int | None = None, stem: str = "model", optimize: bool = True
+    ) -> Emitted:
+        """The file's bytes; the same for the same program.
+
+        Raises:
+            LoweringError: an opset was given.
+            ArtifactError: the program holds what has no file form.
+        """
+        if opset is not None:
+            raise LoweringError("opset is an option of onnx; eager has none")
+        # `prepack` will list the nodes whose weights are packed when the file is opened.
+        return Emitted(b"".join(file_buffers(program, "eager", lines=False, settings={"prepack": []})))
+
+    def open(self, path: str) -> EagerArtifact:
+        """Opens a file.
+
+        Raises:
+            ArtifactError: it is damaged, or not of kind "eager".
+        """
+        content = read_file(path, "eager")
+        if content.settings.get("prepack") != []:
+            raise ArtifactError(f"can't read {path}: it packs weights in a way that this fxopt does not know")
+        program = program_of(content, values=False)
+        return EagerArtifact(flat_function(program), content.signature, path, content.size)

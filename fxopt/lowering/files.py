@@ -1,0 +1,86 @@
+"""Opening a file by its suffix and content: a program, an artifact, or a model from elsewhere.
+
+>>> open_artifact("model.txt")
+Traceback (most recent call last):
+    ...
+fxopt.errors.ArtifactError: can't open model.txt: expected a file that ends in .fxopt, .onnx, .pt or .pt2
+"""
+
+import os
+from pathlib import Path
+
+from fxopt.errors import ArtifactError
+from fxopt.lowering.artifact import Artifact
+from fxopt.lowering.target import Target, get_target, target_names
+from fxopt.program.file import SUFFIX, file_kind, load_program
+from fxopt.program.program import Program
+
+__all__ = ["open_artifact"]
+
+
+def _by_suffix() -> dict[str, Target]:
+    """One target a suffix: the plain one before its variants."""
+    found: dict[str, Target] = {}
+    for name in sorted(target_names(), key=lambda n: (n.count(":"), n)):
+        target = get_target(name)
+        found.setdefault(target.suffix, target)
+    return found
+
+
+def open_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artifact | Program:
+    """Opens a file.
+
+    Args:
+        path: an artifact, or a program (`.fxopt`, `.pt2`).
+        trust: also open what can run code of its author's choosing: a `.pt2`, a `.pt` that fxopt did not
+        write.
+
+    Raises:
+        ArtifactError: unknown suffix, damaged, or in need of trust.
+        TraceError: a `.pt2` whose program fxopt can't take.
+    """
+    name = os.fspath(path)
+    suffix = Path(name).suffix
+    targets = _by_suffix()
+    if suffix != ".pt2" and suffix not in targets:
+        known = sorted({*targets, ".pt2"})
+        raise ArtifactError(
+            f"can't open {name}: expected a file that ends in {', '.join(known[:-1])} or {known[-1]}"
+        )
+    if not Path(name).is_file():
+        raise ArtifactError(
+            f"can't open {name}: {'it is a folder' if Path(name).is_dir() else 'no such file'}"
+        )
+    if suffix == ".pt2":
+        return _exported(name, trust=trust)
+    if suffix == SUFFIX and file_kind(name) == "program":
+        return load_program(name)
+    if suffix == ".pt":
+        return _script(name, trust=trust)
+    return targets[suffix].open(name)
+
+
+def _exported(name: str, *, trust: bool) -> Program:
+    if not trust:
+        raise ArtifactError(_warning(name, "a .pt2 file"))
+    from fxopt.frontend import trace
+
+    return trace(name, trust=True)
+
+
+def _script(name: str, *, trust: bool) -> Artifact:
+    from fxopt.lowering.torchscript.foreign import ForeignScript
+    from fxopt.lowering.torchscript.target import written_by_fxopt
+
+    if written_by_fxopt(name):
+        return get_target("torchscript").open(name)
+    if not trust:
+        raise ArtifactError(_warning(name, "a .pt file that fxopt did not write"))
+    return ForeignScript(name)
+
+
+def _warning(name: str, what: str) -> str:
+    return (
+        f"can't open {name}: opening {what} can run code of its author's choosing; "
+        "pass trust=True if you trust it"
+    )

@@ -1,0 +1,210 @@
+"""`lower`: a program becomes a file, and the file is verified before it gets its name.
+
+Nothing is written before every op has a rule. What is written stands under a hidden name, is loaded by a
+fresh process and compared with the program, and is renamed only then: a failure, a full disk or Ctrl-C leaves
+the old file or none.
+"""
+
+import os
+import tempfile
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+from fxopt.errors import ArtifactError, LoweringError, VerificationError
+from fxopt.lowering.artifact import Artifact
+from fxopt.lowering.check import verify_file
+from fxopt.lowering.target import Emitted, Target, get_target
+from fxopt.ops.info import op_key
+from fxopt.program.program import Program, origins_of
+from fxopt.program.writing import hidden_name, replace_file, write_file, writing
+from fxopt.report import Verdict, VerifyReport
+
+__all__ = ["lower"]
+
+
+def lower(
+    program: Program,
+    target: str | Target,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+    opset: int | None = None,
+    keep_unverified: bool = False,
+    reference: Program | None = None,
+) -> Artifact:
+    """Lowers a program.
+
+    Args:
+        program: what to lower; it stays as it is.
+        target: its name or the target itself.
+        path: the file, with the target's suffix; None keeps the artifact in memory (a temporary file is
+        verified).
+        verify: load the file in a fresh process and compare it with the program.
+        opset: of ONNX.
+        keep_unverified: leave a file that fails under `<name>.unverified`.
+        reference: what the file is compared with; by default the program itself.
+
+    Returns:
+        The artifact, opened from the file; `report` and `notes` say how it was verified.
+
+    Raises:
+        LoweringError: unknown target, or ops without a rule, each named.
+        VerificationError: the file is not equivalent to the program; nothing is left, unless asked for.
+        ArtifactError: wrong suffix, or the file can't be written.
+    """
+    chosen = get_target(target)
+    right = program if reference is None else reference
+    final = _destination(chosen, path)
+    _check_lowerable(program, chosen)
+    stem = final.stem if final is not None else _stem(program)
+    emitted = chosen.emit(program, opset=opset, stem=stem, optimize=verify)
+    if final is not None:
+        return _write_and_open(_Job(right, chosen, final, verify, keep_unverified), emitted)
+    folder = tempfile.TemporaryDirectory(prefix="fxopt-")
+    try:
+        job = _Job(right, chosen, Path(folder.name) / (stem + chosen.suffix), verify, keep=False)
+        artifact = _write_and_open(job, emitted)
+    except BaseException:
+        folder.cleanup()
+        raise
+    artifact.path = None
+    # A runtime may read the file for as long as it runs.
+    weakref.finalize(artifact, folder.cleanup)
+    return artifact
+
+
+def _stem(program: Program) -> str:
+    return program.name if program.name.isidentifier() else "model"
+
+
+def _destination(target: Target, path: str | os.PathLike[str] | None) -> Path | None:
+    if path is None:
+        return None
+    final = Path(path)
+    if final.suffix != target.suffix or not final.stem:
+        raise ArtifactError(
+            f"can't write {final}: a file of {target.name} has a name that ends in {target.suffix}"
+        )
+    with writing(final):
+        if not final.parent.is_dir():
+            raise FileNotFoundError
+        if final.is_dir():
+            raise IsADirectoryError
+    return final
+
+
+def _check_lowerable(program: Program, target: Target) -> None:
+    empty = next((n for n, t in program.weights.items() if t.is_meta), None)
+    if empty is not None:
+        raise LoweringError(f"the weight {empty!r} is on the meta device: it has no values to write")
+    missing = target.missing(program)
+    if not missing:
+        return
+    places: dict[str, dict[str, None]] = {}
+    for node in missing:
+        origins = origins_of(node)
+        where = "; ".join(map(str, origins)) if origins else node.name
+        places.setdefault(op_key(node.target), {})[where] = None
+    listed = ", ".join(f"{op} ({', '.join(where)})" for op, where in places.items())
+    raise LoweringError(
+        f"{target.name} has no rule for {listed}; "
+        "add one with fxopt.lowering_rule, or rewrite the op with a pass"
+    )
+
+
+@dataclass(frozen=True)
+class _Job:
+    program: Program
+    target: Target
+    final: Path
+    verify: bool
+    keep: bool
+
+
+@dataclass(frozen=True)
+class _Written:
+    report: VerifyReport | None
+    notes: tuple[str, ...]
+    size: int
+
+
+def _write_and_open(job: _Job, emitted: Emitted) -> Artifact:
+    written = _write_verified(job, emitted)
+    artifact = job.target.open(str(job.final))
+    artifact.report, artifact.notes, artifact.size = written.report, written.notes, written.size
+    return artifact
+
+
+def _write_verified(job: _Job, emitted: Emitted) -> _Written:
+    """Writes, verifies, renames; the plainer content where the first does not verify."""
+    try:
+        return _attempt(job, emitted, last=emitted.fallback is None)
+    except _NotEquivalent as failure:
+        assert emitted.fallback is not None
+        written = _attempt(job, emitted.fallback, last=True)
+        note = f"the simplified file was not used: {failure.report.reason}"
+        return _Written(written.report, (*written.notes, note), written.size)
+
+
+class _NotEquivalent(Exception):
+    def __init__(self, report: VerifyReport) -> None:
+        super().__init__(report.reason)
+        self.report = report
+
+
+def _attempt(job: _Job, emitted: Emitted, *, last: bool) -> _Written:
+    temporary = hidden_name(job.final)
+    data = None if emitted.data is None else job.final.with_name(str(emitted.data_name))
+    fresh_data = data is not None and not data.exists()
+    written = False
+    try:
+        with writing(job.final):
+            if data is not None and emitted.data is not None:
+                _write_data(data, emitted.data)
+            write_file(temporary, [emitted.content])
+            written = True
+        report = verify_file(job.program, job.target, str(temporary)) if job.verify else None
+        _accept(job, temporary, report, last=last)
+    finally:
+        kept = written and not temporary.exists()  # renamed; also seen where an interrupt followed at once
+        temporary.unlink(missing_ok=True)
+        if data is not None and fresh_data and not kept:
+            data.unlink(missing_ok=True)
+    if report is not None and report.verdict is Verdict.DIFFERENT:
+        raise VerificationError(_failure(job, report), report)
+    notes = emitted.notes if report is None else (*emitted.notes, *_remarks(report))
+    return _Written(report, notes, len(emitted.content) + len(emitted.data or b""))
+
+
+def _write_data(data: Path, content: bytes) -> None:
+    """The sibling file; its name holds its hash, so that a file of that name has this content."""
+    temporary = hidden_name(data)
+    write_file(temporary, [content])
+    try:
+        replace_file(temporary, data)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _accept(job: _Job, temporary: Path, report: VerifyReport | None, *, last: bool) -> None:
+    """Renames what may stay."""
+    if report is not None and report.verdict is not Verdict.EQUIVALENT and not last:
+        raise _NotEquivalent(report)
+    final = job.final
+    if report is not None and report.verdict is Verdict.DIFFERENT:
+        if not job.keep:
+            return
+        final = final.with_name(final.name + ".unverified")
+    with writing(final):
+        replace_file(temporary, final)
+
+
+def _failure(job: _Job, report: VerifyReport) -> str:
+    left = f"kept as {job.final.name}.unverified" if job.keep else "no file was left"
+    return f"the {job.target.name} file is not equivalent to {job.program.name}: {report.reason}; {left}"
+
+
+def _remarks(report: VerifyReport) -> tuple[str, ...]:
+    undecided = (f"not verified: {report.reason}",) if report.verdict is Verdict.UNDECIDED else ()
+    return (*report.notes, *undecided)

@@ -1,0 +1,89 @@
+"""What opens a file in a worker process, by kind of worker: "eager", "onnx", "torchscript".
+
+A runner maps a path to a function from packed tensors to packed results. Each kind imports its own runtime
+and nothing else (onnx no torch, torchscript torch alone), so that a file which needs more is found out.
+"""
+
+from collections.abc import Callable, Sequence
+
+from fxopt.lowering.wire import Packed, Value
+
+__all__ = ["KINDS", "Run", "open_run", "prepare"]
+
+Run = Callable[[Sequence[Packed]], list[Value]]
+KINDS = ("eager", "onnx", "onnxsim", "torchscript")
+
+
+def prepare(kind: str) -> None:
+    """Imports the kind's runtime and sets it to one thread, without gradients."""
+    if kind == "onnx":
+        return  # the session that opens a file is made with one thread
+    if kind == "onnxsim":
+        from fxopt.lowering.onnx.simplifier import prepare as prepare_onnxsim
+
+        prepare_onnxsim()
+        return
+    import torch
+
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+
+
+def open_run(kind: str, path: str) -> Run:
+    """Opens a file.
+
+    Args:
+        kind: one of `KINDS`.
+        path: the file.
+
+    Raises:
+        Exception: what the runtime raises for a file that it can't open.
+    """
+    openers = {
+        "eager": _open_eager,
+        "onnx": _open_onnx,
+        "onnxsim": _open_onnxsim,
+        "torchscript": _open_torchscript,
+    }
+    return openers[kind](path)
+
+
+def _open_onnx(path: str) -> Run:
+    from fxopt.lowering.onnx.run import open_run as open_onnx
+
+    return open_onnx(path)
+
+
+def _open_onnxsim(path: str) -> Run:
+    from fxopt.lowering.onnx.simplifier import open_run as open_onnxsim
+
+    return open_onnxsim(path)
+
+
+def _open_torchscript(path: str) -> Run:
+    import warnings
+
+    import torch
+
+    from fxopt.lowering.tensors import pack, unpack
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
+        module = torch.jit.load(path, map_location="cpu")
+
+    def run(inputs: Sequence[Packed]) -> list[Value]:
+        return [pack(v) for v in module(*map(unpack, inputs))]
+
+    return run
+
+
+def _open_eager(path: str) -> Run:
+    from fxopt.lowering.eager.target import EagerTarget
+    from fxopt.lowering.tensors import pack, unpack
+
+    artifact = EagerTarget().open(path)
+
+    def run(inputs: Sequence[Packed]) -> list[Value]:
+        return [pack(v) for v in artifact.run_flat(list(map(unpack, inputs)))]
+
+    return run

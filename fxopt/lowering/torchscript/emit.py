@@ -1,0 +1,125 @@
+"""The graph as one TorchScript function: a line a node, sizes computed as they were traced.
+
+Tracing a graph would bake its sizes in and scripting it fails on overloads; text compiled by `define` does
+neither. Any op of a registered namespace is called by its schema; a rule (`lowering_rule("torchscript", op)`)
+may write another text.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import torch
+from torch.fx import Node
+
+from fxopt.lowering.shared import Names, skipped_input
+from fxopt.lowering.target import find_rule
+from fxopt.lowering.torchscript.literals import arguments_text, literal_text, scalar_type
+from fxopt.lowering.torchscript.sizes import function_text, is_size_function
+from fxopt.ops.info import op_key
+from fxopt.program.program import Program, origins_of
+
+__all__ = ["Source", "emit_source", "has_text"]
+
+_RESERVED = frozenset(
+    {
+        "self", "torch", "math", "int", "float", "bool", "str", "max", "min", "abs", "round", "len", "range",
+        "list", "tuple", "print", "List", "Optional", "Tensor", "Tuple", "annotate", "sum", "sorted", "zip",
+        "enumerate", "dict", "ops", "device", "number", "Dict", "inf", "nan", "pi",
+    }
+)  # fmt: skip
+
+
+@dataclass
+class Source:
+    """A program as text: `text` defines `forward`; `attributes` are its weights' names in the module."""
+
+    text: str
+    attributes: dict[str, str] = field(default_factory=dict)
+
+
+def has_text(node: Node) -> bool:
+    """Whether a call can be written as TorchScript."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return is_size_function(target)
+    return find_rule("torchscript", target) is not None or bool(
+        torch._C._jit_get_schemas_for_operator(target._schema.name)
+    )
+
+
+class _Emitter:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.names = Names(_RESERVED)
+        self.attributes = Names({"training", "forward", "code", "graph"})
+        self.variables: dict[Node, str] = {}
+        self.lines: list[str] = []
+        self.source = Source("")
+
+    def run(self) -> Source:
+        program = self.program
+        specs = program.signature.tensor_inputs
+        for spec, node in zip(specs, program.placeholders(), strict=True):
+            self.variables[node] = self.names.new(spec.name)
+        parameters = ", ".join(["self", *(f"{self.variables[n]}: Tensor" for n in program.placeholders())])
+        for node in program.graph.nodes:
+            if node.op == "get_attr":
+                self._weight(node)
+            elif node.op == "call_function":
+                self._call(node)
+        returned = [n for n in program.output_nodes() if isinstance(n, Node)]
+        types = ", ".join(scalar_type(n.meta["val"]) for n in returned) or "()"
+        values = "".join(f"{self.variables[n]}, " for n in returned)
+        head = f"def forward({parameters}) -> Tuple[{types}]:"
+        self.source.text = "\n".join([head, *self.lines, f"    return ({values.rstrip()})"]) + "\n"
+        return self.source
+
+    def _weight(self, node: Node) -> None:
+        name = str(node.target)
+        if name not in self.source.attributes:
+            self.source.attributes[name] = self.attributes.new(name)
+        self.variables[node] = f"self.{self.source.attributes[name]}"
+
+    def _call(self, node: Node) -> None:
+        through = skipped_input(node)
+        if through is not None:
+            self.variables[node] = self.variables[through]
+            return
+        text = self._text(node)
+        name = self.variables[node] = self.names.new(node.name)
+        modules = dict.fromkeys(o.module for o in origins_of(node) if o.module)
+        comment = re.sub(r"[^\x20-\x7e]", "?", ", ".join(modules))
+        self.lines.append(f"    {name} = {text}" + (f"  # {comment}" if comment else ""))
+
+    def name_of(self, node: Node) -> str:
+        """The variable that holds a node's value."""
+        return self.variables[node]
+
+    def _text(self, node: Node) -> str:
+        target = node.target
+        rule = find_rule("torchscript", target)
+        if rule is not None:
+            return str(rule(self, node))
+        if isinstance(target, torch._ops.OpOverload):
+            if op_key(target) == "aten.sym_size.int":
+                return f"{literal_text(node.args[0], None, self.name_of)}.size({node.args[1]})"
+            return f"torch.ops.{target._schema.name.replace('::', '.')}({arguments_text(node, self.name_of)})"
+        if target is torch.sym_sum:
+            assert isinstance(node.args[0], (list, tuple))
+            return "(" + " + ".join(literal_text(a, None, self.name_of) for a in node.args[0]) + ")"
+        texts = [literal_text(a, None, self.name_of) for a in node.args]
+        assert callable(target)
+        return function_text(target, texts, [_kind(a) for a in node.args])
+
+
+def _kind(argument: object) -> str:
+    return scalar_type(argument.meta.get("val") if isinstance(argument, Node) else argument)
+
+
+def emit_source(program: Program) -> Source:
+    """The program as the text of a TorchScript method `forward`.
+
+    Raises:
+        LoweringError: an argument has no TorchScript literal.
+    """
+    return _Emitter(program).run()

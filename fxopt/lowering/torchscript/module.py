@@ -1,0 +1,76 @@
+"""Source text and weights to the bytes of a TorchScript file.
+
+The module is built in a compilation unit of its own: in torch's shared one its class would get a name that
+counts the modules made before it, and the same program would give other bytes each time.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+
+import torch
+import torch.jit._state as jit_state
+from torch import nn
+
+from fxopt.errors import LoweringError
+from fxopt.lowering.torchscript.emit import Source
+from fxopt.program.weights import tighten
+
+__all__ = ["script_bytes"]
+
+# The class under which the module stands in the file: `__torch__.fxopt.Program`.
+_HOLDER = type("Program", (nn.Module,), {"__module__": "fxopt"})
+
+
+@contextlib.contextmanager
+def _fresh_compilation_unit() -> Iterator[None]:
+    shared = jit_state._python_cu
+    jit_state._python_cu = torch._C.CompilationUnit()
+    try:
+        yield
+    finally:
+        jit_state._python_cu = shared
+
+
+def _resolve(name: str) -> object:
+    """What the text's free names mean."""
+    import math
+
+    return {"torch": torch, "math": math}.get(name)
+
+
+def script_bytes(source: Source, weights: Mapping[str, torch.Tensor], extra: Mapping[str, str]) -> bytes:
+    """Compiles and serialises.
+
+    Args:
+        source: the text and its attributes.
+        weights: by name; parameters stay parameters, others are buffers, none wants gradients.
+        extra: texts to store beside the module, by file name.
+
+    Raises:
+        LoweringError: TorchScript refuses the text.
+    """
+    # Each weight alone in its memory: the file would hold all memory that a view looks into.
+    values = tighten({name: weights[name].detach() for name in source.attributes})
+    with _fresh_compilation_unit():
+        builder = torch._C.ConcreteModuleTypeBuilder(_HOLDER)
+        kind = torch._C.TensorType.get()
+        for name, attribute in source.attributes.items():
+            parameter = isinstance(weights[name], nn.Parameter)
+            builder.add_attribute(attribute, kind, parameter, not parameter)
+        concrete = builder.build()  # type: ignore[attr-defined]  # torch's stubs leave it out
+        module = torch._C._create_module_with_type(concrete.jit_type)
+        for name, attribute in source.attributes.items():
+            module.setattr(attribute, values[name])
+        try:
+            module._define(concrete, source.text, _resolve)  # type: ignore[attr-defined]
+        except RuntimeError as error:
+            raise LoweringError(f"TorchScript refuses the program: {_reason(error)}") from error
+        return bytes(module.save_to_buffer(dict(extra)))  # type: ignore[attr-defined]
+
+
+def _reason(error: RuntimeError) -> str:
+    """The compiler's message in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    marked = next((f" in `{a}`" for a, b in pairwise(lines) if b.startswith("~")), "")
+    return f"{lines[0] if lines else type(error).__name__}{marked}"

@@ -1,0 +1,248 @@
+"""`.fxopt` files: a graph in JSON, weights in safetensors, a manifest with hashes; never pickle.
+
+The form is described in docs/format.md. A file of kind "program" is read back here, one of kind "eager" by
+the eager target; both are written by `file_buffers` and checked by `read_file`. The same program gives the
+same bytes.
+
+>>> import tempfile, torch
+>>> from fxopt.frontend import trace
+>>> program = trace(torch.nn.Linear(4, 2), (torch.zeros(3, 4),), dynamic_shapes={"input": {0: "batch"}})
+>>> path = tempfile.mkdtemp() + "/linear.fxopt"
+>>> program.save(path)
+>>> str(load_program(path)) == str(program)
+True
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fxopt import __version__
+from fxopt.errors import ArtifactError
+from fxopt.program.container import Container, container_bytes, json_bytes
+from fxopt.program.graph_json import decode_graph, encode_graph
+from fxopt.program.program import Program
+from fxopt.program.revive import Size, revive, sizes_from_json, sizes_of, sizes_to_json
+from fxopt.program.signature import Signature
+from fxopt.program.trees import signature_from_json, signature_to_json
+from fxopt.program.weights import pack_weights, unpack_weights
+from fxopt.program.writing import Buffer, replacing, write_file
+
+__all__ = [
+    "FORMAT",
+    "SUFFIX",
+    "ProgramFile",
+    "file_buffers",
+    "file_kind",
+    "load_program",
+    "program_of",
+    "read_file",
+    "save_program",
+]
+
+FORMAT = 1
+"""Of the file; a reader refuses a later one."""
+SUFFIX = ".fxopt"
+KINDS = ("program", "eager")
+_GRAPH, _WEIGHTS = "graph.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class ProgramFile:
+    """What a file holds, checked: `graph` is its JSON, `settings` what its kind adds to the manifest."""
+
+    path: str
+    kind: str
+    name: str
+    signature: Signature
+    weights: dict[str, torch.Tensor]
+    graph: dict[str, object]
+    ties: dict[str, str]
+    sizes: list[Size]
+    history: tuple[str, ...]
+    properties: frozenset[str]
+    settings: dict[str, object]
+    size: int
+
+
+def _check_suffix(path: str) -> None:
+    if not path.endswith(SUFFIX):
+        raise ArtifactError(f"{path}: expected a name that ends in {SUFFIX}")
+
+
+def file_buffers(
+    program: Program, kind: str, *, lines: bool, settings: Mapping[str, object] | None = None
+) -> list[Buffer]:
+    """The bytes of a file, the weights' memory among them uncopied.
+
+    Args:
+        program: what to write.
+        kind: "program" or "eager".
+        lines: keep the user's file names and lines; else module paths only.
+        settings: what the kind adds to the manifest.
+
+    Raises:
+        ArtifactError: the program holds what has no file form.
+    """
+    packed = pack_weights(program.weights)
+    manifest = {
+        "format": FORMAT,
+        "kind": kind,
+        "fxopt": __version__,
+        "torch": torch.__version__.partition("+")[0],
+        "name": program.name,
+        "signature": signature_to_json(program.signature),
+        "sizes": sizes_to_json(sizes_of(program)),
+        "ties": [list(pair) for pair in program.ties.items()],
+        "history": list(program.history),
+        "properties": sorted(program.properties),
+        "weights": packed.table,
+        "storages": packed.storages,
+        "settings": dict(settings or {}),
+    }
+    members: dict[str, Sequence[Buffer]] = {
+        _GRAPH: [json_bytes(encode_graph(program, lines=lines))],
+        _WEIGHTS: packed.buffers,
+    }
+    return list(container_bytes(members, manifest))
+
+
+def save_program(program: Program, path: str | os.PathLike[str]) -> None:
+    """Writes a program: the whole file, or none and whatever was there before.
+
+    Raises:
+        ArtifactError: wrong suffix, the file can't be written, or the program holds what has no file form.
+    """
+    _check_suffix(os.fspath(path))
+    buffers = file_buffers(program, "program", lines=True)
+    with replacing(Path(path)) as temporary:
+        write_file(temporary, buffers)
+
+
+def file_kind(path: str | os.PathLike[str]) -> str:
+    """The kind of a file, "program" or "eager", without reading its weights.
+
+    Raises:
+        ArtifactError: it is no `.fxopt` file, or damaged.
+    """
+    with _opened(path) as container:
+        return _kind(container)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Container]:
+    name = os.fspath(path)
+    _check_suffix(name)
+    try:
+        with Path(path).open("rb") as file:
+            yield Container(file, name, (_GRAPH, _WEIGHTS))
+    except OSError as error:
+        raise ArtifactError(f"can't read {name}: {error.strerror or error}") from error
+
+
+def _kind(container: Container) -> str:
+    manifest = container.manifest
+    version, kind = manifest.get("format"), manifest.get("kind")
+    if version != FORMAT:
+        raise container.error(
+            f"it has format {version!r}, written by fxopt {manifest.get('fxopt')!r}; "
+            f"this fxopt reads format {FORMAT}"
+        )
+    if kind not in KINDS:
+        raise container.error(f"it is of unknown kind {kind!r}")
+    return str(kind)
+
+
+def read_file(path: str | os.PathLike[str], kind: str) -> ProgramFile:
+    """Reads and checks a file of one kind.
+
+    Raises:
+        ArtifactError: wrong suffix or kind, damaged, changed, or of a later format.
+    """
+    with _opened(path) as container:
+        found = _kind(container)
+        if found != kind:
+            raise container.error(f"it is of kind {found!r}, expected {kind!r}; fxopt.load opens either")
+        try:
+            return _content(container, kind)
+        except ArtifactError as error:
+            raise _named(container, error) from error
+
+
+def _named(container: Container, error: ArtifactError) -> ArtifactError:
+    return error if container.path in str(error) else container.error(str(error))
+
+
+def _content(container: Container, kind: str) -> ProgramFile:
+    manifest = container.manifest
+    graph = container.read_json(_GRAPH)
+    weights = unpack_weights(
+        manifest.get("weights"),
+        manifest.get("storages"),
+        container.sizes[_WEIGHTS],
+        lambda buffers: container.read_into(_WEIGHTS, buffers),
+    )
+    settings = manifest.get("settings")
+    if not isinstance(settings, dict):
+        raise ArtifactError("its settings are malformed")
+    return ProgramFile(
+        path=container.path,
+        kind=kind,
+        name=str(manifest.get("name")),
+        signature=signature_from_json(manifest.get("signature")),
+        weights=weights,
+        graph=graph,
+        ties=_pairs(manifest.get("ties")),
+        sizes=sizes_from_json(manifest.get("sizes")),
+        history=_words(manifest.get("history")),
+        properties=frozenset(_words(manifest.get("properties"))),
+        settings=settings,
+        size=os.path.getsize(container.path),
+    )
+
+
+def _words(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise ArtifactError("its manifest is malformed: expected a list of strings")
+    return tuple(value)
+
+
+def _pairs(value: object) -> dict[str, str]:
+    pairs = [_words(p) for p in value] if isinstance(value, list) else [()]
+    if any(len(p) != 2 for p in pairs):
+        raise ArtifactError("its table of tied weights is malformed")
+    return dict(pairs)  # type: ignore[arg-type]  # pairs, as just checked
+
+
+def program_of(content: ProgramFile, *, values: bool = True) -> Program:
+    """The program that a file holds.
+
+    Args:
+        content: of the file.
+        values: infer `meta["val"]`; what only runs the graph needs none.
+
+    Raises:
+        ArtifactError: an op is unknown here, or graph and signature disagree.
+    """
+    try:
+        graph = decode_graph(content.graph, content.weights)
+        program = revive(graph, content.weights, content.signature, content.sizes, values=values)
+    except ArtifactError as error:
+        raise ArtifactError(f"can't read {content.path}: {error}") from error
+    program.name, program.ties = content.name, dict(content.ties)
+    program.history, program.properties = content.history, content.properties
+    return program
+
+
+def load_program(path: str | os.PathLike[str]) -> Program:
+    """Reads a program.
+
+    Raises:
+        ArtifactError: wrong suffix, damaged, changed, of a later format, or with ops that this process does
+        not know.
+    """
+    return program_of(read_file(path, "program"))
