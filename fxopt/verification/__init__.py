@@ -1,0 +1,46 @@
+"""Whether two programs, models or artifacts compute the same: float64 reference, two oracles, input sampling.
+
+Knows callables and specs only: no file, no target.
+"""
+
+from fxopt.verification.contracts import check_programs
+from fxopt.verification.doubling import NoFloat64Error, as_double, double_program
+from fxopt.verification.evaluator import evaluate, evaluate_double, evaluate_perturbed
+from fxopt.verification.oracles import compare_algebra, compare_exact, compare_noise, compare_rounding
+from fxopt.verification.sampling import Sample, arguments_of, given_samples, sample_inputs
+from fxopt.verification.sizes import size_sets
+from fxopt.verification.subjects import (
+    Run,
+    Subject,
+    given_signature,
+    module_subject,
+    open_signature,
+    subject_of,
+)
+from fxopt.verification.verify import verify_runs
+
+__all__ = [
+    "NoFloat64Error",
+    "Run",
+    "Sample",
+    "Subject",
+    "arguments_of",
+    "as_double",
+    "check_programs",
+    "compare_algebra",
+    "compare_exact",
+    "compare_noise",
+    "compare_rounding",
+    "double_program",
+    "evaluate",
+    "evaluate_double",
+    "evaluate_perturbed",
+    "given_samples",
+    "given_signature",
+    "module_subject",
+    "open_signature",
+    "sample_inputs",
+    "size_sets",
+    "subject_of",
+    "verify_runs",
+]

@@ -1,0 +1,179 @@
+"""The reference evaluator: op by op, tensors contiguous, one thread, values freed after their last use.
+
+`EXACT` rewrites are bit-identical under it, and it computes the float64 reference. `evaluate_perturbed` is
+the same walk with each op's result moved by half a unit in the last place: how far the outputs move then is
+what rounding may do to them at these inputs.
+
+>>> import torch
+>>> from fxopt.frontend import trace
+>>> program = trace(torch.nn.Linear(4, 2).eval(), (torch.zeros(3, 4),))
+>>> evaluate(program, [torch.ones(3, 4)], double=True)[0].dtype
+torch.float64
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch.fx import Node
+
+from fxopt.errors import FxoptError
+from fxopt.ops import QuantRole, op_info, op_key
+from fxopt.program import Program, origins_of
+from fxopt.verification.arguments import with_values
+from fxopt.verification.doubling import NoFloat64Error, as_double, double_program
+
+__all__ = ["evaluate", "evaluate_double", "evaluate_perturbed"]
+
+Visit = Callable[[Node, object], object]
+"""(node, its value) -> the value that its users see."""
+
+
+def evaluate(program: Program, tensors: Sequence[torch.Tensor], *, double: bool = False) -> list[object]:
+    """Runs a program op by op.
+
+    Args:
+        program: the program; its weights must have values.
+        tensors: one a tensor input, in signature order; they are not written to.
+        double: compute in float64; for several runs make `double_program` once and use `evaluate_double`.
+
+    Returns:
+        The computed outputs in order: contiguous tensors and numbers.
+
+    Raises:
+        NoFloat64Error: `double`, and an op has no float64 form or kernel.
+        FxoptError: a weight is on the meta device, or another number of tensors.
+        Exception: what an op raises for sizes or values that it does not take.
+    """
+    return (
+        evaluate_double(double_program(program), tensors)
+        if double
+        else _walk(program, tensors, lambda _, value: value)
+    )
+
+
+def evaluate_double(twin: Program, tensors: Sequence[torch.Tensor]) -> list[object]:
+    """Runs a program of `double_program` on tensors of the original's dtypes.
+
+    Raises:
+        NoFloat64Error: an op has no float64 kernel.
+    """
+    try:
+        return _walk(twin, [as_double(t) for t in tensors], lambda _, value: value)
+    except (NotImplementedError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, NotImplementedError) or "not implemented for" in text or "Could not run" in text:
+            notes = " ".join(getattr(error, "__notes__", ()))
+            raise NoFloat64Error(f"no float64 kernel {notes}: {text.splitlines()[0]}") from error
+        raise
+
+
+def evaluate_perturbed(program: Program, tensors: Sequence[torch.Tensor], *, seed: int) -> list[object]:
+    """Runs a program with each weight, and each result that an op rounds, moved by at most half an eps.
+
+    Another order of summation or a folded constant moves values by as much, so that the spread of the outputs
+    over a few seeds is what equivalent programs may differ by at these inputs: much where a normalisation
+    divides by next to nothing, everything where a comparison hangs on the last bit.
+
+    Args:
+        program: as for `evaluate`.
+        tensors: as for `evaluate`; they are not moved.
+        seed: of the steps.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def moved(value: object) -> object:
+        if isinstance(value, torch.Tensor):
+            return _moved(value, generator)
+        return [moved(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+    return _walk(program, tensors, lambda node, value: moved(value) if _rounds(node) else value)
+
+
+def _moved(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    if not tensor.dtype.is_floating_point or tensor.numel() == 0:
+        return tensor
+    noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float32).to(tensor.device)
+    step = torch.finfo(tensor.dtype).eps / 2
+    if tensor.dtype is torch.float64:  # 1 + step * noise would itself be rounded
+        return tensor + tensor * (step * (2 * noise.double() - 1))
+    return (tensor.double() * (1 + step * (2 * noise.double() - 1))).to(tensor.dtype)
+
+
+def _rounds(node: Node) -> bool:
+    """Whether other code for the value may round it another way.
+
+    So it is for weights (a pass folds them), and for ops whose outputs are not just values of their inputs.
+    """
+    if node.op == "get_attr":
+        return True
+    is_op = isinstance(node.target, torch._ops.OpOverload)
+    return is_op and op_info(node.target).role is not QuantRole.SAME_SCALE
+
+
+@contextlib.contextmanager
+def _reference_mode() -> Iterator[None]:
+    """No gradients, one thread: the order of every summation is fixed."""
+    threads = torch.get_num_threads()
+    if threads != 1:
+        torch.set_num_threads(1)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if threads != 1:
+            torch.set_num_threads(threads)
+
+
+def _plain(value: object) -> object:
+    """Tensors as contiguous memory of their own: strides and alignment may choose another kernel."""
+    if isinstance(value, torch.Tensor):
+        if value.layout is torch.strided and (not value.is_contiguous() or value.storage_offset()):
+            return value.clone(memory_format=torch.contiguous_format)
+        return value
+    if isinstance(value, (list, tuple)):
+        items = [_plain(v) for v in value]
+        return items if isinstance(value, list) else tuple(items)
+    return value
+
+
+def _walk(program: Program, tensors: Sequence[torch.Tensor], visit: Visit) -> list[object]:
+    expected = len(program.signature.tensor_inputs)
+    if len(tensors) != expected:
+        raise FxoptError(f"{program.name} takes {expected} tensors, got {len(tensors)}")
+    given = iter(tensors)
+    values: dict[Node, object] = {}
+    left = {node: len(node.users) for node in program.graph.nodes}
+    with _reference_mode():
+        for node in program.graph.nodes:
+            if node.op == "output":
+                results = with_values(node.args[0], values.__getitem__)
+                assert isinstance(results, tuple)
+                return list(results)
+            value = next(given) if node.op == "placeholder" else _value(program, node, values)
+            if left[node]:
+                values[node] = visit(node, _plain(value))
+            for used in node.all_input_nodes:
+                left[used] -= 1
+                if not left[used]:
+                    del values[used]
+    raise FxoptError(f"the graph of {program.name} has no output node")
+
+
+def _value(program: Program, node: Node, values: dict[Node, object]) -> object:
+    if node.op == "get_attr":
+        weight = program.weights[str(node.target)]
+        if weight.is_meta:
+            raise FxoptError(
+                f"the weight {node.target!r} is on the meta device: it has no values to run with"
+            )
+        return weight
+    args = [with_values(a, values.__getitem__) for a in node.args]
+    kwargs = {name: with_values(a, values.__getitem__) for name, a in node.kwargs.items()}
+    assert callable(node.target)
+    try:
+        return node.target(*args, **kwargs)
+    except Exception as error:
+        origins = "; ".join(map(str, origins_of(node)))
+        error.add_note(f"in {op_key(node.target)} ({node.name}{', ' + origins if origins else ''})")
+        raise

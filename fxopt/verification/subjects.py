@@ -1,0 +1,240 @@
+"""`Subject`: one side of a comparison, as callables on flat tensors; it knows no file and no target.
+
+>>> import torch
+>>> from fxopt.frontend import trace
+>>> subject = subject_of(trace(torch.nn.Linear(4, 2).eval(), (torch.zeros(3, 4),)))
+>>> [tuple(y.shape) for y in subject.run([torch.zeros(3, 4)])]
+[(3, 2)]
+"""
+
+import contextlib
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from fxopt.errors import InputError
+from fxopt.program import ConstantSpec, Program, ScalarSpec, Signature, Spec, TensorSpec
+from fxopt.verification.doubling import as_double, double_program
+from fxopt.verification.evaluator import evaluate, evaluate_double, evaluate_perturbed
+from fxopt.verification.sampling import arguments_of, call_of
+
+__all__ = [
+    "Run",
+    "Subject",
+    "given_signature",
+    "module_subject",
+    "open_signature",
+    "subject_of",
+    "varied_runs",
+]
+
+Run = Callable[[list[torch.Tensor]], Sequence[object]]
+"""Tensors of `signature.tensor_inputs` -> the computed outputs in order (`signature.computed_outputs`)."""
+
+_PERTURBED_RUNS = 3
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, program or artifact that can be run and compared."""
+
+    signature: Signature
+    run: Run
+    """In its own precision."""
+    double: Run | None = None
+    """The same function in float64, on tensors of the signature's dtypes; may raise where there is none."""
+    name: str = "model"
+    perturbed: Callable[[list[torch.Tensor]], Sequence[Sequence[object]]] | None = None
+    """Its outputs under legitimate variations of rounding; None: `varied_runs` of it."""
+    example_sizes: Mapping[str, int] = field(default_factory=dict)
+    """Dynamic sizes that it is known to take."""
+
+    def variations(self, tensors: list[torch.Tensor]) -> list[Sequence[object]]:
+        """The outputs of `perturbed`, or of `varied_runs` where the subject has none of its own."""
+        return list(self.perturbed(tensors) if self.perturbed is not None else varied_runs(self.run, tensors))
+
+
+def subject_of(program: Program) -> Subject:
+    """A program under the reference evaluator. Its float64 twin is made when it is first asked for."""
+
+    @functools.cache
+    def twin() -> Program:
+        return double_program(program)
+
+    return Subject(
+        program.signature,
+        run=lambda tensors: evaluate(program, tensors),
+        double=lambda tensors: evaluate_double(twin(), tensors),
+        perturbed=lambda tensors: [
+            evaluate_perturbed(program, tensors, seed=s) for s in range(_PERTURBED_RUNS)
+        ],
+        name=program.name,
+        example_sizes=_example_sizes(program),
+    )
+
+
+def module_subject(module: nn.Module, signature: Signature) -> Subject:
+    """A module as it is, without tracing; its float64 twin is a deep copy.
+
+    Args:
+        module: run in eval mode and without gradients; its flags are restored after each run.
+        signature: what it takes and returns: a program's, an artifact's, or `given_signature`'s.
+    """
+
+    @functools.cache
+    def twin() -> nn.Module:
+        return copy.deepcopy(module).double()
+
+    def double(tensors: list[torch.Tensor]) -> list[object]:
+        return _call(twin(), signature, [as_double(t) for t in tensors])
+
+    return Subject(
+        signature,
+        run=lambda tensors: _call(module, signature, tensors),
+        double=double,
+        name=type(module).__name__,
+    )
+
+
+def given_signature(model: Callable[..., object], inputs: Sequence[object] | None) -> Signature:
+    """The `open_signature` of a callable that brings none, from the first of the inputs to run it on.
+
+    Args:
+        model: called once.
+        inputs: argument tuples, lone tensors or dicts by argument name.
+
+    Raises:
+        InputError: there are no inputs.
+    """
+    if not inputs:
+        raise InputError("neither side says what it takes: pass inputs=, an iterable of argument tuples")
+    args, kwargs = call_of(inputs[0])
+    fresh_args, fresh_kwargs = pytree.tree_map(
+        lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, kwargs)
+    )
+    with _inference(model):
+        return open_signature(args, kwargs, model(*fresh_args, **fresh_kwargs))
+
+
+def open_signature(
+    args: tuple[object, ...], kwargs: Mapping[str, object] | None = None, result: object = None
+) -> Signature:
+    """A signature that takes calls of the structure of an example, at any sizes.
+
+    Args:
+        args: example positional arguments, any pytree.
+        kwargs: example keyword arguments.
+        result: what the example returned, any pytree; names and dtypes of the outputs follow from it.
+
+    Raises:
+        InputError: a leaf is no tensor and no literal.
+    """
+    leaves, tree = pytree.tree_flatten((tuple(args), dict(kwargs or {})))
+    results, result_tree = pytree.tree_flatten(result)
+    inputs = tuple(_open_spec(leaf, f"input{i}") for i, leaf in enumerate(leaves))
+    outputs = tuple(
+        _open_output(leaf, f"output{i}" if len(results) > 1 else "output") for i, leaf in enumerate(results)
+    )
+    return Signature(inputs, outputs, tree, result_tree)
+
+
+def _open_output(leaf: object, name: str) -> Spec:
+    if isinstance(leaf, (bool, int, float)):
+        return ScalarSpec(name, type(leaf).__name__)
+    return _open_spec(leaf, name)
+
+
+def _open_spec(leaf: object, name: str) -> Spec:
+    if leaf is None or isinstance(leaf, (bool, int, float, str)):
+        return ConstantSpec(name, leaf)
+    if not isinstance(leaf, torch.Tensor):
+        raise InputError(
+            f"{name} is a {type(leaf).__name__}: expected tensors, numbers, strings or None in any containers"
+        )
+    shape = tuple(f"{name}_{axis}" for axis in range(leaf.dim()))
+    if leaf.dtype.is_floating_point or leaf.dtype.is_complex or leaf.dtype is torch.bool or not leaf.numel():
+        return TensorSpec(name, leaf.dtype, shape, str(leaf.device))
+    return TensorSpec(name, leaf.dtype, shape, str(leaf.device), int(leaf.min()), int(leaf.max()))
+
+
+def varied_runs(run: Run, tensors: list[torch.Tensor]) -> Iterator[Sequence[object]]:
+    """Runs that may round in another way and are right all the same.
+
+    Once more, without oneDNN, with another number of threads, with 4-d inputs in channels-last order. A
+    variation that the subject refuses is left out.
+    """
+    fresh = [t.clone() for t in tensors]
+    yield run(fresh)
+    for environment in (_without_onednn, _other_threads):
+        with environment():
+            yield from _attempt(run, [t.clone() for t in tensors])
+    if any(t.dim() == 4 for t in tensors):
+        strided = [t.clone(memory_format=torch.channels_last) if t.dim() == 4 else t.clone() for t in tensors]
+        yield from _attempt(run, strided)
+
+
+def _attempt(run: Run, tensors: list[torch.Tensor]) -> list[Sequence[object]]:
+    try:
+        return [run(tensors)]
+    except (
+        RuntimeError
+    ):  # `view` of a channels-last tensor, an op that exists in oneDNN only: this one shows nothing
+        return []
+
+
+@contextlib.contextmanager
+def _without_onednn() -> Iterator[None]:
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
+
+
+@contextlib.contextmanager
+def _other_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2 if threads == 1 else 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _call(module: nn.Module, signature: Signature, tensors: list[torch.Tensor]) -> list[object]:
+    args, kwargs = arguments_of(signature, tensors)
+    with _inference(module):
+        return signature.flatten_outputs(module(*args, **kwargs))
+
+
+@contextlib.contextmanager
+def _inference(model: object) -> Iterator[None]:
+    """Eval mode and no gradients; the flags of a module are restored."""
+    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    for module in training:
+        module.training = False
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _example_sizes(program: Program) -> dict[str, int]:
+    """The sizes of the example that the program was traced at: its symbols' hints."""
+    sizes: dict[str, int] = {}
+    for node, spec in zip(program.placeholders(), program.signature.tensor_inputs, strict=True):
+        value = node.meta.get("val")
+        shape: tuple[object, ...] = tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+        for dim, size in zip(spec.shape, shape, strict=False):
+            if (
+                isinstance(dim, str)
+                and dim.isidentifier()
+                and isinstance(size, torch.SymInt)
+                and size.node.has_hint()
+            ):
+                sizes.setdefault(dim, int(size.node.hint))
+    return sizes
