@@ -61,17 +61,13 @@ def canonical_arguments(
     named: dict[str, object] = {}
     for i, kind in enumerate(kinds):
         if i < len(args):
-            value = args[i]
+            value = _literal(args[i], kind)
         elif kind.name in kwargs:
-            value = kwargs[kind.name]
+            value = _literal(kwargs[kind.name], kind)
         elif kind.required:
             raise TypeError(f"{op}: the argument {kind.name!r} is missing; its schema is {op._schema}")
         else:
-            value = kind.default
-        if kind.name in _KERNEL_SWITCHES:
-            value = True
-        if not isinstance(value, Node) or kind.length is not None:
-            value = _literal(value, kind)
+            value = _literal(kind.default, kind)
         if kind.keyword_only:
             named[kind.name] = value
         else:
@@ -98,8 +94,10 @@ def _check_names(
 
 def _literal(value: object, kind: ArgumentKind) -> object:
     """A literal in the form that its schema type names."""
-    if value is None:
-        return None
+    if kind.name in _KERNEL_SWITCHES:
+        return True
+    if value is None or (isinstance(value, Node) and kind.length is None):
+        return value
     if not kind.is_list:
         return _element(value, kind.base)
     if isinstance(value, (list, tuple)):

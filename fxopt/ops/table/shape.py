@@ -242,3 +242,4 @@ entry(
     zero_preserving=True,
     aliasing=Aliasing.MAYBE,
 )
+entry("sym_size.int", lambda d: [call(d(2, 3), -1)], dims=("dim",), flops=no_flops)
