@@ -36,8 +36,8 @@ WITH_FUNCTIONS = {
 }
 REFUSE = {"aten.fake_quantize_per_tensor_affine", "aten.one_hot", "aten.masked_select"}
 """Ops that torch can't evaluate on symbolic sizes, or whose sizes depend on data."""
-SLOW = {"aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
-"""As lstm."""
+SLOW = {"aten.lstm", "aten.gru", "aten.rnn_tanh", "aten.rnn_relu"}
+"""Seconds on fake tensors; their counts are the cells'."""
 
 
 def _symbolic(mode: FakeTensorMode, numbers: Iterator[int], value: object) -> object:
@@ -49,7 +49,7 @@ def _symbolic(mode: FakeTensorMode, numbers: Iterator[int], value: object) -> ob
 @pytest.mark.parametrize("name", sorted(WITH_FUNCTIONS.keys() - REFUSE - SLOW))
 def test_symbolic_sizes_give_the_same_answers_without_a_guard(name: str) -> None:
     info: OpInfo = WITH_FUNCTIONS[name]
-    for case in pure_cases(info)[:2]:
+    for case in pure_cases(info)[: 2 if callable(info.index_map) else 1]:
         mode = FakeTensorMode(shape_env=ShapeEnv())
         bound = pytree.tree_map(functools.partial(_symbolic, mode, itertools.count()), case.bound)
         with mode, enable_python_dispatcher():
