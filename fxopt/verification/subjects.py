@@ -189,7 +189,8 @@ def _attempt(run: Run, tensors: list[torch.Tensor]) -> list[Sequence[object]]:
 
 @contextlib.contextmanager
 def _without_onednn() -> Iterator[None]:
-    with torch.backends.mkldnn.flags(enabled=False):
+    # The other flags are left alone: setting TF32, as the defaults do, warns where there is no Intel GPU.
+    with torch.backends.mkldnn.flags(enabled=False, deterministic=None, allow_tf32=None, fp32_precision=None):
         yield
 
 
