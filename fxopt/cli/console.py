@@ -9,8 +9,9 @@ The library tells what it does by logging, so that nothing in it knows of the co
 import contextlib
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,13 +40,18 @@ class _Handler(logging.Handler):
 
 @contextlib.contextmanager
 def progress(*, quiet: bool) -> Iterator[None]:
-    """Show what the library says while the block runs: a moving line on a terminal, plain lines elsewhere."""
+    """Show what the library says while the block runs: a moving line on a terminal, plain lines elsewhere.
+
+    A warning is one line too, without the place in the source that Python would print.
+    """
     if quiet:
         yield
         return
     logger = logging.getLogger("fxopt")
     level = logger.level
     with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.showwarning = _warning_line
         handler = _Handler(_moving_line(stack) if sys.stderr.isatty() else _plain_line)
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
@@ -54,6 +60,17 @@ def progress(*, quiet: bool) -> Iterator[None]:
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)
+
+
+def _warning_line(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    sys.stderr.write(f"fxopt: warning: {message}\n")
 
 
 def _plain_line(message: str) -> None:

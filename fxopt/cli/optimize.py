@@ -6,6 +6,7 @@
 
 import difflib
 import sys
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,25 +140,29 @@ def _made(folder: Path) -> Path:
 
 
 def _run(request: _Request) -> tuple[Report | None, VerificationError | None]:
-    """The report, also that of a failed verification, which is written before the error is told."""
+    """The report, also that of a failed verification, which is written before the error is told.
+
+    It holds the warnings too, and shows them at the end.
+    """
     import fxopt
     from fxopt.lowering import get_target
 
     source, suffix = request.source, get_target(request.target).suffix
     try:
-        result = fxopt.optimize(
-            source.model,
-            source.args,
-            source.kwargs or None,
-            pipeline=request.manager,
-            target=request.target,
-            path=request.folder / f"model{suffix}" if request.folder else None,
-            calibration=_records(request),
-            dynamic_shapes=request.dynamic or None,
-            opset=request.opset,
-            check_each=request.check_each,
-            trust=request.trust,
-        )
+        with warnings.catch_warnings(action="ignore"):
+            result = fxopt.optimize(
+                source.model,
+                source.args,
+                source.kwargs or None,
+                pipeline=request.manager,
+                target=request.target,
+                path=request.folder / f"model{suffix}" if request.folder else None,
+                calibration=_records(request),
+                dynamic_shapes=request.dynamic or None,
+                opset=request.opset,
+                check_each=request.check_each,
+                trust=request.trust,
+            )
     except VerificationError as error:
         return (error.report if isinstance(error.report, Report) else None), error
     return result.report, None

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import warnings
 
 import pytest
 
@@ -28,6 +29,12 @@ def test_a_moving_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch):
         logging.getLogger("fxopt").info("tracing net[0]")
     assert "tracing net[0]" in terminal.getvalue()
     assert "\x1b[" in terminal.getvalue()
+
+
+def test_a_warning_is_one_line(capsys: pytest.CaptureFixture[str]):
+    with warnings.catch_warnings(action="always"), progress(quiet=False):
+        warnings.warn("a weight is NaN", stacklevel=1)
+    assert capsys.readouterr() == ("", "fxopt: warning: a weight is NaN\n")
 
 
 def test_quiet(capsys: pytest.CaptureFixture[str]):

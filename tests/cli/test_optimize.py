@@ -26,7 +26,10 @@ class Scaled(nn.Module):
         return x * scale
 
 def with_keywords():
-    return Scaled(), (torch.randn(2, 3),), {"scale": torch.randn(3)}
+    return Scaled().eval(), (torch.randn(2, 3),), {"scale": torch.randn(3)}
+
+def in_training():
+    return nn.Linear(3, 3), (torch.randn(2, 3),)
 
 class Branches(nn.Module):
     def forward(self, x):
@@ -35,7 +38,7 @@ class Branches(nn.Module):
         return -x
 
 def branches():
-    return Branches(), (torch.randn(2, 3),)
+    return Branches().eval(), (torch.randn(2, 3),)
 """
 
 PLUGIN = '''
@@ -139,6 +142,15 @@ def test_keyword_arguments(net: str, tmp_path: Path):
     assert main(["optimize", f"{net}:with_keywords", "--target", "eager", "--output", str(tmp_path)]) == 0
     x, scale = torch.randn(2, 3), torch.randn(3)
     assert torch.equal(fxopt.load(tmp_path / "model.fxopt")(x, scale=scale), x * scale)
+
+
+def test_a_warning_is_in_the_report_and_shown_once(
+    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["optimize", f"{net}:in_training", "--target", "eager", "--output", str(tmp_path)]) == 0
+    output = capsys.readouterr()
+    assert (output.out + output.err).count("training mode") == 1
+    assert any("training mode" in line for line in Report.load(tmp_path / "report.json").warnings)
 
 
 def test_a_wrong_pass_leaves_a_report_and_no_file(

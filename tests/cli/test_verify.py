@@ -34,7 +34,7 @@ class Keyword(nn.Module):
         return x * scale
 
 def keyword():
-    return Keyword(), (torch.randn(2, 3),), {"scale": torch.randn(3)}
+    return Keyword().eval(), (torch.randn(2, 3),), {"scale": torch.randn(3)}
 """
 
 
