@@ -70,7 +70,7 @@ def minilm() -> DemoModel:
     Raises:
         FxoptError: transformers or the package with the weights is not installed.
     """
-    model = SentenceEncoder(_encoder())
+    model = SentenceEncoder(_encoder()).eval()
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(_RESERVED_TOKENS, 30000, (_SENTENCES, _LENGTH), generator=generator)
     lengths = torch.randint(4, _LENGTH + 1, (_SENTENCES, 1), generator=generator)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 __all__ = ["speed_ratio"]
 
-_LEAST_ROUNDS = 5
+_LEAST_ROUNDS = 6
 
 
 def speed_ratio(
@@ -25,11 +25,13 @@ def speed_ratio(
     """
     for run in (original, candidate):
         run()
-    times: tuple[list[float], list[float]] = ([], [])
+    times: dict[Callable[[], object], list[float]] = {original: [], candidate: []}
+    order = [original, candidate]
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[0]) < _LEAST_ROUNDS:
-        for run, into in zip((original, candidate), times, strict=True):
+    while time.perf_counter() < end or len(times[original]) < _LEAST_ROUNDS:
+        for run in order:
             start = time.perf_counter()
             run()
-            into.append(time.perf_counter() - start)
-    return statistics.median(times[0]) / statistics.median(times[1])
+            times[run].append(time.perf_counter() - start)
+        order.reverse()  # who runs after whom matters: a runtime's threads spin for a while when it is done
+    return statistics.median(times[original]) / statistics.median(times[candidate])
