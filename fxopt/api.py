@@ -19,13 +19,14 @@ from torch import nn
 
 from fxopt.errors import FxoptError, VerificationError
 from fxopt.frontend import trace
+from fxopt.frontend.capture import inference_mode
 from fxopt.frontend.inputs import DynamicShapes
 from fxopt.lowering import Artifact, Target, lower
 from fxopt.ops import op_key
 from fxopt.pipeline import CheckEach, Instrument, Pass, PassManager, PipelineResult
-from fxopt.program import Program
+from fxopt.program import Program, Signature
 from fxopt.report import ArtifactReport, GraphSummary, Report, Verdict, VerifyReport
-from fxopt.verification import Subject, check_programs, given_signature, module_subject, subject_of, verify_runs
+from fxopt.verification import Subject, check_programs, module_subject, open_signature, subject_of, verify_runs
 
 __all__ = ["OptimizeResult", "load", "lower", "optimize", "run_pipeline", "trace", "verify"]
 
@@ -125,11 +126,11 @@ def verify(
     given = None if inputs is None else list(inputs)
     sides = [load(s, trust=trust) if isinstance(s, (str, os.PathLike)) else s for s in (reference, candidate)]
     known = next((s.signature for s in sides if isinstance(s, (Program, Artifact))), None)
-    subjects = [_subject(s, known, given) for s in sides]
-    return verify_runs(subjects[0], subjects[1], inputs=given)
+    reference_side, candidate_side = (_subject(s, known, given) for s in sides)
+    return verify_runs(reference_side, candidate_side, inputs=given)
 
 
-def _subject(side: object, known: object, inputs: list[object] | None) -> Subject:
+def _subject(side: object, known: Signature | None, given: list[object] | None) -> Subject:
     if isinstance(side, Program):
         return subject_of(side)
     if isinstance(side, Artifact):
@@ -137,9 +138,18 @@ def _subject(side: object, known: object, inputs: list[object] | None) -> Subjec
     if isinstance(side, torch.export.ExportedProgram):
         return subject_of(trace(side))
     if isinstance(side, nn.Module):
-        signature = known if known is not None else given_signature(side, inputs)
-        return module_subject(side, signature)  # type: ignore[arg-type]
+        return module_subject(side, known if known is not None else _given_signature(side, given))
     raise FxoptError(f"can't verify a {type(side).__name__}: expected a module, Program, Artifact or path")
+
+
+def _given_signature(module: nn.Module, inputs: list[object] | None) -> Signature:
+    """What two modules take and return, from the first of the inputs that they are compared on."""
+    if not inputs:
+        raise FxoptError("neither side says what it takes: pass inputs=[(x, ...), ...]")
+    first = inputs[0]
+    args = tuple(first) if isinstance(first, (tuple, list)) else (first,)
+    with inference_mode(module):
+        return open_signature(args, result=module(*args))
 
 
 @dataclass(frozen=True)

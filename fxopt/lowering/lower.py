@@ -38,12 +38,11 @@ def lower(
     Args:
         program: what to lower; it stays as it is.
         target: its name or the target itself.
-        path: the file, with the target's suffix; None keeps the artifact in memory (a temporary file is
-        verified).
+        path: the file, with the target's suffix; None keeps the artifact in memory.
         verify: load the file in a fresh process and compare it with the program.
         opset: of ONNX.
         keep_unverified: leave a file that fails under `<name>.unverified`.
-        reference: what the file is compared with; by default the program itself.
+        reference: what the file is compared with, if not the program itself: the one that it was made from.
 
     Returns:
         The artifact, opened from the file; `report` and `notes` say how it was verified.
@@ -54,16 +53,16 @@ def lower(
         ArtifactError: wrong suffix, or the file can't be written.
     """
     chosen = get_target(target)
-    right = program if reference is None else reference
     final = _destination(chosen, path)
     _check_lowerable(program, chosen)
+    against = None if not verify else program if reference is None else reference
     stem = final.stem if final is not None else _stem(program)
     emitted = chosen.emit(program, opset=opset, stem=stem, optimize=verify)
     if final is not None:
-        return _write_and_open(_Job(right, chosen, final, verify, keep_unverified), emitted)
+        return _write_and_open(_Job(program, chosen, final, against, keep_unverified), emitted)
     folder = tempfile.TemporaryDirectory(prefix="fxopt-")
     try:
-        job = _Job(right, chosen, Path(folder.name) / (stem + chosen.suffix), verify, keep=False)
+        job = _Job(program, chosen, Path(folder.name) / (stem + chosen.suffix), against, keep=False)
         artifact = _write_and_open(job, emitted)
     except BaseException:
         folder.cleanup()
@@ -118,7 +117,8 @@ class _Job:
     program: Program
     target: Target
     final: Path
-    verify: bool
+    reference: Program | None
+    """What the file must be equivalent to; None: it is not verified."""
     keep: bool
 
 
@@ -132,7 +132,8 @@ class _Written:
 def _write_and_open(job: _Job, emitted: Emitted) -> Artifact:
     written = _write_verified(job, emitted)
     artifact = job.target.open(str(job.final))
-    artifact.report, artifact.notes, artifact.size = written.report, written.notes, written.size
+    artifact.report, artifact.size = written.report, written.size
+    artifact.notes = tuple(dict.fromkeys((*written.notes, *artifact.notes)))
     return artifact
 
 
@@ -164,7 +165,7 @@ def _attempt(job: _Job, emitted: Emitted, *, last: bool) -> _Written:
                 _write_data(data, emitted.data)
             write_file(temporary, [emitted.content])
             written = True
-        report = verify_file(job.program, job.target, str(temporary)) if job.verify else None
+        report = _verify(job, temporary)
         _accept(job, temporary, report, last=last)
     finally:
         kept = written and not temporary.exists()  # renamed; also seen where an interrupt followed at once
@@ -175,6 +176,12 @@ def _attempt(job: _Job, emitted: Emitted, *, last: bool) -> _Written:
         raise VerificationError(_failure(job, report), report)
     notes = emitted.notes if report is None else (*emitted.notes, *_remarks(report))
     return _Written(report, notes, len(emitted.content) + len(emitted.data or b""))
+
+
+def _verify(job: _Job, temporary: Path) -> VerifyReport | None:
+    if job.reference is None:
+        return None
+    return verify_file(job.reference, job.program, job.target, str(temporary))
 
 
 def _write_data(data: Path, content: bytes) -> None:

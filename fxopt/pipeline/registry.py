@@ -31,7 +31,7 @@ class PassRegistry:
         """
         name = cls.pass_name()
         known = self._passes.get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        if known is not None and _owner(known) != _owner(cls):
             raise PipelineError(
                 f"the pass name {name!r} of {cls.__module__}.{cls.__qualname__} "
                 f"is taken by {known.__module__}.{known.__qualname__}"
@@ -74,6 +74,12 @@ class PassRegistry:
             loaded = entry.load()
             if isinstance(loaded, type) and issubclass(loaded, Pass):
                 self.add(loaded)
+
+
+def _owner(cls: type[Pass]) -> tuple[str, str]:
+    """Which class this is, however its file was loaded: imported, or run as a plugin."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return (str(Path(file).resolve()) if file else cls.__module__, cls.__qualname__)
 
 
 registry = PassRegistry()

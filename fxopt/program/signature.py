@@ -248,9 +248,9 @@ class Signature:
         self, args: tuple[object, ...], kwargs: dict[str, object]
     ) -> tuple[tuple[object, ...], dict[str, object]]:
         """Moves arguments between positions and names to the form they had when the model was traced."""
-        positional, named = self.input_tree.children_specs if self.input_tree.num_children == 2 else (None, None)
-        if positional is None or named is None or len(self.arguments) < len(args):
+        if self.input_tree.num_children != 2 or len(self.arguments) < len(args):
             return args, kwargs
+        positional, named = self.input_tree.children()
         given = dict(zip(self.arguments, args, strict=False))
         twice = sorted(set(given) & set(kwargs))
         if twice:

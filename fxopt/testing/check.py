@@ -15,6 +15,7 @@ from fxopt.errors import FxoptError
 from fxopt.pipeline import Contract, Pass, PassManager, PipelineResult
 from fxopt.program import Program
 from fxopt.report import Verdict, VerifyReport
+from fxopt.testing.motifs import focused
 from fxopt.testing.strategies import programs, script_of
 from fxopt.verification import check_programs, double_program, evaluate, sample_inputs
 from fxopt.verification.doubling import NoFloat64Error
@@ -62,7 +63,8 @@ def check_pass(
     Raises:
         CheckFailure: what it broke, and a short script that repeats it.
     """
-    planted = tuple(item.all_motifs() if motifs is None else motifs)
+    functions = item.all_motifs() if motifs is None else motifs
+    planted = [focused(m, lambda program: bool(_fired(item, program))) for m in functions]
     counts = {"programs": 0, "fired": 0, "rewrites": 0}
     profile = settings.get_profile(settings.get_current_profile_name())
 
@@ -135,6 +137,10 @@ def check_once(item: Pass, program: Program, *, idempotent: bool = True, targets
     if targets:
         _check_round_trip(result.program)
     return rewrites
+
+
+def _fired(item: Pass, program: Program) -> int:
+    return sum(p.rewrites for p in _run(item, program).passes)
 
 
 def _run(item: Pass, program: Program) -> PipelineResult:

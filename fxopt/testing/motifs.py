@@ -2,15 +2,18 @@
 
 Uniform random programs find none of the classic pass bugs, planted motifs find all of them. A motif is a plain function in
 the manner of a rule's pattern; near-misses are made from it: an inner value gets another user, a weight becomes an input,
-two plantings share a weight, the motif is planted behind itself.
+two plantings share a weight, the motif is planted behind itself, arguments get other ranks and sizes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch.fx import Node
 
+from fxopt.frontend.capture import quiet_torch
+from fxopt.program import Program
 from fxopt.rewriting.recorder import Recording, RecordingError, record
 from fxopt.rewriting.rule import ArgumentKind, Parameter, Rule, rule_parameters
 from fxopt.rewriting.sizes import NoSize, size_node
@@ -18,9 +21,104 @@ from fxopt.rewriting.template import example_arguments
 from fxopt.testing.builder import ProgramBuilder
 from fxopt.testing.choice import Choose
 
-__all__ = ["plant"]
+__all__ = ["Motif", "focused", "plant"]
 
-Motif = Callable[..., object]
+Function = Callable[..., object]
+Axis = tuple[str, int]
+Size = int | torch.SymInt
+Shapes = dict[str, list[Size]]
+
+_SIZES = (4, 3, 2, 6, 1)
+
+
+class _Example:
+    """Literals and shapes under which a motif runs, and which of its sizes go together.
+
+    All sizes are 4 at first, which would hide a wrong axis: `coupled` lists the sets of axes that can change only together.
+    """
+
+    def __init__(self, motif: Function, literals: dict[str, object], shapes: Shapes, dtypes: dict[str, torch.dtype]) -> None:
+        self.motif, self.literals, self.shapes, self.dtypes = motif, literals, shapes, dtypes
+        self.coupled: list[frozenset[Axis]] = []
+
+    def find_coupled(self, program: Program) -> None:
+        """From all axes changed at once, restores those that the change of one does not need."""
+        axes = [(n, i) for n, shape in self.shapes.items() for i, d in enumerate(shape) if d == _SIZES[0]]
+        for axis in axes:
+            if any(axis in c for c in self.coupled):
+                continue
+            together = set(axes)
+            if not self.runs(program, dict.fromkeys(together, 6)):
+                continue
+            for other in axes:
+                if other != axis and self.runs(program, dict.fromkeys(together - {other}, 6)):
+                    together.discard(other)
+            self.coupled.append(frozenset(together))
+
+    def sized(self, sizes: Mapping[Axis, int]) -> Shapes:
+        """The shapes with some sizes changed."""
+        return {n: [sizes.get((n, i), d) for i, d in enumerate(shape)] for n, shape in self.shapes.items()}
+
+    def runs(self, program: Program, sizes: Mapping[Axis, int]) -> bool:
+        """Whether the motif runs at these sizes."""
+        return self.record(program, self.sized(sizes)) is not None
+
+    def record(self, program: Program, shapes: Shapes) -> Recording | None:
+        """The motif at these shapes, None if it does not take them."""
+        with program.fake_mode:
+            fakes = {n: torch.empty(tuple(shape), dtype=self.dtypes[n]) for n, shape in shapes.items()}
+        values = {p.name: fakes[p.name] if p.name in fakes else self.literals.get(p.name) for p in _parameters(self.motif)}
+        try:
+            return record(program, self.motif, values)
+        except RecordingError:
+            return None
+
+
+@cache
+def _parameters(motif: Function) -> tuple[Parameter, ...]:
+    return rule_parameters(Rule(motif, motif))
+
+
+@cache
+def _examples(motif: Function) -> list[_Example]:
+    """Where a motif runs, with optional arguments and without, one argument of another rank; searched for once."""
+    found: dict[str, _Example] = {}
+    with quiet_torch():
+        for example in _tried(motif):
+            found.setdefault(repr((example.literals, example.shapes)), example)
+    return list(found.values())
+
+
+def _tried(motif: Function) -> Iterator[_Example]:
+    program = ProgramBuilder().program
+    for literals, tensors in example_arguments(Rule(motif, motif)):
+        shapes: Shapes = {n: list(t.shape) for n, t in tensors.items()}
+        dtypes = {n: t.dtype for n, t in tensors.items()}
+        ranks = [{}, *({n: [4] * r} for n in shapes for r in (1, 2, 3, 4) if r != len(shapes[n]))]
+        for changed in ranks:
+            example = _Example(motif, literals, {**shapes, **changed}, dtypes)
+            if example.runs(program, {}):
+                example.find_coupled(program)
+                yield example
+
+
+@dataclass(frozen=True)
+class Motif:
+    """A function annotated as a rule's pattern is, and the examples of it that are planted most."""
+
+    function: Function
+    likely: tuple[_Example, ...] = ()
+
+
+def focused(function: Function, fires: Callable[[Program], bool]) -> Motif:
+    """The motif with the examples for which `fires` is true as the likely ones: a guard may accept few ranks."""
+    likely = []
+    for example in _examples(function):
+        b = ProgramBuilder()
+        results = _plant(Choose(lambda _: 0), b, example, ())
+        if results and fires(b.finish(*results)):
+            likely.append(example)
+    return Motif(function, tuple(likely))
 
 
 def plant(draw: Choose, b: ProgramBuilder, motif: Motif, pool: Sequence[Node]) -> list[Node]:
@@ -29,67 +127,50 @@ def plant(draw: Choose, b: ProgramBuilder, motif: Motif, pool: Sequence[Node]) -
     Args:
         draw: choices.
         b: the program.
-        motif: annotated as a rule's pattern is.
+        motif: what to plant.
         pool: values that may serve as its arguments.
     """
-    parameters, examples = _examples(motif)
-    literals, tensors = draw.of(examples)
-    dynamic = not draw.chance(4)
-    shapes = {n: _shape(b, p, t, dynamic) for p in parameters if (t := tensors.get(n := p.name)) is not None}
-    recording = _record(b, motif, parameters, literals, tensors, shapes)
-    if recording is None:
-        shapes = {n: list(t.shape) for n, t in tensors.items()}
-        recording = _record(b, motif, parameters, literals, tensors, shapes)
-    if recording is None:
-        return []
-    nodes = {
-        p.name: _argument(draw, b, p, tensors[p.name].dtype, shapes[p.name], pool) for p in parameters if p.name in tensors
+    likely = motif.likely if motif.likely and not draw.chance(4) else _examples(motif.function)
+    return _plant(draw, b, draw.of(likely), pool)
+
+
+def _plant(draw: Choose, b: ProgramBuilder, example: _Example, pool: Sequence[Node]) -> list[Node]:
+    sizes = {axis: draw.of(_SIZES) for together in example.coupled for axis in together}
+    for together in example.coupled:  # one size a set
+        sizes |= dict.fromkeys(together, sizes[next(iter(together))])
+    shapes = example.sized(sizes)
+    dynamic = _dynamic(b, example, shapes) if not draw.chance(4) else shapes
+    for attempt in (dynamic, shapes, example.shapes):
+        with quiet_torch():  # sizes that do not suit are tried, and torch logs each complaint
+            recording = example.record(b.program, attempt)
+        if recording is not None:
+            nodes = {
+                p.name: _argument(draw, b, p, example.dtypes[p.name], attempt[p.name], pool)
+                for p in _parameters(example.motif)
+                if p.name in attempt
+            }
+            return _emit(draw, b, recording, nodes)
+    return []
+
+
+def _dynamic(b: ProgramBuilder, example: _Example, shapes: Shapes) -> Shapes:
+    """The shapes with the first axis of every tensor that is no weight as the batch."""
+    kinds = {p.name: p.kind for p in _parameters(example.motif)}
+    return {
+        n: [b.batch, *shape[1:]] if kinds[n] is ArgumentKind.TENSOR and len(shape) >= 2 else shape
+        for n, shape in shapes.items()
     }
-    return _emit(draw, b, recording, nodes)
-
-
-_Example = tuple[dict[str, object], dict[str, torch.Tensor]]
-
-
-@cache
-def _examples(motif: Motif) -> tuple[tuple[Parameter, ...], list[_Example]]:
-    """A motif's arguments and values under which it runs: searched for once."""
-    rule = Rule(motif, motif)
-    return rule_parameters(rule), example_arguments(rule)
-
-
-def _shape(b: ProgramBuilder, parameter: Parameter, tensor: torch.Tensor, dynamic: bool) -> list[int | torch.SymInt]:
-    shape: list[int | torch.SymInt] = list(tensor.shape)
-    if dynamic and parameter.kind is ArgumentKind.TENSOR and len(shape) >= 2:
-        shape[0] = b.batch
-    return shape
-
-
-def _record(
-    b: ProgramBuilder,
-    motif: Motif,
-    parameters: Sequence[Parameter],
-    literals: dict[str, object],
-    tensors: dict[str, torch.Tensor],
-    shapes: dict[str, list[int | torch.SymInt]],
-) -> Recording | None:
-    with b.program.fake_mode:
-        fakes = {n: torch.empty(tuple(shapes[n]), dtype=t.dtype) for n, t in tensors.items()}
-    values = {p.name: fakes[p.name] if p.name in fakes else literals.get(p.name) for p in parameters}
-    try:
-        return record(b.program, motif, values)
-    except RecordingError:
-        return None
 
 
 def _argument(
-    draw: Choose, b: ProgramBuilder, parameter: Parameter, dtype: torch.dtype, shape: list[int | torch.SymInt], pool: Sequence[Node]
+    draw: Choose, b: ProgramBuilder, parameter: Parameter, dtype: torch.dtype, shape: list[Size], pool: Sequence[Node]
 ) -> Node:
     """A node for an argument: a weight for a `Const` (once in eight an input), a value of the pool or a new input."""
     key = list(map(str, shape))
     if parameter.kind is ArgumentKind.CONST and not draw.chance(8):
         sizes = [int(d) for d in shape]
-        same = [w for w in b.program.weight_nodes() if list(map(str, w.meta["val"].shape)) == key and w.meta["val"].dtype == dtype]
+        weights = b.program.weight_nodes()
+        same = [w for w in weights if list(map(str, w.meta["val"].shape)) == key and w.meta["val"].dtype == dtype]
         if same and draw.chance(3):
             return draw.of(same)
         kind = "positive" if "var" in parameter.name else draw.of(("normal", "normal", "normal", "constant", "integers"))
@@ -97,8 +178,9 @@ def _argument(
     fitting = [p for p in pool if list(map(str, b.value(p).shape)) == key and b.value(p).dtype == dtype]
     if fitting and not draw.chance(5):
         return draw.latest(fitting)
-    bounds = {} if dtype.is_floating_point or dtype is torch.bool else {"low": 0, "high": 2}
-    return b.input(shape, dtype=dtype, **bounds)
+    if dtype.is_floating_point or dtype is torch.bool:
+        return b.input(shape, dtype=dtype)
+    return b.input(shape, dtype=dtype, low=0, high=2)
 
 
 def _emit(draw: Choose, b: ProgramBuilder, recording: Recording, nodes: dict[str, Node]) -> list[Node]:
@@ -117,7 +199,8 @@ def _emit(draw: Choose, b: ProgramBuilder, recording: Recording, nodes: dict[str
 
     try:
         for call in recording.calls:
-            env[call] = b.call(call.target, *map(argument, call.args), **{k: argument(v) for k, v in call.kwargs.items()})
+            kwargs = {k: argument(v) for k, v in call.kwargs.items()}
+            env[call] = b.call(call.target, *map(argument, call.args), **kwargs)
             if call not in recording.outputs and isinstance(call.meta["val"], torch.Tensor):
                 inner.append(env[call])
     except NoSize:

@@ -16,7 +16,7 @@ from fxopt.testing import families_shape  # noqa: F401  (registers its families)
 from fxopt.testing.builder import ProgramBuilder
 from fxopt.testing.choice import Choose
 from fxopt.testing.families import FAMILIES
-from fxopt.testing.motifs import plant
+from fxopt.testing.motifs import Motif, plant
 from fxopt.verification import sample_inputs
 
 __all__ = ["build_program", "inputs_for", "programs", "script_of"]
@@ -28,7 +28,7 @@ _SHAPES: tuple[tuple[int, ...], ...] = ((4,), (3, 4), (2, 5, 6), (4, 4), (4, 4, 
 
 
 def build_program(
-    draw: Choose, *, families: Sequence[str] | None = None, motifs: Sequence[Callable[..., object]] = (), max_ops: int = 8
+    draw: Choose, *, families: Sequence[str] | None = None, motifs: Sequence[Callable[..., object] | Motif] = (), max_ops: int = 8
 ) -> tuple[Program, str]:
     """One program and the script that builds it.
 
@@ -48,7 +48,8 @@ def build_program(
     where = draw.below(steps) if motifs else -1
     for step in range(steps):
         if step == where or (motifs and draw.chance(4)):
-            made = plant(draw, b, draw.of(list(motifs)), pool)
+            motif = draw.of(list(motifs))
+            made = plant(draw, b, motif if isinstance(motif, Motif) else Motif(motif), pool)
         else:
             source = draw.latest(pool)
             node = FAMILIES[draw.of(names)](draw, b, source, pool)
@@ -72,7 +73,7 @@ def programs(
     draw: st.DrawFn,
     *,
     families: Sequence[str] | None = None,
-    motifs: Sequence[Callable[..., object]] = (),
+    motifs: Sequence[Callable[..., object] | Motif] = (),
     max_ops: int = 8,
 ) -> Program:
     """Valid programs over one dynamic size, `batch`.

@@ -1,0 +1,74 @@
+"""Drawn programs: valid, varied, runnable; their scripts make them again."""
+
+import random
+from collections import Counter
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fxopt.dialect import violations
+from fxopt.ops import op_key
+from fxopt.program import Program
+from fxopt.testing import FAMILIES, build_program, inputs_for, programs, script_of
+from fxopt.testing.choice import Choose
+
+
+def drawn(seed: int, **options: object) -> tuple[Program, str]:
+    source = random.Random(seed)
+    return build_program(Choose(source.randrange), **options)  # type: ignore[arg-type]
+
+
+@given(programs())
+@settings(max_examples=60)
+def test_a_program_is_well_formed_and_its_values_are_fresh(program: Program) -> None:
+    assert list(violations(program, values=True)) == []
+
+
+@given(st.data())
+@settings(max_examples=40)
+def test_a_program_runs_on_its_inputs_at_every_size(data: st.DataObject) -> None:
+    program = data.draw(programs())
+    args = data.draw(inputs_for(program))
+    result = program(*args)
+    flat = program.signature.flatten_outputs(result)
+    assert len(flat) == len(program.signature.computed_outputs)
+
+
+def test_there_are_forty_families_and_each_is_drawn() -> None:
+    assert len(FAMILIES) >= 40
+    for name in FAMILIES:
+        made = [drawn(seed, families=[name], max_ops=3)[0] for seed in range(40)]
+        assert any(len(list(p.calls())) > 0 for p in made), f"the family {name} never makes a call"
+
+
+def test_programs_are_varied() -> None:
+    made = [drawn(seed)[0] for seed in range(150)]
+    ops = Counter(op_key(n.target) for p in made for n in p.calls())
+    assert len(ops) >= 60
+    assert sum(len(p.signature.outputs) > 1 for p in made) >= 30
+    assert sum(not p.signature.symbols for p in made) >= 10
+    shared = sum(any(len(n.users) > 1 for n in p.weight_nodes()) for p in made)
+    assert shared >= 3
+
+
+def test_none_is_rejected() -> None:
+    for seed in range(200):
+        drawn(seed)
+
+
+def test_a_script_makes_its_program_again() -> None:
+    for seed in range(20):
+        program, script = drawn(seed)
+        space: dict[str, object] = {}
+        exec("import operator, torch\nfrom fxopt.testing import ProgramBuilder\n" + script, space)
+        again = space["program"]
+        assert isinstance(again, Program) and str(again) == str(program)
+        for name, tensor in program.weights.items():
+            assert torch.equal(again.weights[name], tensor)
+
+
+@given(programs())
+@settings(max_examples=5)
+def test_a_drawn_program_knows_its_script(program: Program) -> None:
+    assert script_of(program).endswith(")")

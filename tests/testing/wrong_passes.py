@@ -1,0 +1,353 @@
+"""Seeded wrong passes, each the kind of mistake that real ones had, and their right twins."""
+
+import itertools
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+
+import fxopt
+from fxopt import Const, Contract, Pass, RewritePass, Rewriter
+
+__all__ = ["PAIRS", "pairs"]
+
+
+def _conv_bn(x, w: Const, b: Const, mean: Const, var: Const, gamma: Const, beta: Const, padding: list[int], momentum: float, eps: float):  # fmt: skip
+    y = F.conv2d(x, w, b, [1, 1], padding)
+    return F.batch_norm(y, mean, var, gamma, beta, False, momentum, eps)
+
+
+def _fold(w, b, mean, var, gamma, beta, eps):
+    scale = gamma * torch.rsqrt(var + eps)
+    return w * scale.reshape(-1, 1, 1, 1), (b - mean) * scale + beta
+
+
+class FoldRight(RewritePass):
+    """conv + bn folded."""
+
+    pattern = staticmethod(_conv_bn)
+
+    @staticmethod
+    def replacement(x, w, b, mean, var, gamma, beta, padding, momentum, eps):
+        weight, bias = _fold(w, b, mean, var, gamma, beta, eps)
+        return F.conv2d(x, weight, bias, [1, 1], padding)
+
+
+class FoldWrongEps(RewritePass):
+    """The same with another eps."""
+
+    pattern = staticmethod(_conv_bn)
+
+    @staticmethod
+    def replacement(x, w, b, mean, var, gamma, beta, padding, momentum, eps):
+        weight, bias = _fold(w, b, mean, var, gamma, beta, eps * 1.1)
+        return F.conv2d(x, weight, bias, [1, 1], padding)
+
+
+class FoldWrongSign(RewritePass):
+    """The same with the mean added."""
+
+    pattern = staticmethod(_conv_bn)
+
+    @staticmethod
+    def replacement(x, w, b, mean, var, gamma, beta, padding, momentum, eps):
+        weight, bias = _fold(w, b, -mean, var, gamma, beta, eps)
+        return F.conv2d(x, weight, bias, [1, 1], padding)
+
+
+class FoldDroppedBias(RewritePass):
+    """The same without the convolution's bias."""
+
+    pattern = staticmethod(_conv_bn)
+
+    @staticmethod
+    def replacement(x, w, b, mean, var, gamma, beta, padding, momentum, eps):
+        weight, bias = _fold(w, torch.zeros_like(b), mean, var, gamma, beta, eps)
+        return F.conv2d(x, weight, bias, [1, 1], padding)
+
+
+class SecondUserIgnored(Pass):
+    """relu(neg(x)) -> a new node that replaces neg(x) for its other users too."""
+
+    @staticmethod
+    def motif(x):
+        return torch.relu(-x)
+
+    motifs: ClassVar = (motif,)
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes("aten.relu"):
+            inner = node.args[0]
+            if inner.op == "call_function" and inner.target == torch.ops.aten.neg.default:
+                with rewriter.rewrite("relu-neg", inner):
+                    fused = rewriter.call("aten.neg", rewriter.call("aten.clamp", inner.args[0], None, 0.0))
+                    rewriter.replace(inner, fused)
+
+
+class SecondUserKept(RewritePass):
+    """relu(-x) -> -clamp(x, max=0)"""
+
+    @staticmethod
+    def pattern(x):
+        return torch.relu(-x)
+
+    @staticmethod
+    def replacement(x):
+        return -x.clamp(max=0.0)
+
+
+class CancelPermutes(Pass):
+    """permute(permute(x)) -> x where the second undoes the first."""
+
+    @staticmethod
+    def motif(x):
+        return x.transpose(-1, -2).transpose(-1, -2)
+
+    motifs: ClassVar = (motif,)
+
+    def undone(self, first: list[int], second: list[int]) -> bool:
+        return [first[i] for i in second] == sorted(first)
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes("aten.permute"):
+            inner = node.args[0]
+            if inner.target == node.target and self.undone(inner.args[1], node.args[1]):
+                source = inner.args[0]
+                if rewriter.same_type(source.meta["val"], node.meta["val"]):
+                    with rewriter.rewrite("cancel", node):
+                        rewriter.replace(node, source)
+
+
+class CancelPermutesWrong(CancelPermutes):
+    """Any two permutations in a row cancel, if only the shape is the same."""
+
+    @staticmethod
+    def rolled(x):
+        return x.permute(1, 2, 0).permute(1, 2, 0) if x.dim() == 3 else x.permute(0, 2, 3, 1).permute(0, 2, 3, 1)
+
+    motifs: ClassVar = (rolled,)
+
+    def undone(self, first: list[int], second: list[int]) -> bool:
+        return True
+
+
+class MergeEqual(Pass):
+    """Equal softmaxes computed once."""
+
+    contract = Contract.EXACT
+
+    @staticmethod
+    def motif(x):
+        return x.softmax(-1) + x.softmax(0)
+
+    @staticmethod
+    def equal(x):
+        return x.softmax(-1) + x.softmax(-1)
+
+    motifs: ClassVar = (motif, equal)
+
+    def key(self, node):
+        return node.args[0], node.args[1]
+
+    def run(self, rewriter: Rewriter) -> None:
+        first: dict[object, torch.fx.Node] = {}
+        for node in rewriter.nodes("aten.softmax"):
+            kept = first.setdefault(self.key(node), node)
+            if kept is not node:
+                with rewriter.rewrite("merge", node):
+                    rewriter.replace(node, kept)
+
+
+class MergeIgnoringArguments(MergeEqual):
+    """The axis is forgotten."""
+
+    contract = Contract.EXACT
+
+    def key(self, node):
+        return node.args[0]
+
+
+class DropReluAfterRelu(RewritePass):
+    """relu(relu(x)) -> relu(x)"""
+
+    contract = Contract.EXACT
+
+    @staticmethod
+    def pattern(x):
+        return torch.relu(torch.relu(x))
+
+    @staticmethod
+    def replacement(x):
+        return torch.relu(x)
+
+
+class DropReluAfterLeaky(RewritePass):
+    """relu(leaky_relu(x)) -> leaky_relu(x)"""
+
+    @staticmethod
+    def pattern(x):
+        return torch.relu(F.leaky_relu(x, 0.1))
+
+    @staticmethod
+    def replacement(x):
+        return F.leaky_relu(x, 0.1)
+
+
+class SoftmaxByHand(RewritePass):
+    """softmax(x, d) -> exp(log_softmax(x, d))"""
+
+    @staticmethod
+    def pattern(x, d: int):
+        return x.softmax(d)
+
+    @staticmethod
+    def replacement(x, d):
+        return x.log_softmax(d).exp()
+
+
+class SoftmaxOtherAxis(RewritePass):
+    """softmax(x, d) -> softmax along the last axis"""
+
+    @staticmethod
+    def pattern(x, d: int):
+        return x.softmax(d)
+
+    @staticmethod
+    def replacement(x, d):
+        return x.softmax(-1)
+
+
+class GeluByTanh(RewritePass):
+    """The exact GELU replaced by its approximation, promised as equivalent."""
+
+    @staticmethod
+    def pattern(x):
+        return F.gelu(x)
+
+    @staticmethod
+    def replacement(x):
+        return F.gelu(x, approximate="tanh")
+
+
+class GeluByErf(RewritePass):
+    """The exact GELU written out."""
+
+    @staticmethod
+    def pattern(x):
+        return F.gelu(x)
+
+    @staticmethod
+    def replacement(x):
+        return x * 0.5 * (1 + torch.erf(x * 0.7071067811865476))
+
+
+class MeanByExampleSize(Pass):
+    """The mean over the batch as a sum over the example's size: wrong at any other."""
+
+    @staticmethod
+    def motif(x):
+        return x.mean(0)
+
+    motifs: ClassVar = (motif,)
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes("aten.mean.dim"):
+            x, dims, keep = node.args[:3]
+            size = x.meta["val"].shape[0]
+            if list(dims) == [0] and isinstance(size, torch.SymInt):
+                with rewriter.rewrite("mean", node):
+                    total = rewriter.call("aten.sum.dim_IntList", x, dims, keep)
+                    rewriter.replace(node, rewriter.call("aten.div.Tensor", total, float(size.node.hint)))
+
+
+class MeanBySize(Pass):
+    """The mean over the batch as a sum over its size."""
+
+    motifs: ClassVar = (MeanByExampleSize.motif,)
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes("aten.mean.dim"):
+            x, dims, keep = node.args[:3]
+            if list(dims) == [0] and isinstance(x.meta["val"].shape[0], torch.SymInt):
+                with rewriter.rewrite("mean", node):
+                    total = rewriter.call("aten.sum.dim_IntList", x, dims, keep)
+                    size = rewriter.call("aten.sym_size.int", x, 0)
+                    rewriter.replace(node, rewriter.call("aten.div.Tensor", total, size))
+
+
+class StaleMetadata(Pass):
+    """Notes another shape for a node that it leaves."""
+
+    motifs: ClassVar = (MeanByExampleSize.motif,)
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes("aten.mean.dim"):
+            if not node.kwargs.get("seen"):
+                node.meta["val"] = node.args[0].meta["val"]
+
+
+class AroundTheRewriter(Pass):
+    """Edits the graph directly."""
+
+    motifs: ClassVar = (DropReluAfterRelu.pattern,)
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes("aten.relu"):
+            if node.args[0].op == "call_function" and node.args[0].target == node.target:
+                node.replace_all_uses_with(node.args[0])
+
+
+class ChangesWeights(Pass):
+    """Scales a weight in place: the caller's program shares it."""
+
+    @staticmethod
+    def motif(x, w: Const):
+        return torch.relu(x * w)
+
+    motifs: ClassVar = (motif,)
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes("aten.mul.Tensor"):
+            tensor = rewriter.value(node.args[1]) if isinstance(node.args[1], torch.fx.Node) else None
+            if tensor is not None:
+                tensor.mul_(2.0)
+
+
+_COUNTER = itertools.count()
+
+
+class NotDeterministic(Pass):
+    """Rewrites every other time."""
+
+    motifs: ClassVar = (DropReluAfterRelu.pattern,)
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes("aten.relu"):
+            inner = node.args[0]
+            if inner.op == "call_function" and inner.target == node.target and next(_COUNTER) % 2:
+                with rewriter.rewrite("relu", node):
+                    rewriter.replace(node, inner)
+
+
+PAIRS: dict[type[Pass], type[Pass]] = {
+    FoldWrongEps: FoldRight,
+    FoldWrongSign: FoldRight,
+    FoldDroppedBias: FoldRight,
+    SecondUserIgnored: SecondUserKept,
+    CancelPermutesWrong: CancelPermutes,
+    MergeIgnoringArguments: MergeEqual,
+    DropReluAfterLeaky: DropReluAfterRelu,
+    SoftmaxOtherAxis: SoftmaxByHand,
+    GeluByTanh: GeluByErf,
+    MeanByExampleSize: MeanBySize,
+    StaleMetadata: MeanBySize,
+    AroundTheRewriter: DropReluAfterRelu,
+    ChangesWeights: DropReluAfterRelu,
+    NotDeterministic: DropReluAfterRelu,
+}
+"""Each wrong pass and a right one for the same places."""
+
+
+def pairs() -> list[tuple[type[fxopt.Pass], type[fxopt.Pass]]]:
+    """Wrong and right, in order."""
+    return list(PAIRS.items())
