@@ -9,6 +9,7 @@ from fxopt.errors import LoweringError
 from fxopt.lowering.onnx.builder import Builder, Result
 from fxopt.lowering.onnx.graph import Value
 from fxopt.lowering.target import lowering_rule
+from fxopt.ops.info import op_key
 from fxopt.ops.schema import bind
 from fxopt.ops.sizes import Size
 
@@ -35,6 +36,11 @@ class Call:
     def has(self, name: str) -> bool:
         """Whether an argument is there and not None."""
         return self.arguments.get(name) is not None
+
+    @property
+    def name(self) -> str:
+        """The op's name without namespace and overload."""
+        return op_key(self.node.target).split(".")[1]
 
     @property
     def first(self) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch.fx import Node
 
 from fxopt.lowering.onnx.builder import Builder, Result
+from fxopt.lowering.onnx.decompose import decomposed, lower_decomposed
 from fxopt.lowering.onnx.graph import OnnxNode, Value
 from fxopt.lowering.onnx.sizes import UnknownSizeError
 from fxopt.lowering.target import find_rule
@@ -18,7 +19,7 @@ from fxopt.ops.info import op_key
 from fxopt.program.program import Program
 from fxopt.program.signature import Dim, ScalarSpec
 
-__all__ = ["Recording", "live_nodes", "record"]
+__all__ = ["Recording", "has_rule", "live_nodes", "record"]
 
 
 @dataclass
@@ -75,6 +76,19 @@ def record(program: Program, opset: int) -> Recording:
     return _finish(builder, nodes, inputs, outputs)
 
 
+def has_rule(node: Node) -> bool:
+    """Whether a call can be lowered: by a rule, by ops that it is made of, or by a function of onnxscript's."""
+    if node.target is operator.getitem or find_rule("onnx", node.target) is not None:
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if decomposed(node, has_rule) is not None:
+        return True
+    from fxopt.lowering.onnx.torchlib import knows
+
+    return knows(node.target)
+
+
 def _lower(builder: Builder, node: Node) -> Result:
     if node.target is operator.getitem:
         source, index = node.args
@@ -87,16 +101,15 @@ def _lower(builder: Builder, node: Node) -> Result:
             return builder.sizes.value(value)
         except UnknownSizeError:
             pass
-    elif (
-        isinstance(value, int)
-        and not isinstance(value, bool)
-        and not isinstance(node.target, torch._ops.OpOverload)
-    ):
+    elif isinstance(value, int) and not isinstance(value, bool) and not isinstance(node.target, torch._ops.OpOverload):
         return builder.ints([value])
     rule = find_rule("onnx", node.target)
     if rule is not None:
         result: Result = rule(builder, node)  # type: ignore[assignment]
         return result
+    parts = decomposed(node, has_rule)
+    if parts is not None:
+        return lower_decomposed(builder, node, parts, _lower)
     from fxopt.lowering.onnx.torchlib import lower_by_torchlib
 
     builder.notes.append(op_key(node.target))

@@ -121,7 +121,7 @@ def log_sigmoid(b: Builder, c: Call) -> Value:
 @rule("aten.hardshrink", "aten.softshrink")
 def shrink(b: Builder, c: Call) -> Value:
     bound = float(c.number("lambd"))
-    bias = bound if "softshrink" in str(c.node.target) else 0.0
+    bias = bound if "softshrink" in c.name else 0.0
     return b.op("Shrink", c.x, lambd=bound, bias=bias)
 
 

@@ -49,7 +49,7 @@ def mul(b: Builder, c: Call) -> Value:
 @rule("aten.div", "aten.divide", "aten.true_divide", "aten.floor_divide")
 def div(b: Builder, c: Call) -> Value:
     mode = c.text("rounding_mode") if c.has("rounding_mode") else ""
-    if "floor_divide" in str(c.node.target):
+    if "floor_divide" in c.name:
         mode = "floor"
     x, y = c.promoted("self", "other", dtype=c.out.dtype)
     if not mode:
@@ -130,7 +130,7 @@ def minimum(b: Builder, c: Call) -> Value:
 def fmax(b: Builder, c: Call) -> Value:
     """The other operand where one is NaN."""
     x, y = c.promoted("self", "other", dtype=c.out.dtype)
-    best = b.op("Max" if "fmax" in str(c.node.target) else "Min", x, y)
+    best = b.op("Max" if "fmax" in c.name else "Min", x, y)
     if not is_float(c.out.dtype):
         return best
     return b.op("Where", b.op("IsNaN", x), y, b.op("Where", b.op("IsNaN", y), x, best))
@@ -157,7 +157,7 @@ def hypot(b: Builder, c: Call) -> Value:
 @rule("aten.logaddexp", "aten.logaddexp2")
 def logaddexp(b: Builder, c: Call) -> Value:
     x, y = c.promoted("self", "other", dtype=c.out.dtype)
-    base = math.log(2) if "logaddexp2" in str(c.node.target) else 1.0
+    base = math.log(2) if "logaddexp2" in c.name else 1.0
     high, gap = b.op("Max", x, y), b.op("Neg", b.op("Abs", b.op("Sub", x, y)))
     rest = b.op("Log", b.op("Add", b.like(1, x), b.op("Exp", b.op("Mul", gap, b.like(base, x)))))
     total = b.op("Add", high, b.op("Div", rest, b.like(base, x)))
@@ -180,7 +180,7 @@ def lerp(b: Builder, c: Call) -> Value:
 @rule("aten.addcmul", "aten.addcdiv")
 def addc(b: Builder, c: Call) -> Value:
     x, first, second = c.promoted("self", "tensor1", "tensor2", dtype=c.out.dtype)
-    product = b.op("Mul" if "addcmul" in str(c.node.target) else "Div", first, second)
+    product = b.op("Mul" if "addcmul" in c.name else "Div", first, second)
     value = c["value"]
     return b.op("Add", x, product if value == 1 else b.op("Mul", product, b.operand(value, c.out.dtype)))
 
@@ -226,7 +226,7 @@ def shift(b: Builder, c: Call) -> Value:
     """By a power of two: ONNX shifts unsigned integers only."""
     x, by = c.promoted("self", "other", dtype=c.out.dtype)
     factor = b.op("Pow", b.like(2, x), by)
-    left = "left" in str(c.node.target) or "lshift" in str(c.node.target)
+    left = "left" in c.name or "lshift" in c.name
     return b.op("Mul", x, factor) if left else floor_divide(b.graph, x, factor)
 
 

@@ -52,24 +52,16 @@ def full(b: Builder, c: Call) -> Value:
     return _filled(b, c, c[name])
 
 
-@rule("aten.arange", "aten.range")
+@rule("aten.arange")
 def arange(b: Builder, c: Call) -> Value:
     start, end = c.arguments.get("start", 0), c["end"]
     step = c.arguments.get("step", 1)
     dtype = c.out.dtype
     numbers = [v for v in (start, end, step) if isinstance(v, (int, float))]
-    if "range.step" in str(c.node.target) or "range.default" in str(c.node.target):
-        raise_if_inclusive(c)
     if len(numbers) == 3 and c.out.numel() <= _SMALL:
         return b.constant(torch.arange(*numbers, dtype=dtype), dtype)
     counting = dtype if dtype in (torch.float64, torch.int64) or not is_float(dtype) else torch.float32
     return b.cast(b.op("Range", *(b.operand(v, counting) for v in (start, end, step))), dtype)
-
-
-def raise_if_inclusive(c: Call) -> None:
-    """`torch.range`, unlike arange, includes its end."""
-    if "aten.range" in str(c.node.target):
-        raise c.error("torch.range includes its end; use torch.arange")
 
 
 @rule("aten.linspace")
@@ -92,7 +84,7 @@ def eye(b: Builder, c: Call) -> Value:
 
 @rule("aten.tril_indices", "aten.triu_indices")
 def triangle_indices(b: Builder, c: Call) -> Value:
-    make = torch.tril_indices if "tril" in str(c.node.target) else torch.triu_indices
+    make = torch.tril_indices if "tril" in c.name else torch.triu_indices
     return b.constant(make(*(c.integer(n) for n in ("row", "col", "offset"))), c.out.dtype)
 
 

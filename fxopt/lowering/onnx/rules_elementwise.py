@@ -39,19 +39,30 @@ for _name, _op_type in _FLOAT_FUNCTIONS.items():
     _float_function(_op_type, f"aten.{_name}", *([f"aten.{_ALIASES[_name]}"] if _name in _ALIASES else []))
 
 
-@rule("aten.abs", "aten.absolute", "aten.neg", "aten.negative", "aten.sign", "aten.sgn")
-def same_dtype(b: Builder, c: Call) -> Value:
-    name = c.node.target._schema.name.split("::")[1]  # type: ignore[union-attr]
+@rule("aten.abs", "aten.absolute")
+def absolute(b: Builder, c: Call) -> Value:
+    return c.x if c.out.dtype is torch.bool else b.op("Abs", c.x)
+
+
+@rule("aten.neg", "aten.negative")
+def negative(b: Builder, c: Call) -> Value:
+    return b.op("Neg", c.x)
+
+
+@rule("aten.sign", "aten.sgn")
+def sign(b: Builder, c: Call) -> Value:
+    """Zero for NaN, in torch."""
     if c.out.dtype is torch.bool:
         return c.x
-    return b.op({"abs": "Abs", "absolute": "Abs", "neg": "Neg", "negative": "Neg"}.get(name, "Sign"), c.x)
+    result = b.op("Sign", c.x)
+    return b.op("Where", b.op("IsNaN", c.x), b.like(0, result), result) if is_float(c.out.dtype) else result
 
 
 @rule("aten.ceil", "aten.floor", "aten.trunc", "aten.fix", "aten.round")
 def rounding(b: Builder, c: Call) -> Value:
     if not is_float(c.out.dtype):
         return c.x
-    name = c.node.target._schema.name.split("::")[1]  # type: ignore[union-attr]
+    name = c.name
     if name in ("trunc", "fix"):
         return truncated(b, c.x)
     decimals = c.integer("decimals") if c.has("decimals") else 0
@@ -120,7 +131,7 @@ def log1p(b: Builder, c: Call) -> Value:
 @rule("aten.log2", "aten.log10")
 def other_logs(b: Builder, c: Call) -> Value:
     x = c.tensor(dtype=c.out.dtype)
-    base = 2 if "log2" in str(c.node.target) else 10
+    base = 2 if "log2" in c.name else 10
     return b.op("Div", b.op("Log", x), b.like(math.log(base), x))
 
 
@@ -154,7 +165,7 @@ def isnan(b: Builder, c: Call) -> Value:
 def isinf(b: Builder, c: Call) -> Value:
     if not is_float(c.fake().dtype):
         return _nowhere(b, c)
-    name = str(c.node.target)
+    name = c.name
     return b.op(
         "IsInf", c.x, detect_positive=int("isneginf" not in name), detect_negative=int("isposinf" not in name)
     )

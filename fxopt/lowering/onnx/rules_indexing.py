@@ -71,7 +71,7 @@ def take(b: Builder, c: Call) -> Value:
       "aten.scatter_add", "aten.scatter_reduce")  # fmt: skip
 def scatter(b: Builder, c: Call) -> Value:
     """Where the source is larger than the index, its first elements count."""
-    reduce = str(c.arguments.get("reduce") or ("add" if "scatter_add" in str(c.node.target) else "none"))
+    reduce = str(c.arguments.get("reduce") or ("add" if "scatter_add" in c.name else "none"))
     names = {
         "sum": "add",
         "add": "add",
@@ -101,7 +101,7 @@ def scatter(b: Builder, c: Call) -> Value:
 @rule("aten.index_add", "aten.index_copy", "aten.index_fill")
 def index_write(b: Builder, c: Call) -> Value:
     """Whole slices along an axis, their index repeated over the other axes."""
-    axis, name = c.dim(), str(c.node.target)
+    axis, name = c.dim(), c.name
     shape = list(c.shape)
     shape[axis] = c.fake("index").shape[0]
     column = [1] * c.rank

@@ -28,14 +28,14 @@ def _reduce(b: Builder, c: Call, op_type: str, x: Value, *, name: str = "dim") -
 @rule("aten.sum", "aten.nansum")
 def sum_(b: Builder, c: Call) -> Value:
     x = c.tensor(dtype=c.out.dtype)
-    if "nansum" in str(c.node.target) and is_float(c.out.dtype):
+    if "nansum" in c.name and is_float(c.out.dtype):
         x = b.op("Where", b.op("IsNaN", x), b.like(0, x), x)
     return _reduce(b, c, "ReduceSum", x)
 
 
 @rule("aten.mean", "aten.nanmean")
 def mean(b: Builder, c: Call) -> Value:
-    if "nanmean" in str(c.node.target):
+    if "nanmean" in c.name:
         raise c.error("nanmean")
     return _reduce(b, c, "ReduceMean", c.tensor(dtype=c.out.dtype))
 
@@ -47,7 +47,7 @@ def prod(b: Builder, c: Call) -> Value:
 
 @rule("aten.amax", "aten.amin", "aten.max.default", "aten.min.default")
 def extreme(b: Builder, c: Call) -> Value:
-    return _reduce(b, c, "ReduceMax" if "max" in str(c.node.target) else "ReduceMin", c.x)
+    return _reduce(b, c, "ReduceMax" if "max" in c.name else "ReduceMin", c.x)
 
 
 @rule("aten.aminmax")
@@ -57,7 +57,7 @@ def aminmax(b: Builder, c: Call) -> tuple[Value, ...]:
 
 @rule("aten.max.dim", "aten.min.dim")
 def extreme_along(b: Builder, c: Call) -> tuple[Value, ...]:
-    high = "max" in str(c.node.target)
+    high = "max" in c.name
     if c.rank == 0:
         return c.x, b.constant(0, torch.int64)
     values = _reduce(b, c, "ReduceMax" if high else "ReduceMin", c.x)
@@ -66,7 +66,7 @@ def extreme_along(b: Builder, c: Call) -> tuple[Value, ...]:
 
 @rule("aten.argmax", "aten.argmin")
 def arg_extreme(b: Builder, c: Call) -> Value:
-    op_type = "ArgMax" if "argmax" in str(c.node.target) else "ArgMin"
+    op_type = "ArgMax" if "argmax" in c.name else "ArgMin"
     if c.has("dim") and c.rank:
         return b.op(op_type, c.x, axis=c.dim(), keepdims=int(c.flag("keepdim")))
     flat = b.op(op_type, b.op("Reshape", c.x, b.ints([-1])), axis=0, keepdims=0)
@@ -75,7 +75,7 @@ def arg_extreme(b: Builder, c: Call) -> Value:
 
 @rule("aten.all", "aten.any")
 def all_any(b: Builder, c: Call) -> Value:
-    op_type = "ReduceMin" if "all" in str(c.node.target) else "ReduceMax"
+    op_type = "ReduceMin" if "all" in c.name else "ReduceMax"
     return b.cast(_reduce(b, c, op_type, b.cast(c.tensor(dtype=torch.bool), torch.int32)), c.out.dtype)
 
 
@@ -86,12 +86,12 @@ def logsumexp(b: Builder, c: Call) -> Value:
 
 @rule("aten.var", "aten.std")
 def variance(b: Builder, c: Call) -> Value:
-    return _spread(b, c, "std" in str(c.node.target))[0]
+    return _spread(b, c, "std" in c.name)[0]
 
 
 @rule("aten.var_mean", "aten.std_mean")
 def variance_and_mean(b: Builder, c: Call) -> tuple[Value, ...]:
-    result, mean = _spread(b, c, "std" in str(c.node.target))
+    result, mean = _spread(b, c, "std" in c.name)
     return result, mean
 
 
@@ -220,8 +220,26 @@ def cosine_similarity(b: Builder, c: Call) -> Value:
 def pairwise_distance(b: Builder, c: Call) -> Value:
     x, y = c.promoted("x1", "x2", dtype=c.out.dtype)
     gap = b.op("Add", b.op("Sub", x, y), b.like(float(c.number("eps")), x))
-    p, axes, keep = float(c.number("p")), b.ints([-1]), int(c.flag("keepdim"))
+    return _length(b, gap, float(c.number("p")), keep=c.flag("keepdim"))
+
+
+@rule("aten.cdist", "aten._cdist_forward")
+def cdist(b: Builder, c: Call) -> Value:
+    """All pairs' differences, then their lengths."""
+    x, y = (c.tensor(n) for n in ("x1", "x2"))
+    rank = c.fake("x1").dim()
+    gap = b.op("Sub", b.unsqueeze(x, rank - 1), b.unsqueeze(y, c.fake("x2").dim() - 2))
+    return _length(b, gap, float(c.number("p")), keep=False)
+
+
+def _length(b: Builder, x: Value, p: float, *, keep: bool) -> Value:
+    """The p-norm along the last axis."""
+    axes, keepdims = b.ints([-1]), int(keep)
     if p in (1.0, 2.0):
-        return b.op("ReduceL2" if p == 2 else "ReduceL1", gap, axes, keepdims=keep)
-    total = b.op("ReduceSum", b.op("Pow", b.op("Abs", gap), b.like(p, x)), axes, keepdims=keep)
+        return b.op("ReduceL2" if p == 2 else "ReduceL1", x, axes, keepdims=keepdims)
+    if math.isinf(p):
+        return b.op("ReduceMax", b.op("Abs", x), axes, keepdims=keepdims)
+    if p == 0:
+        return b.op("ReduceSum", b.cast(b.cast(x, torch.bool), b.dtype(x)), axes, keepdims=keepdims)
+    total = b.op("ReduceSum", b.op("Pow", b.op("Abs", x), b.like(p, x)), axes, keepdims=keepdims)
     return b.op("Pow", total, b.like(1 / p, x))

@@ -38,8 +38,8 @@ _smooth("upsample_linear1d", 1, "linear")
 _smooth("upsample_bilinear2d", 2, "linear")
 _smooth("upsample_trilinear3d", 3, "linear")
 _smooth("upsample_bicubic2d", 2, "cubic", cubic_coeff_a=-0.75)
-_smooth("_upsample_bilinear2d_aa", 2, "linear", antialias=1)
-_smooth("_upsample_bicubic2d_aa", 2, "cubic", cubic_coeff_a=-0.5, antialias=1)
+_smooth("_upsample_bilinear2d_aa", 2, "linear", antialias=1, exclude_outside=1)
+_smooth("_upsample_bicubic2d_aa", 2, "cubic", cubic_coeff_a=-0.5, antialias=1, exclude_outside=1)
 
 
 def _resize(b: Builder, c: Call, spatial: int, **attributes: Attribute) -> Value:

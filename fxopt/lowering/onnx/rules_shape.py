@@ -59,7 +59,7 @@ def expand(b: Builder, c: Call) -> Value:
 def broadcast_tensors(b: Builder, c: Call) -> tuple[Value, ...]:
     tensors = c.nodes("tensors")
     values: list[Value] = []
-    mesh = "meshgrid" in str(c.node.target)
+    mesh = "meshgrid" in c.name
     swap = mesh and c.arguments.get("indexing") == "xy" and len(tensors) > 1
     for i, (tensor, fake) in enumerate(zip(tensors, c.outs, strict=True)):
         old: list[Size] = list(tensor.meta["val"].shape)
@@ -228,7 +228,7 @@ def _rolled(b: Builder, x: Value, shift: int, axis: int, size: Size) -> Value:
 
 @rule("aten.tril", "aten.triu")
 def triangle(b: Builder, c: Call) -> Value:
-    upper = int("triu" in str(c.node.target))
+    upper = int("triu" in c.name)
     return b.op("Trilu", c.x, b.constant(c.integer("diagonal"), torch.int64), upper=upper)
 
 
@@ -236,7 +236,7 @@ def triangle(b: Builder, c: Call) -> Value:
       "aten.reflection_pad3d", "aten.replication_pad1d", "aten.replication_pad2d",
       "aten.replication_pad3d")  # fmt: skip
 def pad(b: Builder, c: Call) -> Value:
-    name = str(c.node.target)
+    name = c.name
     mode = c.text("mode") if "mode" in c.arguments else "constant"
     mode = "reflect" if "reflection" in name else "replicate" if "replication" in name else mode
     amounts = c["pad"] if "pad" in c.arguments else c["padding"]

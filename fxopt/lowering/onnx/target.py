@@ -5,14 +5,11 @@
 ('onnx', '.onnx', 'onnx')
 """
 
-import operator
-
-import torch
 from torch.fx import Node
 
 from fxopt.errors import LoweringError
 from fxopt.lowering.artifact import Artifact
-from fxopt.lowering.target import Emitted, Target, find_rule
+from fxopt.lowering.target import Emitted, Target
 from fxopt.program.program import Program
 
 __all__ = ["OPSETS", "OnnxTarget"]
@@ -38,17 +35,12 @@ class OnnxTarget(Target):
         self._threshold = external_threshold
 
     def has_rule(self, node: Node) -> bool:
-        """Whether there is a rule of ours, of the user's, or a function of onnxscript's for the call."""
+        """Whether the call can be lowered: by a rule, by ops that it is made of, or by a function of onnxscript's."""
+        from fxopt.lowering.onnx.lower import has_rule
         from fxopt.lowering.onnx.rules import load_rules
 
         load_rules()
-        if node.target is operator.getitem or find_rule("onnx", node.target) is not None:
-            return True
-        if not isinstance(node.target, torch._ops.OpOverload):
-            return False
-        from fxopt.lowering.onnx.torchlib import knows
-
-        return knows(node.target)
+        return has_rule(node)
 
     def missing(self, program: Program) -> list[Node]:
         """The calls without a rule that an output depends on."""

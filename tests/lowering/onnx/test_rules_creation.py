@@ -1,0 +1,51 @@
+"""New tensors against torch: of fixed shapes, stored; of computed shapes, made when the file runs."""
+
+import pytest
+import torch
+
+from tests.lowering.onnx.harness import Case, check, op_types
+
+X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+I = torch.arange(12).reshape(3, 4)
+
+CASES = [
+    Case("zeros", lambda x: x + torch.zeros(3, 4)[:1], (X,)),
+    Case("zeros-batch", lambda x: torch.zeros(x.shape[0], 2) + x[:, :2], (X,)),
+    Case("zeros_like", lambda x: torch.zeros_like(x), (X,)),
+    Case("ones_like-int", lambda x: torch.ones_like(x, dtype=torch.int32), (X,)),
+    Case("new_zeros", lambda x: x.new_zeros(x.shape[0], 3, dtype=torch.bool), (X,)),
+    Case("new_ones-bf16", lambda x: x.new_ones(x.shape[0], 3, dtype=torch.bfloat16), (X,)),
+    Case("full", lambda x: torch.full((x.shape[0], 2), -2.5), (X,)),
+    Case("full-int", lambda x: torch.full((x.shape[0], 2), 7, dtype=torch.int8), (X,)),
+    Case("full-by-size", lambda x: torch.full((2,), x.shape[0]) + x[0, 0], (X,)),
+    Case("full_like", lambda x: torch.full_like(x, float("-inf")), (X,)),
+    Case("full-large", lambda x: torch.full((100, 100), 3.0) + x[0, 0], (X,)),
+    Case("fill", lambda x: x.fill(x.sum()) if hasattr(x, "fill") else torch.full_like(x, 2.0), (X,)),
+    Case("empty-then-filled", lambda x: torch.empty_like(x).zero_() + x, (X,)),
+    Case("arange", lambda x: x + torch.arange(4), (X,)),
+    Case("arange-batch", lambda x: torch.arange(x.shape[0]), (X,)),
+    Case("arange-steps", lambda x: torch.arange(1, x.shape[0] + 5, 2), (X,)),
+    Case("arange-float", lambda x: torch.arange(x.shape[0], dtype=torch.float32) * 0.5, (X,)),
+    Case("arange-half", lambda x: torch.arange(x.shape[0], dtype=torch.float16), (X,)),
+    Case("arange-int32", lambda x: torch.arange(x.shape[0], dtype=torch.int32), (X,)),
+    Case("arange-down", lambda x: torch.arange(x.shape[0], 0, -1), (X,)),
+    Case("linspace", lambda x: x + torch.linspace(0, 1, 4), (X,)),
+    Case("eye", lambda x: x @ torch.eye(4), (X,)),
+    Case("eye-batch", lambda x: torch.eye(x.shape[0]), (X,)),
+    Case("tril_indices", lambda x: x[:, torch.tril_indices(4, 4)[0]], (X,)),
+    Case("scalar_tensor", lambda x: x * torch.scalar_tensor(2.0), (X,)),
+    Case("triangle-mask", lambda x: torch.ones(x.shape[0], x.shape[0]).tril().bool(), (X,)),
+    Case("constant", lambda x: x + torch.tensor([1.0, 2.0, 3.0, 4.0]), (X,)),
+    Case("number-tensor", lambda x: x * torch.tensor(3), (I,)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_case(case):
+    check(case)
+
+
+def test_a_large_constant_is_made_when_the_file_runs():
+    emitted = check(Case("full", lambda x: torch.full((300, 400), 3.0) + x[0, 0], (X,)))
+    assert "ConstantOfShape" in op_types(emitted)
+    assert len(emitted.content) < 5000

@@ -1,0 +1,97 @@
+"""Recurrent layers and cells against torch."""
+
+import pytest
+import torch
+from torch import nn
+
+from fxopt.errors import LoweringError
+from fxopt.lowering.onnx.target import OnnxTarget
+from tests.lowering.onnx.harness import Case, check, op_types, program_of
+
+X = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Started(nn.Module):
+    """A layer that starts from a state made of the input."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> object:
+        rows = self.layer.num_layers * (2 if self.layer.bidirectional else 1)
+        state = x[:, 0, : self.layer.hidden_size].expand(rows, -1, -1) * 0.5
+        return self.layer(x, (state, state + 0.1) if isinstance(self.layer, nn.LSTM) else state)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"batch_first": True},
+        {"batch_first": True, "bidirectional": True, "num_layers": 2},
+        {"batch_first": True, "bias": False},
+    ],
+    ids=["plain", "stacked", "no-bias"],
+)
+def test_layer(kind, how):
+    emitted = check(Case("layer", kind(6, 4, **how), (X,)))
+    assert op_types(emitted).count(kind.__name__) == how.get("num_layers", 1)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_initial_state(kind, bidirectional):
+    layer = kind(6, 4, num_layers=2, batch_first=True, bidirectional=bidirectional)
+    check(Case("started", Started(layer), (X,)))
+
+
+def test_relu_and_time_first():
+    check(Case("relu", nn.RNN(6, 4, nonlinearity="relu"), (X,), fixed=True))
+
+
+def test_example_without_batch():
+    check(Case("unbatched", nn.LSTM(6, 4), (X[0],), fixed=True))
+
+
+def test_weights_of_a_layer_that_runs_twice_are_stored_once():
+    layer = nn.GRU(6, 6, batch_first=True)
+    emitted = check(Case("twice", _Twice(layer), (X,)))
+    once = OnnxTarget().emit(program_of(Case("once", _Once(layer), (X,))), optimize=False)
+    assert len(emitted.content) < len(once.content) + 1000
+
+
+class _Once(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[0]
+
+
+class _Twice(_Once):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(self.layer(x)[0])[0]
+
+
+@pytest.mark.parametrize(
+    "cell", [nn.LSTMCell(6, 6), nn.GRUCell(6, 6), nn.RNNCell(6, 6), nn.RNNCell(6, 6, nonlinearity="relu")]
+)
+def test_cell(cell):
+    check(Case("cell", _Cell(cell), (X[:, 0].contiguous(),)))
+
+
+class _Cell(nn.Module):
+    def __init__(self, cell: nn.RNNCellBase) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.cell(x, (x * 0.5, x + 1) if isinstance(self.cell, nn.LSTMCell) else x * 0.5)
+
+
+def test_projections_are_refused():
+    program = program_of(Case("projected", nn.LSTM(6, 4, proj_size=2, batch_first=True), (X,)))
+    with pytest.raises(LoweringError, match="lstm.*proj_size"):
+        OnnxTarget().emit(program)
