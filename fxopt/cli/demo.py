@@ -4,12 +4,13 @@
 'demo'
 """
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxopt.cli.console import progress
+from fxopt.cli.console import progress, stdout
 from fxopt.cli.options import QuietFlag
 
 if TYPE_CHECKING:
@@ -30,15 +31,12 @@ def demo(
 
     A CNN trained here and a real sentence encoder, to every target; each file is verified, timed, measured.
     """
-    from rich.console import Console
-
     from fxopt.demo import run_demo
 
     with progress(quiet=quiet):
         rows = list(run_demo(output))
     if not quiet:
-        console = Console()
-        console.print(_table(rows, output))
+        stdout().print(_table(rows, output))
     return 1 if any(row.failed for row in rows) else 0
 
 
@@ -47,11 +45,13 @@ def _table(rows: "list[DemoRow]", folder: Path) -> "Table":
 
     from fxopt.reporting import size_text
 
-    table = Table(title=f"artifacts in ./{folder}")
+    table = Table(title=f"artifacts in {folder}", title_justify="left")
     for name in ("file", "target", "size", "speed", "quality", "verdict"):
         table.add_column(name, justify="right" if name in {"size", "speed"} else "left")
     for row in rows:
-        style = "red" if row.failed else ""
-        speed, quality = f"{row.speed:.2f}x", f"{row.quality} {row.value:.4f}"
-        table.add_row(row.file, row.target, size_text(row.size), speed, quality, row.verdict, style=style)
+        size, speed = (size_text(row.size), f"{row.speed:.2f}x") if row.size else ("no file", "-")
+        quality = "-" if math.isnan(row.value) else f"{row.quality} {row.value:.4f}"
+        table.add_row(
+            row.file, row.target, size, speed, quality, row.verdict, style="red" if row.failed else ""
+        )
     return table

@@ -50,7 +50,7 @@ class DemoRow:
         return self.verdict is not Verdict.EQUIVALENT or not self.value >= self.least
 
 
-def run_demo(folder: Path, *, seconds: float = 4.0) -> Iterator[DemoRow]:
+def run_demo(folder: Path, *, seconds: float = 3.0) -> Iterator[DemoRow]:
     """Take two trained models through every step; yields a row for each artifact as it is done.
 
     Args:
