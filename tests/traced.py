@@ -32,4 +32,8 @@ def _same(a: object, b: object) -> bool:
         return type(a) is type(b) and a == b
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8)) if a.dim() else torch.equal(a, b)
+    return (
+        torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+        if a.dim()
+        else torch.equal(a, b)
+    )

@@ -20,25 +20,26 @@ _BUILT_IN = frozenset(
 """Namespaces whose ops a fresh process has, after `import torch` or `import fxopt`."""
 
 
-def verify_file(program: Program, target: Target, path: str) -> VerifyReport:
-    """Compares a file with the program that it was made from.
+def verify_file(reference: Program, program: Program, target: Target, path: str) -> VerifyReport:
+    """Compares a file with a program.
 
     Args:
-        program: the reference.
+        reference: what the file must be equivalent to.
+        program: what the file was made from.
         target: whose file it is.
         path: the file, under whatever name it stands now.
 
     Raises:
         ArtifactError: it has to be opened in this process and can't be.
     """
-    reference = subject_of(program)
+    original = subject_of(reference)
     why_here = _must_run_here(program, target)
     if why_here:
         artifact = target.open(path)
-        report = verify_runs(reference, Subject(artifact.signature, artifact.run_flat, name=target.name))
+        report = verify_runs(original, Subject(artifact.signature, artifact.run_flat, name=target.name))
         return _noted(report, why_here)
     with RemoteSubject(target.runner, path, program.signature) as remote:
-        report = verify_runs(reference, Subject(program.signature, remote.run, name=target.name))
+        report = verify_runs(original, Subject(program.signature, remote.run, name=target.name))
     if target.runner == "onnx" and find_spec("onnxruntime") is None:
         return _noted(report, "onnxruntime is not installed: the file was run by onnx.reference")
     return report

@@ -32,8 +32,7 @@ def open_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artif
 
     Args:
         path: an artifact, or a program (`.fxopt`, `.pt2`).
-        trust: also open what can run code of its author's choosing: a `.pt2`, a `.pt` that fxopt did not
-        write.
+        trust: also open what can run code of its author's choosing: a `.pt2`, another's `.pt`.
 
     Raises:
         ArtifactError: unknown suffix, damaged, or in need of trust.

@@ -6,6 +6,7 @@ with the end of what it printed; the next request starts another.
 """
 
 import atexit
+import contextlib
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import torch
 
@@ -82,7 +83,7 @@ class Worker:
 
     def _epitaph(self) -> str:
         """How the process ended, and the last of what it printed."""
-        self.process.stdin and self.process.stdin.close()
+        _close(self.process.stdin)
         try:
             code = self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -100,11 +101,14 @@ class Worker:
         self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self.errors):
-            if stream is not None:
-                try:
-                    stream.close()
-                except OSError:  # a request that never went out is still in the buffer
-                    continue
+            _close(stream)
+
+
+def _close(stream: IO[bytes] | None) -> None:
+    """Closes a pipe; a request that never went out may still be in its buffer."""
+    if stream is not None:
+        with contextlib.suppress(OSError):
+            stream.close()
 
 
 _WORKERS: dict[str, Worker] = {}

@@ -1,4 +1,4 @@
-"""What opens a file in a worker process, by kind of worker: "eager", "onnx", "torchscript".
+"""What opens a file in a worker process, by kind of worker.
 
 A runner maps a path to a function from packed tensors to packed results. Each kind imports its own runtime
 and nothing else (onnx no torch, torchscript torch alone), so that a file which needs more is found out.

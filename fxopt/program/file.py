@@ -242,7 +242,6 @@ def load_program(path: str | os.PathLike[str]) -> Program:
     """Reads a program.
 
     Raises:
-        ArtifactError: wrong suffix, damaged, changed, of a later format, or with ops that this process does
-        not know.
+        ArtifactError: wrong suffix, damaged, changed, of a later format, or with ops unknown here.
     """
     return program_of(read_file(path, "program"))

@@ -48,7 +48,7 @@ _FUNCTIONS: dict[str, Callable[..., object]] = {
         for n in ("sym_max", "sym_min", "sym_int", "sym_float", "sym_not", "sym_ite", "sym_sum")
     },
     **{f"torch._sym_{n}": f for n in ("sqrt", "log2") if (f := getattr(torch, f"_sym_{n}", None))},
-    **{f"builtins.{n}": getattr(builtins, n) for n in ("round", "max", "min", "int", "float", "bool")},
+    **{f"builtins.{n}": getattr(builtins, n) for n in ("round", "int", "float", "bool")},
 }  # fmt: skip
 _FUNCTION_NAMES = {f: n for n, f in _FUNCTIONS.items()}
 

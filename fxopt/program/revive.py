@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import sympy
 import torch
-from torch._dynamo.source import ConstantSource
 from torch._subclasses import FakeTensorMode
 from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
@@ -95,6 +94,9 @@ def sizes_from_json(value: object) -> list[Size]:
 
 
 def _symbol(env: ShapeEnv, size: Size) -> tuple[sympy.Symbol, int]:
+    # Costs a second, which opening an artifact, that needs no values, should not.
+    from torch._dynamo.source import ConstantSource
+
     source = ConstantSource(f"size_{size.name}")
     symbol = env.create_symbol(
         size.example, source, DimDynamic.DYNAMIC, None, do_not_specialize_zero_one=True

@@ -211,8 +211,7 @@ def unpack_weights(
         read: fills buffers with the safetensors file, which it checks.
 
     Raises:
-        ArtifactError: the table is malformed, does not fit the file, or names a device that this machine
-        lacks.
+        ArtifactError: the table is malformed, does not fit the file, or names a device that is not here.
     """
     try:
         return _unpacked(_checked_table(table), _checked_table(storages), size, read)

@@ -9,9 +9,9 @@ float argument is a float, and a list with holes is a list of optional tensors.
 'torch.jit.annotate(List[int], [])'
 """
 
-import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch.fx import Node
@@ -45,6 +45,12 @@ def _number_text(value: float) -> str:
     return repr(value) if math.isfinite(value) else f'float("{value}")'
 
 
+def _string_text(value: str) -> str:
+    """TorchScript reads octal escapes, no others by number."""
+    escaped = (f"\\{ord(c):03o}" if c < " " or c == "\x7f" else f"\\{c}" if c in '"\\' else c for c in value)
+    return f'"{"".join(escaped)}"'
+
+
 def _list_text(values: list[object] | tuple[object, ...], kind: ArgumentKind | None, name_of: NameOf) -> str:
     text = f"[{', '.join(_item_text(v, kind, name_of) for v in values)}]"
     if kind is None or (values and not kind.holes):
@@ -60,10 +66,13 @@ def _item_text(value: object, kind: ArgumentKind | None, name_of: NameOf) -> str
         return f"float({name_of(value)})" if mixed else name_of(value)
     if value is None:
         return "None"
+    if isinstance(value, bool) and kind is not None and kind.base == "Tensor":
+        # as a number it would count as an integer, and change the result's dtype
+        return f"torch.ops.aten.scalar_tensor({value}, dtype=torch.bool)"
     if isinstance(value, (bool, int, float)):
         return _number_text(float(value) if kind is not None and kind.base == "float" else value)
     if isinstance(value, str):
-        return json.dumps(value)
+        return _string_text(value)
     if isinstance(value, torch.device):
         return f'torch.device("{value}")'
     if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):
@@ -91,11 +100,17 @@ def arguments_text(node: Node, name_of: NameOf) -> str:
     """All arguments of a call of an op, keyword ones that are None by default left out."""
     assert isinstance(node.target, torch._ops.OpOverload)
     kinds = argument_kinds(node.target)
+    flags = any(isinstance(a, bool) and k.base == "Number" for a, k in zip(node.args, kinds, strict=False))
+    if flags and node.target.overloadpacket is torch.ops.aten.where:
+        kinds = tuple(replace(k, base="Tensor") for k in kinds)
     by_name = {k.name: k for k in kinds}
+    kwargs = dict(node.kwargs)
+    if flags and "dtype" in kwargs and kwargs["dtype"] is None:
+        kwargs["dtype"] = node.meta["val"].dtype  # TorchScript would infer an integer's
     parts = [literal_text(a, k, name_of) for a, k in zip(node.args, kinds, strict=False)]
     parts += [
         f"{name}={literal_text(value, by_name[name], name_of)}"
-        for name, value in node.kwargs.items()
+        for name, value in kwargs.items()
         if value is not None or by_name[name].default is not None
     ]
     return ", ".join(parts)

@@ -32,6 +32,11 @@ def _power(a: Texts, kinds: Texts) -> str:
     return f"int({text})" if kinds[0] == kinds[1] == "int" else f"({text})"
 
 
+def _log2(a: Texts, kinds: Texts) -> str:
+    """TorchScript's `math` has no log2, and a quotient of logarithms rounds otherwise."""
+    return f"float(torch.log2(torch.scalar_tensor({a[0]}, dtype=torch.float64)))"
+
+
 def _choice(name: str) -> Callable[[Texts, Texts], str]:
     def text(a: Texts, kinds: Texts) -> str:
         mixed = len(set(kinds)) > 1
@@ -48,13 +53,11 @@ _FUNCTIONS: dict[Callable[..., object], Callable[[Texts, Texts], str]] = {
     operator.neg: lambda a, kinds: f"(-{a[0]})",
     operator.pos: lambda a, kinds: a[0],
     operator.abs: _call("abs"),
-    operator.invert: lambda a, kinds: f"(~{a[0]})",
+    operator.invert: lambda a, kinds: f"(-{a[0]} - 1)",
     operator.not_: lambda a, kinds: f"(not {a[0]})",
     operator.pow: _power,
     torch.sym_max: _choice("max"),
     torch.sym_min: _choice("min"),
-    builtins.max: _choice("max"),
-    builtins.min: _choice("min"),
     torch.sym_int: _call("int"),
     torch.sym_float: _call("float"),
     torch.sym_not: lambda a, kinds: f"(not {a[0]})",
@@ -69,12 +72,11 @@ _FUNCTIONS: dict[Callable[..., object], Callable[[Texts, Texts], str]] = {
     math.sqrt: _call("math.sqrt", floats=True),
     math.exp: _call("math.exp", floats=True),
     math.log: _call("math.log", floats=True),
-    math.log2: _call("math.log2", floats=True),
+    math.log2: _log2,
     math.pow: _call("math.pow", floats=True),
 }
-_FUNCTIONS |= {
-    f: _call(f"math.{n}", floats=True) for n in ("sqrt", "log2") if (f := getattr(torch, f"_sym_{n}", None))
-}
+_SYMBOLIC = {"_sym_sqrt": _FUNCTIONS[math.sqrt], "_sym_log2": _log2}
+_FUNCTIONS |= {function: text for name, text in _SYMBOLIC.items() if (function := getattr(torch, name, None))}
 
 
 def is_size_function(target: object) -> bool:
