@@ -6,7 +6,7 @@ It stops at the first difference: `failure` is set, and the report carries that 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -49,6 +49,28 @@ class _Truth:
 
     outputs: Sequence[object]
     of: Subject
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What outputs at one sample are judged by."""
+
+    sample: Sample
+    truth: _Truth | None
+    original: Subject
+    """The side whose rounding sets the scale."""
+
+    def exact(self, i: int) -> object:
+        """An output in float64, None where there is none."""
+        return self.truth.outputs[i] if self.truth is not None and i < len(self.truth.outputs) else None
+
+    def varied(self, i: int) -> list[object]:
+        """An output of the original under variations of rounding; they are run once, when first asked for."""
+        return [outputs[i] for outputs in self._variations if i < len(outputs)]
+
+    @functools.cached_property
+    def _variations(self) -> list[Sequence[object]]:
+        return self.original.variations([t.clone() for t in self.sample.tensors])
 
 
 class Comparison:
@@ -129,65 +151,55 @@ class Comparison:
     def _compare_outputs(self, expected: list[object], actual: list[object], sample: Sample) -> None:
         truth = self._truth(sample) if self._contract != "exact" else None
         swapped = truth is not None and truth.of is self.candidate
-        original = self.candidate if swapped else self.reference
-
-        @functools.cache
-        def variations() -> list[Sequence[object]]:
-            return original.variations([t.clone() for t in sample.tensors])
-
+        ground = _Ground(sample, truth, self.candidate if swapped else self.reference)
         for i, (old, new) in enumerate(zip(expected, actual, strict=True)):
-            name = self._names[i] if i < len(self._names) else f"output {i}"
+            name = self._name(i)
             if self._contract == "exact":
                 result = compare_exact(new, old, name=name)
+            elif swapped:
+                result = self._compare_values(name, i, old, new, ground)
+                result = dataclasses.replace(result, expected=result.actual, actual=result.expected)
             else:
-                pair = (new, old) if swapped else (old, new)
-                result = self._compare_values(name, i, pair, truth, variations)
-                if swapped:
-                    result = dataclasses.replace(result, expected=result.actual, actual=result.expected)
+                result = self._compare_values(name, i, new, old, ground)
             self._take(result, sample)
-        if self._algebra is not None and truth is not None and not swapped and self.failure is None:
-            self._compare_algebra(expected, truth, sample, variations)
+        if self._algebra is not None and not swapped and self.failure is None:
+            self._compare_algebra(expected, ground)
+
+    def _name(self, i: int) -> str:
+        return self._names[i] if i < len(self._names) else f"output {i}"
 
     def _compare_values(
-        self,
-        name: str,
-        i: int,
-        pair: tuple[object, object],
-        truth: _Truth | None,
-        variations: Callable[[], list[Sequence[object]]],
+        self, name: str, i: int, judged: object, original: object, ground: _Ground
     ) -> OutputComparison:
         """One output by the oracle that applies; variations are run only where a first look is not enough."""
-        original, judged = pair
-        exact = truth.outputs[i] if truth is not None and i < len(truth.outputs) else None
+        constant = ground.sample.constant()
+        exact = ground.exact(i)
         if isinstance(original, torch.Tensor) and not _same_shape(exact, original):
             self._oracles.add("noise")
-            result = compare_noise(judged, original, _ith(variations(), i), name=name)
+            result = compare_noise(judged, original, ground.varied(i), constant=constant, name=name)
         else:
             self._oracles.add("float64")
-            result = compare_rounding(judged, original, exact, name=name)
+            judge = functools.partial(compare_rounding, judged, original, exact, constant=constant, name=name)
+            result = judge()
             if result.verdict is not Verdict.EQUIVALENT and not outer_difference(original, judged):
-                result = compare_rounding(judged, original, exact, perturbed=_ith(variations(), i), name=name)
+                result = judge(perturbed=ground.varied(i))
         if self._contract == "approximate" and not outer_difference(original, judged):
             reason = f"the contract lets values change; {result.reason}"
             return dataclasses.replace(result, verdict=Verdict.UNDECIDED, reason=reason)
         return result
 
-    def _compare_algebra(
-        self,
-        original: list[object],
-        truth: _Truth,
-        sample: Sample,
-        variations: Callable[[], list[Sequence[object]]],
-    ) -> None:
-        assert self._algebra is not None
-        rewritten = list(self._algebra([t.clone() for t in sample.tensors]))
+    def _compare_algebra(self, original: list[object], ground: _Ground) -> None:
+        """The rewritten float64 program against the original one in float64."""
+        if ground.truth is None or self._algebra is None:
+            return
+        rewritten = list(self._algebra([t.clone() for t in ground.sample.tensors]))
         self._oracles.add("algebra")
-        for i, (new, exact, old) in enumerate(zip(rewritten, truth.outputs, original, strict=True)):
-            name = (self._names[i] if i < len(self._names) else f"output {i}") + _ALGEBRA
-            result = compare_algebra(new, exact, old, name=name)
+        for i, (new, exact, old) in enumerate(zip(rewritten, ground.truth.outputs, original, strict=True)):
+            judge = functools.partial(compare_algebra, new, exact, old, name=self._name(i) + _ALGEBRA)
+            result = judge()
             if result.verdict is not Verdict.EQUIVALENT and not outer_difference(exact, new):
-                result = compare_algebra(new, exact, old, perturbed=_ith(variations(), i), name=name)
-            self._take(result, sample)
+                result = judge(perturbed=ground.varied(i))
+            self._take(result, ground.sample)
 
     def _truth(self, sample: Sample) -> _Truth | None:
         """Float64 outputs of the reference, else of the candidate (equivalence goes both ways), else None."""
@@ -225,7 +237,6 @@ class Comparison:
         """The verdict over all samples tried so far."""
         verdict, reason = self._verdict()
         outputs = tuple(map(_worst, self._results.values()))
-        ratios = [o.ratio for o in outputs if not o.name.endswith(_ALGEBRA) and not math.isnan(o.ratio)]
         failed = self.failure.output if self.failure is not None else None
         errors = [o.max_abs_error for o in outputs if not math.isnan(o.max_abs_error)]
         if self._refused:
@@ -236,7 +247,7 @@ class Comparison:
         return VerifyReport(
             verdict,
             reason,
-            ratio=failed.ratio if failed is not None else max(ratios, default=math.nan),
+            ratio=failed.ratio if failed is not None else self._ratio(),
             max_abs_error=max(errors, default=math.nan),
             outputs=outputs,
             inputs_tried=tuple(self._tried),
@@ -265,11 +276,15 @@ class Comparison:
         agree = f"1 output agrees on {inputs}" if count == 1 else f"{count} outputs agree on {inputs}"
         if self._contract == "exact":
             return Verdict.EQUIVALENT, f"{agree}, bit for bit"
-        ratios = [r.ratio for name, rs in self._results.items() for r in rs if not name.endswith(_ALGEBRA)]
         return (
             Verdict.EQUIVALENT,
-            f"{agree}: the error is at most {max(ratios, default=0.0):.3g} times the original's own",
+            f"{agree}: the error is at most {self._ratio():.3g} times the original's own",
         )
+
+    def _ratio(self) -> float:
+        """The worst ratio of the outputs that were judged equivalent or different; NaN if there is none."""
+        worst = [_worst(rs) for name, rs in self._results.items() if not name.endswith(_ALGEBRA)]
+        return max((r.ratio for r in worst if not math.isnan(r.ratio)), default=math.nan)
 
     def _nothing_ran(self) -> str:
         if self._both_raise:
@@ -326,10 +341,6 @@ def _same_shape(value: object, other: torch.Tensor) -> bool:
     return isinstance(value, torch.Tensor) and value.shape == other.shape
 
 
-def _ith(runs: list[Sequence[object]], i: int) -> list[object]:
-    return [outputs[i] for outputs in runs if i < len(outputs)]
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
@@ -337,4 +348,6 @@ def _first_line(error: Exception) -> str:
 def _worst(results: list[OutputComparison]) -> OutputComparison:
     """The result that says most against an output: a difference, else the largest ratio judged, else any."""
     rank = {Verdict.DIFFERENT: 2, Verdict.EQUIVALENT: 1, Verdict.UNDECIDED: 0}
-    return max(results, key=lambda r: (rank[r.verdict], -math.inf if math.isnan(r.ratio) else r.ratio))
+    worst = max(results, key=lambda r: (rank[r.verdict], -math.inf if math.isnan(r.ratio) else r.ratio))
+    errors = [r.max_abs_error for r in results if not math.isnan(r.max_abs_error)]
+    return dataclasses.replace(worst, max_abs_error=max(errors, default=math.nan))

@@ -91,13 +91,12 @@ def evaluate_perturbed(program: Program, tensors: Sequence[torch.Tensor], *, see
 
 
 def _moved(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """The tensor, each element times 1 + d with |d| at most half an eps."""
     if not tensor.dtype.is_floating_point or tensor.numel() == 0:
         return tensor
-    noise = torch.rand(tensor.shape, generator=generator, dtype=torch.float32).to(tensor.device)
-    step = torch.finfo(tensor.dtype).eps / 2
-    if tensor.dtype is torch.float64:  # 1 + step * noise would itself be rounded
-        return tensor + tensor * (step * (2 * noise.double() - 1))
-    return (tensor.double() * (1 + step * (2 * noise.double() - 1))).to(tensor.dtype)
+    noise = 2 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device) - 1
+    wide = tensor.double()
+    return (wide + wide * noise * (torch.finfo(tensor.dtype).eps / 2)).to(tensor.dtype)
 
 
 def _rounds(node: Node) -> bool:

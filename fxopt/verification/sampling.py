@@ -43,6 +43,13 @@ class Sample:
     given: bool = False
     """The caller's own, not drawn."""
 
+    def constant(self) -> bool:
+        """Whether each float tensor of several elements (there must be one) holds one value only."""
+        floats = [t for t in self.tensors if t.dtype.is_floating_point and t.numel() > 1]
+        return bool(floats) and all(
+            bool((t == t.view(-1)[0]).all()) for t in map(torch.Tensor.contiguous, floats)
+        )
+
     def above_one(self) -> bool:
         """Whether every dynamic size is above 1."""
         return all(size > 1 for size in self.sizes.values())

@@ -1,0 +1,185 @@
+"""The reference evaluator: right values, contiguous tensors, memory given back, perturbed runs."""
+
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from fxopt.errors import FxoptError
+from fxopt.frontend import trace
+from fxopt.verification import (
+    NoFloat64Error,
+    double_program,
+    evaluate,
+    evaluate_double,
+    evaluate_perturbed,
+)
+from tests.verification.models import block, conv_bn
+
+
+def test_it_computes_what_the_program_computes():
+    for _, program in (conv_bn(), block()):
+        inputs = (
+            [torch.randn(3, 3, 8, 8)]
+            if len(program.placeholders()) == 1
+            else [torch.randn(2, 4, 16), torch.ones(2, 4).long()]
+        )
+        for a, b in zip(evaluate(program, inputs), program.run_flat(inputs), strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_float64_agrees_with_the_module_in_float64():
+    module, program = conv_bn()
+    x = torch.randn(3, 3, 8, 8)
+    (y,) = evaluate(program, [x], double=True)
+    torch.testing.assert_close(y, module.double()(x.double()), rtol=1e-14, atol=1e-14)
+    assert program.weights["conv.weight"].dtype is torch.float32
+
+
+class Views(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x[1:], x.t(), x.expand(2, *x.shape), *x.split(1)
+
+
+def test_tensors_are_contiguous_and_start_at_their_storage():
+    program = trace(Views().eval(), (torch.randn(3, 4),))
+    x = torch.randn(4, 3).t()
+    for a, b in zip(evaluate(program, [x]), Views()(x), strict=True):
+        assert a.is_contiguous()
+        assert a.storage_offset() == 0
+        assert torch.equal(a, b)
+
+
+class Chain(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(6):
+            x = torch.sin(x) + 1
+        return x
+
+
+def test_values_are_freed_after_their_last_use(monkeypatch: pytest.MonkeyPatch):
+    """At no time do more than three intermediate tensors live."""
+    program = trace(Chain().eval(), (torch.randn(4),))
+    alive: list[weakref.ref[torch.Tensor]] = []
+    peak = 0
+
+    def counted(value: object) -> object:
+        nonlocal peak
+        alive.append(weakref.ref(value))
+        peak = max(peak, sum(ref() is not None for ref in alive))
+        return value
+
+    monkeypatch.setattr("fxopt.verification.evaluator._plain", counted)
+    evaluate(program, [torch.randn(4)])
+    assert len(alive) == 13
+    assert peak <= 3
+
+
+def test_threads_and_gradients_are_as_before():
+    _, program = conv_bn()
+    torch.set_num_threads(2)
+    try:
+        with torch.enable_grad():
+            (y,) = evaluate(program, [torch.randn(2, 3, 8, 8)])
+            assert torch.is_grad_enabled()
+        assert torch.get_num_threads() == 2
+        assert not y.requires_grad
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_inputs_and_weights_are_not_written():
+    _, program = block()
+    x, mask = torch.randn(2, 4, 16), torch.ones(2, 4).long()
+    before = [t.clone() for t in (x, mask, *program.weights.values())]
+    evaluate(program, [x, mask])
+    evaluate_perturbed(program, [x, mask], seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(before, (x, mask, *program.weights.values()), strict=True))
+
+
+def test_an_error_says_where():
+    _, program = conv_bn()
+    with pytest.raises(RuntimeError) as caught:
+        evaluate(program, [torch.randn(2, 4, 8, 8)])
+    assert "in aten.conv2d.default (conv2d" in caught.value.__notes__[0]
+    with pytest.raises(FxoptError, match="takes 1 tensors, got 2"):
+        evaluate(program, [torch.randn(2, 3, 8, 8)] * 2)
+
+
+def test_weights_without_values():
+    with torch.device("meta"):
+        module = nn.Linear(3, 3).eval()
+    program = trace(module, (torch.empty(2, 3, device="meta"),))
+    with pytest.raises(FxoptError, match="'weight' is on the meta device"):
+        evaluate(program, [torch.randn(2, 3)])
+
+
+def test_no_float64_kernel():
+    with torch.library._scoped_library("fxopt_tests", "FRAGMENT") as library:
+        library.define("low(Tensor x) -> Tensor")
+
+        def low(x: torch.Tensor) -> torch.Tensor:
+            if x.dtype is torch.float64:
+                raise NotImplementedError('"low" not implemented for Double')
+            return x * 2
+
+        library.impl("low", low, "CPU")
+        library.impl("low", lambda x: torch.empty_like(x), "Meta")
+
+        class Low(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return torch.ops.fxopt_tests.low(x).relu()
+
+        program = trace(Low().eval(), (torch.randn(3),))
+        assert torch.equal(evaluate(program, [torch.ones(3)])[0], torch.full((3,), 2.0))
+        with pytest.raises(NoFloat64Error, match=r"no float64 kernel in fxopt_tests\.low\.default"):
+            evaluate(program, [torch.ones(3)], double=True)
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_perturbed_runs_move_by_rounding(dtype: torch.dtype):
+    module, _ = conv_bn()
+    program = trace(module.to(dtype), (torch.randn(2, 3, 8, 8).to(dtype),))
+    x = [torch.randn(2, 3, 8, 8).to(dtype)]
+    (y,) = evaluate(program, x)
+    first, again, second = (evaluate_perturbed(program, x, seed=s)[0] for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    eps = torch.finfo(dtype).eps
+    assert 0.05 * eps < relative(first, y) < 10 * eps
+    assert first.dtype is dtype
+
+
+def test_perturbed_runs_show_bad_conditioning():
+    """An instance norm of a constant is exact by luck: rounding moves it by far more than eps."""
+    program = trace(
+        nn.Sequential(nn.Conv2d(1, 2, 1), nn.InstanceNorm2d(2)).eval(), (torch.randn(2, 1, 8, 8),)
+    )
+    x = [torch.zeros(2, 1, 8, 8)]
+    (y,) = evaluate(program, x)
+    moved = evaluate_perturbed(program, x, seed=0)[0] - y
+    assert float(y.abs().max()) < 1e-4
+    assert float(moved.abs().max()) > 1e-6
+
+
+def test_what_is_not_rounded_is_not_moved():
+    class Moves(nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return x.relu(), x.t(), x.argmax(1), x[:, :1], torch.max_pool1d(x, 2)
+
+    program = trace(Moves().eval(), (torch.randn(4, 4),))
+    x = torch.randn(4, 4)
+    for a, b in zip(evaluate_perturbed(program, [x], seed=0), Moves()(x), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_twin_takes_inputs_of_the_original():
+    _, program = block()
+    twin = double_program(program)
+    outputs = evaluate_double(twin, [torch.randn(2, 4, 16), torch.ones(2, 4).long()])
+    assert all(y.dtype is torch.float64 for y in outputs)
