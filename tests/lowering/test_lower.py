@@ -1,5 +1,6 @@
 import errno
 import gc
+import inspect
 import os
 from pathlib import Path
 
@@ -142,16 +143,25 @@ class Without(EagerTarget):
         raise AssertionError("nothing is emitted before every op has a rule")
 
 
+class Block(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(x)
+        return nn.functional.max_pool2d(torch.tanh(y), 2)
+
+
 def test_every_op_without_a_rule_is_named_with_its_place(tmp_path: Path):
+    model = nn.Sequential(Block(), Block()).eval()
     with pytest.raises(LoweringError) as caught:
-        lower(traced("digits", True), Without(), path=tmp_path / "m.fxopt")
+        lower(trace(model, (torch.zeros(1, 1, 8, 8),)), Without(), path=tmp_path / "m.fxopt")
     text = str(caught.value)
     assert "\n" not in text
-    assert "aten.relu.default (activation.py:" in text
-    for module in ("2", "5", "9"):
-        assert f" {module}" in text
-    assert "aten.max_pool2d.default (pooling.py:" in text
-    assert "aten.conv2d" not in text
+    line = inspect.getsourcelines(Block.forward)[1]
+    for i in range(2):
+        assert f"test_lower.py:{line + 1} {i}" in text
+        assert f"test_lower.py:{line + 2} {i}" in text
+    assert "aten.relu.default (" in text
+    assert "aten.max_pool2d.default (" in text
+    assert "tanh" not in text
     assert files(tmp_path) == []
 
 

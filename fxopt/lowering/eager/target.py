@@ -4,8 +4,8 @@ import torch
 from torch.fx import Node
 
 from fxopt.errors import ArtifactError, LoweringError
-from fxopt.lowering.artifact import Artifact
 from fxopt.lowering.eager.flat import FlatFunction, flat_function
+from fxopt.lowering.quick import QuickArtifact
 from fxopt.lowering.target import Emitted, Target
 from fxopt.program.file import file_buffers, program_of, read_file
 from fxopt.program.program import Program
@@ -14,7 +14,7 @@ from fxopt.program.signature import Signature
 __all__ = ["EagerArtifact", "EagerTarget"]
 
 
-class EagerArtifact(Artifact):
+class EagerArtifact(QuickArtifact):
     """An eager file, opened."""
 
     def __init__(self, function: FlatFunction, signature: Signature, path: str, size: int) -> None:

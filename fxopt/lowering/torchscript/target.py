@@ -9,7 +9,7 @@ import torch
 
 from fxopt import __version__
 from fxopt.errors import ArtifactError, LoweringError
-from fxopt.lowering.artifact import Artifact
+from fxopt.lowering.quick import QuickArtifact
 from fxopt.lowering.target import Emitted, Target
 from fxopt.program.container import ZIP_ERRORS
 from fxopt.program.program import Program
@@ -51,7 +51,7 @@ def written_by_fxopt(path: str) -> bool:
         return False
 
 
-class TorchScriptArtifact(Artifact):
+class TorchScriptArtifact(QuickArtifact):
     """A TorchScript file, opened. `module` is the loaded module."""
 
     def __init__(self, module: torch.jit.ScriptModule, signature: Signature, path: str, size: int) -> None:
