@@ -13,8 +13,8 @@ import torch
 from torch.fx import Node
 
 from fxopt.errors import PassError
-from fxopt.frontend.canonicalize import SPELLINGS
 from fxopt.ops import canonical_arguments, is_mutating, is_random, op_key
+from fxopt.ops.spelling import SPELLINGS, STANDING
 from fxopt.program.inference import infer_value, value_key
 from fxopt.program.program import Program, origins_of
 from fxopt.program.signature import ScalarSpec, TensorSpec
@@ -40,7 +40,7 @@ class Dialect:
     functions: frozenset[Callable[..., object]]
 
 
-ATEN = Dialect("aten", frozenset(SPELLINGS) - {"aten.to.dtype", "aten.to.device"}, _SIZE_FUNCTIONS)
+ATEN = Dialect("aten", frozenset(SPELLINGS) - STANDING, _SIZE_FUNCTIONS)
 """Functional ATen in canonical spelling, composites whole."""
 
 

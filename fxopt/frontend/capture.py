@@ -1,59 +1,28 @@
-"""Capture: a module becomes a `torch.export.ExportedProgram` in training IR, the module left as it was.
+"""Capture: a module becomes a `torch.export.ExportedProgram` in training IR.
 
-What torch raises while it traces is turned into one `TraceError` that names the user's own line and what to change there.
+Sizes are left to torch's inference (`Dim.AUTO`): which of them it fixed, and where in the model, is read off
+afterwards, so that one clear line says it. What torch raises becomes one `TraceError`.
 """
 
 import contextlib
+import inspect
 import logging
 import traceback
+import types
 import warnings
 from collections.abc import Iterator
 
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from fxopt.errors import FxoptError, TraceError
+from fxopt.errors import FxoptError
+from fxopt.frontend.diagnose import trace_error
+from fxopt.frontend.frames import Owner, is_layer, owner
 from fxopt.frontend.inputs import Example
+from fxopt.frontend.untouched import inference_mode
 
-__all__ = ["capture", "inference_mode", "quiet_torch", "user_line"]
-
-_ADVICE = (
-    ("GuardOnDataDependentSymNode", "a branch or size depends on the values of a tensor: use torch.where, torch.cond or a fixed bound"),
-    ("DataDependentOutputException", "a Python number is taken out of a tensor (.item(), int(), a data-dependent if): keep it a tensor or use torch.where"),
-    ("DynamicOutputShapeException", "the size of a result depends on the values of a tensor: use a mask instead of selecting"),
-    ("ConstraintViolationError", "a size given as dynamic is fixed by the model: give it as static, or remove what fixes it"),
-    (".numpy()", "numpy in forward cannot be traced: use torch functions"),
-    ("numpy", "numpy in forward cannot be traced: use torch functions"),
-)
-
-
-@contextlib.contextmanager
-def inference_mode(model: nn.Module) -> Iterator[None]:
-    """The module in eval mode and without gradients; its flags are restored. One warning if it was training."""
-    training = [m for m in model.modules() if m.training]
-    if model.training:
-        warnings.warn(
-            "the model is in training mode; it is traced and verified in eval mode", UserWarning, stacklevel=4
-        )
-    try:
-        for module in training:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def user_line(frames: traceback.StackSummary | list[traceback.FrameSummary]) -> str:
-    """`file:line` of the innermost frame outside torch and fxopt, with its source text."""
-    for frame in reversed(frames):
-        path = frame.filename.replace("\\", "/")
-        if "/torch/" in path or "/fxopt/" in path or path.startswith("<"):
-            continue
-        source = f" ({frame.line.strip()})" if frame.line else ""
-        return f"{path}:{frame.lineno}{source}"
-    return ""
+__all__ = ["capture", "inference_mode", "quiet_torch"]
 
 
 def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
@@ -62,7 +31,11 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
     Raises:
         TraceError: torch.export can't capture it; names the user's line.
     """
-    with quiet_torch():
+    from torch.export import _trace  # late: it loads torch's compiler
+
+    # torch.export prints the unfinished graph of a failure to standard error.
+    silent = _patched(_trace, "print", lambda *_, **__: None)
+    with quiet_torch(), silent, _exact_frames(), _explicit_keywords(model, example):
         try:
             return torch.export.export(
                 model, example.args, example.kwargs, dynamic_shapes=example.shapes(), strict=False
@@ -70,44 +43,95 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
         except FxoptError:
             raise
         except Exception as error:
-            raise _trace_error(error, example) from error
+            raise trace_error(error) from error
 
 
 @contextlib.contextmanager
 def quiet_torch() -> Iterator[None]:
-    """Keeps torch's logging of its own failures off the user's screen: the one error says it all."""
-    loggers = [logging.getLogger(n) for n in ("torch", "torch._subclasses.fake_tensor", "torch.export", "torch._dynamo")]
-    levels = [logger.level for logger in loggers]
+    """Keeps torch's logging and warnings of its own failures off the screen: the one error says it all.
+
+    Loggers that somebody made verbose (TORCH_LOGS) go on.
+    """
+    known = logging.getLogger().manager.loggerDict
+    loggers = [
+        logger
+        for name, logger in list(known.items())
+        if (name == "torch" or name.startswith("torch."))
+        and isinstance(logger, logging.Logger)
+        and not logger.disabled
+        and logger.getEffectiveLevel() >= logging.WARNING
+    ]
     for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+        logger.disabled = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger in loggers:
+            logger.disabled = False
 
 
-def _trace_error(error: Exception, example: Example) -> TraceError:
-    chain: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in chain:
-        chain.append(current)
-        current = current.__cause__ or current.__context__
-    where = next((w for e in reversed(chain) if (w := user_line(traceback.extract_tb(e.__traceback__)))), "")
-    text = " ".join(f"{type(e).__name__} {e}" for e in chain)
-    advice = next((a for key, a in _ADVICE if key in text), None)
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if "Constraints violated" in text or "ConstraintViolationError" in text or "specialized" in text:
-        names = sorted({n for axes in example.axes for n in axes.values()})
-        detail = next((line.strip(" -") for line in str(error).splitlines() if "specialized" in line or "not all values" in line.lower()), first)
-        return TraceError(
-            f"a dynamic size of {', '.join(names)} is fixed by the model{_at(where)}: {detail}; "
-            "make the model use x.shape instead of numbers, or trace with this size static"
-        )
-    return TraceError(f"the model can't be traced{_at(where)}: {advice or first}")
+@contextlib.contextmanager
+def _exact_frames() -> Iterator[None]:
+    """Lets torch note the model's own frames: it keeps none of a helper function, and names its own lines for sizes."""
+    with (
+        _patched(torch.fx.proxy.TracerBase, "_filter_traceback_frames", _model_frames),
+        _patched(ShapeEnv, "_get_user_frame", _model_frame),
+    ):
+        yield
 
 
-def _at(where: str) -> str:
-    return f" at {where}" if where else ""
+@contextlib.contextmanager
+def _explicit_keywords(model: nn.Module, example: Example) -> Iterator[None]:
+    """Names the keywords of a `forward(**kwargs)`: torch.export takes no dynamic sizes of nameless ones."""
+    forward = model.forward
+    parameters = inspect.signature(forward).parameters
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if not anything or not any(example.axes) or all(name in parameters for name in example.kwargs):
+        yield
+        return
+
+    def explicit(*args: object, **kwargs: object) -> object:
+        return forward(*args, **kwargs)
+
+    kinds = inspect.Parameter
+    positional = [kinds(f"_{i}", kinds.POSITIONAL_ONLY) for i, _ in enumerate(example.args)]
+    named = [kinds(name, kinds.KEYWORD_ONLY) for name in example.kwargs]
+    vars(explicit)["__signature__"] = inspect.Signature([*positional, *named])
+    with _patched(model, "forward", explicit):
+        yield
+
+
+def _model_frames(_tracer: object, frames: traceback.StackSummary) -> traceback.StackSummary:
+    """The frames below this module that are not torch's, layers left in."""
+    below = 0
+    for i, frame in enumerate(frames):
+        if frame.filename == __file__:
+            below = i + 1
+    kept = [f for f in frames[below:] if owner(f.filename) is not Owner.MACHINERY or is_layer(f.filename)]
+    return traceback.StackSummary.from_list(kept)
+
+
+def _model_frame(_env: object) -> types.FrameType | None:
+    """The innermost frame that is neither torch's nor fxopt's, else the caller's."""
+    start = frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename != __file__ or frame is start:
+        if owner(frame.f_code.co_filename) is not Owner.MACHINERY:
+            return frame
+        frame = frame.f_back
+    return start
+
+
+@contextlib.contextmanager
+def _patched(holder: object, name: str, value: object) -> Iterator[None]:
+    """An attribute replaced for a while; one that was not there is removed again."""
+    before = vars(holder).get(name)
+    setattr(holder, name, value)
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(holder, name)
+        else:
+            setattr(holder, name, before)

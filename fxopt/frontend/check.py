@@ -1,129 +1,190 @@
-"""The traced program against the model itself: at the example, and at a second size where sizes are dynamic.
+"""The traced program against the model itself: at another size where sizes are dynamic, else at the example.
 
-A size that tracing burned in shows here as a `TraceError`, not as a wrong answer later.
+A size that tracing burned in shows here as a `TraceError`, not as a wrong answer later. One run of each is enough for
+most models; one more, at size 1, tells whether the model treats that case apart; and a size at which something that
+torch assumed while tracing does not hold is tried where there is one.
 """
 
+import contextlib
+import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import TraceError
+from fxopt.frontend.diagnose import first_line
+from fxopt.frontend.difference import difference
 from fxopt.frontend.inputs import Example, resized
+from fxopt.frontend.sizes import Guard, Sizes, broken_guards, other_sizes, size_guards
+from fxopt.frontend.untouched import Snapshot
 from fxopt.program.program import Program
 from fxopt.program.signature import TensorSpec, evaluate_dim, solve_sizes
 
-__all__ = ["check_against_model", "warn_of_nan"]
+__all__ = ["check_against_model"]
 
-_ROUNDING = 1e-3
-"""Relative L2 difference above which two runs of one function in float32 are not rounding: capture can only differ by
-kernel choice (torch's fused encoder path: 3e-6), a burned-in size differs by its whole value."""
+_TRIES = 3
+"""Sizes to offer a model that refuses some (more positions than it has)."""
+_REMEDY = "compute it from x.shape with whole numbers (n // 2), or trace with this size static"
 
 
 def check_against_model(program: Program, model: nn.Module, example: Example) -> None:
-    """Compares the program with the model at the example and at a second size.
+    """Compares the program with the model; what the model treats apart at size 1 is left to sizes from 2.
 
     Raises:
-        TraceError: they differ, naming the output and the sizes.
+        TraceError: they differ, naming the output, the sizes and, where known, the line.
     """
-    if any(t.is_meta for t in program.weights.values()) or program.signature.inputs != program.signature.inputs[: len(example.names)]:
+    tensors = [*program.weights.values(), *example.tensors]
+    if any(t.is_meta for t in tensors):
         return
-    _compare(program, model, example, "the example inputs")
-    second = _second_size(program, example)
-    if second is not None:
-        sizes = ", ".join(f"{n} = {s}" for n, s in second[1].items())
-        _compare(program, model, second[0], sizes)
+    comparison = _Comparison(program, model, example)
+    with _comparable():
+        comparison.run()
 
 
-def _second_size(program: Program, example: Example) -> tuple[Example, dict[str, int]] | None:
-    """The example at other dynamic sizes (one more each, moved into range), or None where there are none."""
-    symbols = program.signature.symbols
-    if not symbols:
-        return None
-    tensors = [x for x in example.leaves if isinstance(x, torch.Tensor)]
-    specs = program.signature.tensor_inputs
-    old = solve_sizes(specs, [t.shape for t in tensors])
-    new: dict[str, int] = {}
-    for name, size in old.items():
-        top = symbols[name].max if name in symbols else None
-        new[name] = size + 1 if top is None or size < top else max(size - 1, 2)
-    leaves: list[object] = []
-    queue = iter(specs)
-    for leaf in example.leaves:
-        leaves.append(_resized(leaf, next(queue), new) if isinstance(leaf, torch.Tensor) else leaf)
-    return example.with_leaves(leaves), new
+@contextlib.contextmanager
+def _comparable() -> Iterator[None]:
+    """Without the fused encoder path, which rounds otherwise than any trace, and without the model's warnings."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _resized(tensor: torch.Tensor, spec: TensorSpec, sizes: dict[str, int]) -> torch.Tensor:
+class _Comparison:
+    def __init__(self, program: Program, model: nn.Module, example: Example) -> None:
+        self.program, self.model, self.example = program, model, example
+        self.symbols = program.signature.symbols
+        self.specs = program.signature.tensor_inputs[: len(example.tensors)]
+        self.sizes = solve_sizes(self.specs, [t.shape for t in example.tensors])
+        names = program.symbol_names
+        self.guards = size_guards(program.fake_mode.shape_env, names) if self.symbols else []
+
+    def run(self) -> None:
+        if not self._agrees_elsewhere():
+            self._at_example()
+        for sizes, guard in broken_guards(self.sizes, self.symbols, self.guards):
+            problem = self._problem(self._resized(sizes))
+            if problem:
+                raise self._decided(guard, sizes, problem)
+        self._at_one()
+
+    def _agrees_elsewhere(self) -> bool:
+        """Whether there are other sizes that the model takes, and the program is the same function there."""
+        tries = 0
+        for sizes in other_sizes(self.sizes, self.symbols, self.guards):
+            problem = self._problem(self._resized(sizes))
+            if problem is not None:
+                self._raise(problem, _written(sizes))
+                return True
+            tries += 1
+            if tries == _TRIES:
+                break
+        return False
+
+    def _at_example(self) -> None:
+        problem = self._problem(self.example, must_run=True)
+        self._raise(problem or "", "the example inputs")
+
+    def _raise(self, problem: str, where: str) -> None:
+        if problem:
+            raise TraceError(f"at {where} the traced program {problem}: a size or value was fixed while tracing; {_REMEDY}")
+
+    def _decided(self, guard: Guard, sizes: Sizes, problem: str) -> TraceError:
+        return TraceError(
+            f"the model fixes a number that depends on a size{guard.place}: traced with {_written(self.sizes)}, "
+            f"at {_written(sizes)} the program {problem}; {_REMEDY}"
+        )
+
+    def _at_one(self) -> None:
+        """Leaves sizes below 2 out of the range where the model computes something else there."""
+        small = [n for n in self.sizes if n in self.symbols and self.symbols[n].min < 2]
+        if not small or not self._problem(self._resized(self.sizes | dict.fromkeys(small, 1))):
+            return
+        apart = [n for n in small if self._problem(self._resized({**self.sizes, n: 1}))] or small
+        narrowed = {n: dataclasses.replace(s, min=2) if n in apart else s for n, s in self.symbols.items()}
+        self.program.signature = dataclasses.replace(self.program.signature, symbols=narrowed)
+        names = ", ".join(apart)
+        warnings.warn(f"the model treats {names} = 1 apart: the program takes sizes from 2", stacklevel=6)
+
+    def _resized(self, sizes: Sizes) -> Example:
+        """The example at other sizes."""
+        specs = iter(self.specs)
+        leaves = [
+            _at_sizes(leaf, next(specs), sizes) if isinstance(leaf, torch.Tensor) else leaf
+            for leaf in self.example.leaves
+        ]
+        return self.example.with_leaves(leaves)
+
+    def _problem(self, example: Example, *, must_run: bool = False) -> str | None:
+        """How the program differs from the model; None where the model does not run."""
+        states = self._states()
+        snapshot = Snapshot(self.model)
+        try:
+            expected = self._run_model(example, states)
+        except Exception as error:
+            if must_run:
+                raise TraceError(f"the model itself fails on the example inputs: {first_line(error)}") from error
+            snapshot.restore()
+            return None
+        self._check_repeatable(example, expected, snapshot)
+        args, kwargs = example.copied()
+        given = {f"state.{name}": value for name, value in self._states().items()}
+        try:
+            got = pytree.tree_leaves(self.program(*args, **kwargs, **given))
+        except Exception as error:  # noqa: BLE001  (whatever it is, the model runs there)
+            return f"fails where the model runs ({first_line(error)})"
+        return self._compared(expected, got)
+
+    def _states(self) -> dict[str, torch.Tensor]:
+        """Copies of the buffers that the program takes and returns."""
+        names = [s.name.removeprefix("state.") for s in self.program.signature.inputs[len(self.example.names) :]]
+        return {name: self.model.get_buffer(name).clone() for name in names}
+
+    def _run_model(self, example: Example, states: dict[str, torch.Tensor]) -> list[object]:
+        """The model's results, flat, and its new states behind them."""
+        args, kwargs = example.copied()
+        if not states:
+            return pytree.tree_leaves(self.model(*args, **kwargs))
+        result = torch.func.functional_call(self.model, states, args, kwargs)
+        return [*pytree.tree_leaves(result), *states.values()]
+
+    def _check_repeatable(self, example: Example, expected: list[object], snapshot: Snapshot) -> None:
+        """A model that assigns to attributes must not depend on them; afterwards they are as before."""
+        assigned = snapshot.assigned()
+        if assigned:
+            again = self._run_model(example, self._states())
+            snapshot.restore()
+            if len(again) != len(expected) or any(map(difference, expected, again)):
+                raise TraceError(
+                    f"the model's result depends on the attribute {assigned[0]!r}, which its forward changes: "
+                    "make it a buffer (register_buffer, with state=True), or an input"
+                )
+
+    def _compared(self, expected: list[object], got: list[object]) -> str:
+        if len(expected) != len(got):
+            return f"returns {len(got)} values, the model {len(expected)}"
+        for spec, a, b in zip(self.program.signature.outputs, expected, got, strict=True):
+            found = difference(a, b)
+            if found:
+                return f"has another {spec.name!r} than the model ({found})"
+        return ""
+
+
+def _at_sizes(tensor: torch.Tensor, spec: TensorSpec, sizes: Sizes) -> torch.Tensor:
     for axis, dim in enumerate(spec.shape):
         if isinstance(dim, str):
-            tensor = resized(tensor, axis, evaluate_dim(dim, sizes))
+            # A size that follows from one that no input has for itself stays.
+            with contextlib.suppress(KeyError):
+                tensor = resized(tensor, axis, evaluate_dim(dim, sizes))
     return tensor
 
 
-def _run(call: object, example: Example) -> object:
-    args, kwargs = pytree.tree_map(
-        lambda t: t.clone() if isinstance(t, torch.Tensor) else t, (example.args, example.kwargs)
-    )
-    return call(*args, **kwargs)  # type: ignore[operator]
-
-
-def _compare(program: Program, model: nn.Module, example: Example, where: str) -> None:
-    try:
-        expected = _run(model, example)
-    except Exception:  # noqa: BLE001  (what raises in the model may raise in the program)
-        return
-    try:
-        got = _run(program, example)
-    except Exception as error:
-        first = str(error).strip().splitlines()
-        raise TraceError(
-            f"traced at the example, the program fails at {where} where the model runs: {first[0] if first else type(error).__name__}; "
-            "a size is fixed in the model (int(x.shape[0] * 0.5), range(n), a constant): compute it from x.shape with integers"
-        ) from error
-    flat_expected, flat_got = pytree.tree_leaves(expected), pytree.tree_leaves(got)
-    _compare_leaves(program, flat_expected, flat_got, where)
-
-
-def _compare_leaves(program: Program, expected: Sequence[object], got: Sequence[object], where: str) -> None:
-    if len(expected) != len(got):
-        raise TraceError(f"at {where} the model returns {len(expected)} values, the traced program {len(got)}: its structure depends on a size")
-    for spec, a, b in zip(program.signature.outputs, expected, got, strict=True):
-        difference = _difference(a, b)
-        if difference:
-            raise TraceError(
-                f"at {where} the traced program's {spec.name!r} differs from the model's ({difference}): "
-                "a size or value was fixed while tracing; compute it from x.shape with integers"
-            )
-
-
-def _difference(a: object, b: object) -> str:
-    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
-        return "" if a == b or (a != a and b != b) else f"{a!r} against {b!r}"
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return f"{a.dtype} {tuple(a.shape)} against {b.dtype} {tuple(b.shape)}"
-    if torch.equal(a, b) or a.numel() == 0:
-        return ""
-    if not a.is_floating_point():
-        return f"{int((a != b).sum())} of {a.numel()} values"
-    x, y = a.double(), b.double()
-    finite = torch.isfinite(x)
-    if not torch.equal(finite, torch.isfinite(y)):
-        return "not finite at other places"
-    x, y = x[finite], y[finite]
-    scale = max(float(x.norm()), 1e-30)
-    error = float((x - y).norm()) / scale
-    return f"relative error {error:.1e}" if error > _tolerance(a.dtype) else ""
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    return max(_ROUNDING, 8 * torch.finfo(dtype).eps)
-
-
-def warn_of_nan(program: Program) -> None:
-    """One warning that names the weights which hold NaN."""
-    bad = [n for n, t in program.weights.items() if t.is_floating_point() and not t.is_meta and bool(torch.isnan(t).any())]
-    if bad:
-        warnings.warn(f"weights hold NaN: {', '.join(bad[:5])}{' ...' if len(bad) > 5 else ''}", UserWarning, stacklevel=4)
+def _written(sizes: Sizes) -> str:
+    return ", ".join(f"{n} = {s}" for n, s in sizes.items())

@@ -1,66 +1,77 @@
-"""Example inputs: names for every leaf, dynamic sizes in torch.export's form or the short one, sizes that generalise.
+"""Example inputs: a call of the model, a name for every leaf, sizes that generalise.
 
-The short form names axes by input: `{"x": {0: "batch"}}`. An axis that the example gives as 0 or 1 would be burned in by
-torch.export, so the example is repeated along it before tracing.
+torch.export burns in sizes of 0 and 1, so an example is repeated along such an axis before tracing.
 """
 
-import difflib
+import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.export import Dim
-from torch.export.dynamic_shapes import ShapesCollection
+from torch.export import AdditionalInputs, ShapesCollection
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import TraceError
+from fxopt.frontend.diagnose import first_line
+from fxopt.frontend.dimensions import Axis, DynamicShapes, leaf_names, read_axes
+from fxopt.program.signature import evaluate_dim
 
 __all__ = ["DynamicShapes", "Example", "example_inputs", "resized"]
 
-DynamicShapes = Mapping[str, object] | Sequence[object] | None
+_LITERALS = (bool, int, float, str, type(None))
+_POSITIONAL, _KEYWORDS = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
 
-_UNNAMED = (Dim.AUTO, Dim.DYNAMIC)
 
-
-@dataclass
+@dataclass(frozen=True)
 class Example:
-    """A call of the model: its arguments, and for each leaf its name and its dynamic axes.
-
-    `axes[i]` maps an axis of leaf i to the dimension's name; `hints[i]` to what torch.export is told about it.
-    """
+    """A call of the model: its arguments, and for each leaf its name and its dynamic axes."""
 
     args: tuple[object, ...]
     kwargs: dict[str, object]
-    names: list[str]
-    axes: list[dict[int, str]]
-    hints: list[dict[int, object]]
+    names: tuple[str, ...]
+    axes: tuple[dict[int, Axis], ...]
     arguments: tuple[str, ...]
+    """Names by which the arguments, positional ones first, can also be passed."""
 
     @property
     def leaves(self) -> list[object]:
         """The arguments, flat."""
         return pytree.tree_leaves((self.args, self.kwargs))
 
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """The leaves that are tensors."""
+        return [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]
+
     def with_leaves(self, leaves: list[object]) -> "Example":
         """The same call with other leaves."""
         args, kwargs = pytree.tree_unflatten(leaves, pytree.tree_structure((self.args, self.kwargs)))
-        return Example(args, kwargs, self.names, self.axes, self.hints, self.arguments)
+        return dataclasses.replace(self, args=args, kwargs=kwargs)
+
+    def on_meta(self) -> "Example":
+        """The same call without values, for a model without."""
+        return self.with_leaves([x.to("meta") if isinstance(x, torch.Tensor) else x for x in self.leaves])
+
+    def copied(self) -> tuple[tuple[object, ...], dict[str, object]]:
+        """Arguments for one run of the model, which may write to them."""
+        copied = self.with_leaves([x.clone() if isinstance(x, torch.Tensor) else x for x in self.leaves])
+        return copied.args, copied.kwargs
 
     def shapes(self) -> ShapesCollection | None:
         """The dynamic axes as torch.export takes them, keyed by tensor."""
-        if not any(self.hints):
+        if not any(self.axes):
             return None
         collection = ShapesCollection()
-        for leaf, hints in zip(self.leaves, self.hints, strict=True):
-            if hints:
-                collection[leaf] = hints
+        for leaf, axes in zip(self.leaves, self.axes, strict=True):
+            if axes:
+                collection[leaf] = {i: axis.hint for i, axis in axes.items()}
         return collection
 
 
 def example_inputs(
     forward: Callable[..., object],
-    args: tuple[object, ...] | None,
+    args: Sequence[object] | torch.Tensor | None,
     kwargs: Mapping[str, object] | None,
     dynamic_shapes: DynamicShapes,
 ) -> Example:
@@ -75,192 +86,187 @@ def example_inputs(
     Raises:
         TraceError: the arguments do not fit `forward`, or `dynamic_shapes` does not fit the arguments.
     """
-    positional = (args,) if isinstance(args, torch.Tensor) else tuple(args or ())
-    named = dict(kwargs or {})
+    positional, named = _arguments(args, kwargs)
     signature = inspect.signature(forward)
     try:
         bound = signature.bind(*positional, **named).arguments
     except TypeError as error:
-        raise TraceError(f"the example inputs do not fit forward{signature}: {error}") from None
+        raise TraceError(f"the example inputs do not fit {_described(forward, signature)}: {error}") from None
+    if isinstance(dynamic_shapes, (ShapesCollection, AdditionalInputs)):
+        dynamic_shapes = _collected(dynamic_shapes, forward, positional, named)
     positional, named = _fresh(positional, named)
     top = _top_level(signature, positional, named)
-    names = [n for name, value in top for n in _leaf_names(name, value)]
-    specs = _specs_by_argument(dynamic_shapes, list(bound), top, names)
-    dims = [d for (name, value), spec in zip(top, specs, strict=True) for d in _leaf_dims(name, value, spec)]
-    hints, axes = _hints_and_names(names, dims)
-    arguments = _argument_names(signature, len(positional), named)
-    example = Example(positional, named, names, axes, hints, arguments)
-    _check_axes(example)
+    names = tuple(_unique(n for name, value in top for n in leaf_names(name, value)))
+    for name, leaf in zip(names, pytree.tree_leaves((positional, named)), strict=True):
+        _check_leaf(name, leaf)
+    shapes = _by_name(dynamic_shapes, signature, list(bound), top)
+    axes = tuple(read_axes(shapes, top))
+    example = Example(positional, named, names, axes, _argument_names(signature, len(positional), named))
     return _generalised(example)
 
 
+def _arguments(
+    args: Sequence[object] | torch.Tensor | None, kwargs: Mapping[str, object] | None
+) -> tuple[tuple[object, ...], dict[str, object]]:
+    if args is not None and not isinstance(args, (torch.Tensor, tuple, list)):
+        hint = "; keyword arguments are kwargs" if isinstance(args, Mapping) else ""
+        raise TraceError(f"args must be a tuple of example inputs, got {type(args).__name__}{hint}")
+    if kwargs is not None and not isinstance(kwargs, Mapping):
+        raise TraceError(f"kwargs must be a dict of example inputs by name, got {type(kwargs).__name__}")
+    positional = (args,) if isinstance(args, torch.Tensor) else tuple(args or ())
+    return positional, dict(kwargs or {})
+
+
+def _described(forward: Callable[..., object], signature: inspect.Signature) -> str:
+    code = getattr(inspect.unwrap(forward), "__code__", None)
+    place = f" at {code.co_filename}:{code.co_firstlineno}" if code is not None else ""
+    return f"forward{signature}{place}"
+
+
+def _collected(
+    shapes: ShapesCollection | AdditionalInputs,
+    forward: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> Mapping[str, object]:
+    """torch's builders in dict form; they know the caller's own tensors."""
+    try:
+        return dict(shapes.dynamic_shapes(forward, args, kwargs))
+    except (ValueError, AssertionError, TypeError) as error:
+        raise TraceError(f"dynamic_shapes does not fit the example inputs: {first_line(error)}") from error
+
+
 def _fresh(args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[tuple[object, ...], dict[str, object]]:
-    """Distinct tensor objects, so that export's marks stay off the caller's and no two leaves are one object."""
-    return pytree.tree_map(  # type: ignore[no-any-return]
-        lambda t: t.detach() if isinstance(t, torch.Tensor) else t, (args, kwargs)
-    )
+    """Distinct tensor objects: export's marks stay off the caller's, and no two leaves are one object.
+
+    What was made in inference mode is copied: such a tensor can't be used outside it.
+    """
+
+    def fresh(leaf: object) -> object:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        return leaf.clone() if leaf.is_inference() else leaf.detach()
+
+    return pytree.tree_map(fresh, (args, kwargs))  # type: ignore[no-any-return]
+
+
+def _check_leaf(name: str, leaf: object) -> None:
+    if isinstance(leaf, torch.Tensor):
+        if leaf.is_complex():
+            raise TraceError(
+                f"input {name!r} is complex ({leaf.dtype}): complex numbers are not supported, pass real and imaginary parts"
+            )
+        if leaf.layout is not torch.strided or leaf.is_nested:
+            kind = "nested" if leaf.is_nested else str(leaf.layout).removeprefix("torch.")
+            raise TraceError(f"input {name!r} is a {kind} tensor: only dense tensors are supported")
+    elif type(leaf) not in _LITERALS:
+        raise TraceError(
+            f"input {name!r} is a {type(leaf).__name__}: pass tensors, numbers, strings, None, "
+            "or tuples, lists and dicts of them"
+        )
 
 
 def _top_level(
     signature: inspect.Signature, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> list[tuple[str, object]]:
     """The arguments in the order of the flattened call, each with its parameter's name."""
-    named: list[tuple[str, object]] = []
     parameters = list(signature.parameters.values())
-    for i, value in enumerate(args):
-        parameter = parameters[min(i, len(parameters) - 1)] if parameters else None
-        if parameter is None or parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            first = len(parameters) - 1 if parameter is None else parameters.index(parameter)
-            named.append((f"{parameter.name if parameter else 'input'}_{i - max(first, 0)}", value))
-        else:
-            named.append((parameter.name, value))
+    first = next((i for i, p in enumerate(parameters) if p.kind is _POSITIONAL), len(parameters))
+    named: list[tuple[str, object]] = [(p.name, a) for p, a in zip(parameters[:first], args, strict=False)]
+    named += [(f"{parameters[first].name}_{i}", a) for i, a in enumerate(args[first:])]
     return [*named, *kwargs.items()]
 
 
+def _unique(names: Iterator[str]) -> Iterator[str]:
+    """The names, a number behind a repeated one."""
+    used: set[str] = set()
+    for name in names:
+        unique, count = name, 1
+        while unique in used:
+            count += 1
+            unique = f"{name}_{count}"
+        used.add(unique)
+        yield unique
+
+
 def _argument_names(signature: inspect.Signature, count: int, kwargs: dict[str, object]) -> tuple[str, ...]:
-    """The names by which the traced arguments can also be passed."""
+    """The names by which the traced arguments can also be passed, in the order of positions."""
     parameters = list(signature.parameters.values())
-    if any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in parameters):
+    if any(p.kind is _POSITIONAL for p in parameters):
         return ()
-    names = [p.name for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    names = [p.name for p in parameters if p.kind is not _KEYWORDS]
     return tuple([*names, *(k for k in kwargs if k not in names)]) if len(names) >= count else ()
 
 
-def _leaf_names(name: str, value: object) -> list[str]:
-    paths, _ = pytree.tree_flatten_with_path(value)
-    return ["_".join([name, *(_key_text(k) for k in path)]) for path, _ in paths]
-
-
-def _key_text(key: object) -> str:
-    for attribute in ("idx", "key", "name"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    return str(key)
-
-
-def _specs_by_argument(
-    dynamic_shapes: DynamicShapes, bound: list[str], top: list[tuple[str, object]], names: list[str]
-) -> list[object]:
-    """One spec an argument of the flattened call (None: static)."""
-    if dynamic_shapes is None:
-        return [None] * len(top)
-    if isinstance(dynamic_shapes, ShapesCollection):
-        raise TraceError("dynamic_shapes: pass a dict or tuple, not a ShapesCollection")
-    if not isinstance(dynamic_shapes, Mapping):
-        if len(dynamic_shapes) > len(top):
-            raise TraceError(f"dynamic_shapes has {len(dynamic_shapes)} entries for {len(top)} inputs")
-        return [*dynamic_shapes, *([None] * (len(top) - len(dynamic_shapes)))]
-    by_name: dict[str, object] = dict(dynamic_shapes)
-    for name in bound:  # forward(*args): export's form is one nested entry
-        spec = by_name.get(name)
-        if name not in [n for n, _ in top] and isinstance(spec, (list, tuple)):
-            del by_name[name]
-            by_name |= {f"{name}_{i}": s for i, s in enumerate(spec)}
-    known = [n for n, _ in top]
-    for key in by_name:
-        if key not in known and key not in names and by_name[key] is not None:
-            close = difflib.get_close_matches(str(key), [*known, *names], 1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; the inputs are {', '.join(names)}"
-            raise TraceError(f"dynamic_shapes names {key!r}, which is no input{hint}")
-    return [_argument_spec(name, value, by_name) for name, value in top]
-
-
-def _argument_spec(name: str, value: object, by_name: dict[str, object]) -> object:
-    """The spec of one argument: given under its name, or leaf by leaf under the leaves' names."""
-    if name in by_name:
-        return by_name[name]
-    leaves = _leaf_names(name, value)
-    if not any(leaf in by_name for leaf in leaves):
-        return None
-    return _ByLeaf([by_name.get(leaf) for leaf in leaves])
-
-
-class _ByLeaf(list[object]):
-    """Specs of an argument's leaves, flat."""
-
-
-def _leaf_dims(name: str, value: object, spec: object) -> list[dict[int, object]]:
-    """For each leaf of an argument, the dimension given for each dynamic axis."""
-    if isinstance(spec, _ByLeaf):
-        leaves = pytree.tree_leaves(value)
-        return [d for leaf, s in zip(leaves, spec, strict=True) for d in _leaf_dims(name, leaf, s)]
-    if isinstance(value, torch.Tensor):
-        return [_tensor_dims(name, value, spec)]
-    children, tree = pytree.tree_flatten(value, is_leaf=lambda v: v is not value)
-    if tree.is_leaf():
-        if spec is not None:
-            raise TraceError(f"dynamic_shapes gives sizes for {name!r}, which is no tensor")
-        return [{}]
-    if spec is None:
-        return [{} for _ in pytree.tree_leaves(value)]
-    if isinstance(spec, Mapping):
-        keys = list(value) if isinstance(value, Mapping) else list(spec)
-        entries: list[object] = [spec.get(k) for k in keys]
-    elif isinstance(spec, (list, tuple)):
-        entries = list(spec)
-    else:
-        raise TraceError(f"dynamic_shapes for {name!r} must mirror its structure, got {spec!r}")
-    if len(entries) != len(children):
-        raise TraceError(f"dynamic_shapes for {name!r} has {len(entries)} entries, the input has {len(children)}")
-    return [d for child, entry in zip(children, entries, strict=True) for d in _leaf_dims(name, child, entry)]
-
-
-def _tensor_dims(name: str, tensor: torch.Tensor, spec: object) -> dict[int, object]:
-    if spec is None:
+def _by_name(
+    shapes: DynamicShapes, signature: inspect.Signature, bound: list[str], top: list[tuple[str, object]]
+) -> dict[str, object]:
+    """Any form of dynamic_shapes as a dict by argument."""
+    names = [n for n, _ in top]
+    if shapes is None:
         return {}
-    if isinstance(spec, Mapping):
-        entries: Iterable[tuple[object, object]] = spec.items()
-    elif isinstance(spec, (list, tuple)):
-        if len(spec) != tensor.dim():
-            raise TraceError(f"dynamic_shapes for {name!r} has {len(spec)} axes, the input has {tensor.dim()}")
-        entries = enumerate(spec)
-    else:
-        raise TraceError(f"dynamic_shapes for {name!r} must be {{axis: name}}, got {spec!r}")
-    dims: dict[int, object] = {}
-    for axis, dim in entries:
-        if not isinstance(axis, int) or not -tensor.dim() <= axis < tensor.dim():
-            raise TraceError(f"dynamic_shapes names axis {axis!r} of {name!r}, which has {tensor.dim()} axes")
-        if dim is not None and not isinstance(dim, int) and dim is not Dim.STATIC:
-            dims[axis % tensor.dim()] = dim
-    return dims
+    if not isinstance(shapes, Mapping):
+        if isinstance(shapes, str) or not isinstance(shapes, Sequence):
+            raise TraceError(f"dynamic_shapes must be a dict or a tuple with an entry an input, got {shapes!r}")
+        order = bound if len(shapes) == len(bound) else names
+        if len(shapes) > len(order):
+            raise TraceError(f"dynamic_shapes has {len(shapes)} entries for {len(names)} inputs")
+        shapes = dict(zip(order, shapes, strict=False))
+    given: dict[str, object] = {}
+    for name, spec in shapes.items():
+        given |= _expanded(str(name), spec, signature, names)
+    return given
 
 
-def _hints_and_names(
-    names: list[str], dims: list[dict[int, object]]
-) -> tuple[list[dict[int, object]], list[dict[int, str]]]:
-    """What export is told, and the user's names. A plain name becomes `Dim.DYNAMIC`, which accepts `n // 2` and the like."""
-    hints: list[dict[int, object]] = []
-    axes: list[dict[int, str]] = []
-    for name, entry in zip(names, dims, strict=True):
-        hint: dict[int, object] = {}
-        axis_names: dict[int, str] = {}
-        for axis, dim in entry.items():
-            if isinstance(dim, str):
-                if not dim.isidentifier():
-                    raise TraceError(f"dynamic_shapes: {dim!r} is no name for a dimension (letters, digits, _)")
-                hint[axis], axis_names[axis] = Dim.DYNAMIC, dim
-            elif isinstance(dim, Dim):
-                hint[axis], axis_names[axis] = dim, dim.__name__
-            elif isinstance(dim, type(Dim.AUTO)):
-                hint[axis], axis_names[axis] = dim, f"{name}_{axis}"
-            else:
-                raise TraceError(f"dynamic_shapes: axis {axis} of {name!r} is {dim!r}; expected a name or a Dim")
-        hints.append(hint)
-        axes.append(axis_names)
-    return hints, axes
+def _expanded(name: str, spec: object, signature: inspect.Signature, names: list[str]) -> dict[str, object]:
+    """What torch's form gives for `*args` or `**kwargs` as a whole, for each argument in it."""
+    parameter = signature.parameters.get(name)
+    if parameter is None or name in names:
+        return {name: spec}
+    if parameter.kind is _KEYWORDS and isinstance(spec, Mapping):
+        return {str(k): v for k, v in spec.items()}
+    if parameter.kind is _POSITIONAL:
+        several = spec if isinstance(spec, (tuple, list)) else (spec,)
+        return {f"{name}_{i}": s for i, s in enumerate(several)}
+    return {name: spec}
 
 
-def _check_axes(example: Example) -> None:
-    """Axes of one name must have one size in the example."""
-    sizes: dict[str, tuple[int, str]] = {}
+def _known_sizes(example: Example) -> dict[str, int]:
+    """The named sizes of an example.
+
+    Raises:
+        TraceError: two uses of a name differ.
+    """
+    sizes: dict[str, int] = {}
+    first: dict[str, str] = {}
     for leaf, name, axes in zip(example.leaves, example.names, example.axes, strict=True):
-        for axis, dim in axes.items():
+        for i, axis in axes.items():
             assert isinstance(leaf, torch.Tensor)
-            size, first = sizes.setdefault(dim, (leaf.shape[axis], name))
-            if size != leaf.shape[axis]:
+            if axis.name is None or axis.is_expression:
+                continue
+            size = sizes.setdefault(axis.name, leaf.shape[i])
+            where = first.setdefault(axis.name, name)
+            if size != leaf.shape[i]:
                 raise TraceError(
-                    f"the dynamic size {dim!r} is {size} in {first!r} and {leaf.shape[axis]} in {name!r}"
+                    f"the dynamic size {axis.name!r} is {size} in {where!r} and {leaf.shape[i]} in {name!r}"
                 )
+    for leaf, name, axes in zip(example.leaves, example.names, example.axes, strict=True):
+        for i, axis in axes.items():
+            expected = _expected(axis, sizes)
+            assert isinstance(leaf, torch.Tensor)
+            if expected is not None and expected != leaf.shape[i]:
+                raise TraceError(
+                    f"the dynamic size {axis.name} is {expected} by the other inputs, and {leaf.shape[i]} in {name!r}"
+                )
+    return sizes
+
+
+def _expected(axis: Axis, sizes: dict[str, int]) -> int | None:
+    """An axis's size by name; None where it has none or the names are not known."""
+    try:
+        return None if axis.name is None else evaluate_dim(axis.name, sizes)
+    except KeyError:
+        return None
 
 
 def resized(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
@@ -270,6 +276,8 @@ def resized(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     [1, 2, 1]
     """
     old = tensor.shape[axis]
+    if old == size:
+        return tensor
     if old == 0:
         shape = [size if i == axis else d for i, d in enumerate(tensor.shape)]
         return tensor.new_zeros(shape)
@@ -277,11 +285,13 @@ def resized(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
 
 
 def _generalised(example: Example) -> Example:
-    """The example with every dynamic axis of size 0 or 1 repeated to 2: export burns in 0 and 1."""
+    """The example with every dynamic size of 0 or 1 brought to 2, and what is tied to it along: export burns in 0 and 1."""
+    sizes = {name: max(size, 2) for name, size in _known_sizes(example).items()}
     leaves: list[object] = []
     for leaf, axes in zip(example.leaves, example.axes, strict=True):
-        for axis in axes:
-            if isinstance(leaf, torch.Tensor) and leaf.shape[axis] < 2:
-                leaf = resized(leaf, axis, 2)  # noqa: PLW2901
+        for i, axis in axes.items():
+            assert isinstance(leaf, torch.Tensor)
+            expected = _expected(axis, sizes)
+            leaf = resized(leaf, i, max(leaf.shape[i], 2) if expected is None else expected)  # noqa: PLW2901
         leaves.append(leaf)
     return example.with_leaves(leaves)

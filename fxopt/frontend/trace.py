@@ -1,35 +1,51 @@
 """`trace`: a model becomes a `Program`, checked against the model itself at a second size.
 
 >>> import torch
->>> program = trace(torch.nn.Linear(4, 2), (torch.zeros(3, 4),), dynamic_shapes={"input": {0: "batch"}})
+>>> program = trace(torch.nn.Linear(4, 2).eval(), (torch.zeros(3, 4),), dynamic_shapes={"input": {0: "batch"}})
 >>> [str(s) for s in program.signature.inputs]
 ['input: f32[batch, 4]']
 """
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+import os
+import warnings
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from torch.fx import Graph
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx import Node
 
 from fxopt.errors import TraceError
-from fxopt.frontend.capture import capture, inference_mode
-from fxopt.frontend.check import check_against_model, warn_of_nan
+from fxopt.frontend.capture import capture, quiet_torch
+from fxopt.frontend.check import check_against_model
+from fxopt.frontend.diagnose import first_line
 from fxopt.frontend.functionalize import Refused, functionalize
 from fxopt.frontend.inputs import DynamicShapes, Example, example_inputs
 from fxopt.frontend.origins import node_line
 from fxopt.frontend.ranges import with_value_ranges
+from fxopt.frontend.refuse import check_captured
 from fxopt.frontend.unlift import unlift
+from fxopt.frontend.untouched import inference_mode
 from fxopt.program.program import Program
 
 __all__ = ["trace"]
 
+_DROPOUTS = frozenset(
+    {
+        torch.ops.aten.dropout.default,
+        torch.ops.aten.feature_dropout.default,
+        torch.ops.aten.alpha_dropout.default,
+        torch.ops.aten.feature_alpha_dropout.default,
+    }
+)
+
 
 def trace(
-    model: nn.Module | torch.export.ExportedProgram | str,
-    args: tuple[object, ...] | torch.Tensor | None = None,
+    model: nn.Module | ExportedProgram | str | os.PathLike[str],
+    args: Sequence[object] | torch.Tensor | None = None,
     kwargs: Mapping[str, object] | None = None,
     *,
     dynamic_shapes: DynamicShapes = None,
@@ -39,7 +55,7 @@ def trace(
     """Traces a model to a functional ATen graph.
 
     Args:
-        model: a module (traced in eval mode, its flags restored), a GraphModule, an ExportedProgram, or a `.pt2` file.
+        model: a module (traced in eval mode, left as it was), a GraphModule, an ExportedProgram, or a `.pt2` file.
         args: example positional inputs, any pytree of tensors and literals; not for an ExportedProgram.
         kwargs: example keyword inputs.
         dynamic_shapes: torch.export's form, or the short form `{"x": {0: "batch"}}`.
@@ -52,117 +68,183 @@ def trace(
     Raises:
         TraceError: the model can't be captured; names the user's line and what to change.
     """
-    if isinstance(model, str) or hasattr(model, "__fspath__"):
-        return _from_file(str(model), trust=trust, state=state)
-    if isinstance(model, torch.export.ExportedProgram):
+    if isinstance(model, (str, os.PathLike)):
+        model = _loaded(os.fspath(model), trust=trust)
+    if isinstance(model, ExportedProgram):
         if args is not None or kwargs is not None or dynamic_shapes is not None:
-            raise TraceError("an ExportedProgram brings its own example inputs and sizes: leave args and dynamic_shapes out")
-        return _finish(_to_program(model, None, state=state, owned=False), "ExportedProgram", None)
-    if not isinstance(model, nn.Module):
-        raise TraceError(
-            f"can't trace a {type(model).__name__}: expected a torch.nn.Module, an ExportedProgram or a .pt2 file"
-            + (" (wrap the function in a module)" if callable(model) else "")
-        )
+            raise TraceError(
+                "an ExportedProgram brings its own example inputs and sizes: leave args, kwargs and dynamic_shapes out"
+            )
+        return _from_exported(model, state=state)
+    model = _module(model)
     with inference_mode(model):
-        example = example_inputs(model.forward, args, kwargs, dynamic_shapes)  # type: ignore[arg-type]
-        _check_dtypes(example, model)
+        example = example_inputs(model.forward, args, kwargs, dynamic_shapes)
+        _check_weights(model)
+        if _is_planning(model):
+            example = example.on_meta()
         exported = capture(model, example)
-        program = _finish(_to_program(exported, example, state=state, owned=True), type(model).__name__, example)
+        program = _to_program(exported, example, state=state)
+        _finish(program, type(model).__name__, example)
         check_against_model(program, model, example)
     return program
 
 
-def _check_dtypes(example: Example, model: nn.Module) -> None:
-    for name, leaf in zip(example.names, example.leaves, strict=True):
-        if isinstance(leaf, torch.Tensor) and leaf.is_complex():
-            raise TraceError(f"input {name!r} is complex ({leaf.dtype}): complex numbers are not supported, pass real and imaginary parts")
+def _module(model: object) -> nn.Module:
+    """The module to trace.
+
+    Raises:
+        TraceError: it is none, or none whose Python code is known.
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError("a TorchScript module can't be traced: trace the torch.nn.Module that it was made of")
+    if not isinstance(model, nn.Module):
+        hint = " (wrap the function in a module)" if callable(model) else ""
+        kind = type(model).__name__
+        raise TraceError(f"can't trace a {kind}: expected a torch.nn.Module, an ExportedProgram or a .pt2 file{hint}")
+    compiled = getattr(model, "_orig_mod", None)
+    return compiled if isinstance(compiled, nn.Module) else model
+
+
+def _check_weights(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            raise TraceError(f"the weight {name!r} has no shape yet: run the model once before tracing it")
         if tensor.is_complex():
             raise TraceError(f"the weight {name!r} is complex ({tensor.dtype}): complex numbers are not supported")
+        if tensor.layout is not torch.strided or tensor.is_quantized:
+            kind = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
+            raise TraceError(f"the weight {name!r} is a {kind} tensor: only dense tensors are supported")
 
 
-def _from_file(path: str, *, trust: bool, state: bool) -> Program:
+def _is_planning(model: nn.Module) -> bool:
+    """Whether the model has weights and none of them has values."""
+    weights = (*model.parameters(), *model.buffers())
+    return bool(weights) and all(t.is_meta for t in weights)
+
+
+def _loaded(path: str, *, trust: bool) -> ExportedProgram:
     if not path.endswith(".pt2"):
         raise TraceError(f"can't trace {path!r}: expected a module, an ExportedProgram or a .pt2 file")
     if not trust:
-        raise TraceError(f"{path!r}: opening a .pt2 file can run code of its author's choosing; pass trust=True if you trust it")
+        raise TraceError(
+            f"{path!r}: opening a .pt2 file can run code of its author's choosing; pass trust=True if you trust it"
+        )
+    if not os.path.isfile(path):
+        raise TraceError(f"there is no file {path!r}")
     try:
-        exported = torch.export.load(path)
+        with quiet_torch():
+            return torch.export.load(path)
     except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise TraceError(f"{path!r} can't be read as a .pt2 file: {reason[0] if reason else type(error).__name__}") from error
-    return trace(exported, state=state)
+        raise TraceError(f"{path!r} can't be read as a .pt2 file: {first_line(error)}") from error
 
 
-def _to_program(
-    exported: torch.export.ExportedProgram, example: Example | None, *, state: bool, owned: bool
-) -> Program:
+def _from_exported(exported: ExportedProgram, *, state: bool) -> Program:
+    with torch.no_grad():
+        program = _to_program(exported, None, state=state)
+    _finish(program, "ExportedProgram", None)
+    return program
+
+
+def _to_program(exported: ExportedProgram, example: Example | None, *, state: bool) -> Program:
     """Functionalises by our own walk where that is right, else by torch's decompositions."""
-    def make(ep: torch.export.ExportedProgram, graph: Graph) -> Program:
-        names = example.names if example else None
-        return unlift(ep, graph, names=names, axes=example.axes if example else None, state=state)
-
+    names, axes = (example.names, example.axes) if example else (None, None)
+    check_captured(exported.graph)
     try:
-        return make(exported, functionalize(exported.graph))
+        return unlift(exported, functionalize(exported.graph), names=names, axes=axes)
     except Refused as refusal:
-        _explain_refusal(refusal, exported, state)
-    decomposed = _decompose(exported if owned else copy.copy(exported))
+        _check_writes(refusal, exported, state=state)
+    decomposed = _decompose(exported)
+    _check_written(decomposed, names, state=state)
     try:
-        return make(decomposed, functionalize(decomposed.graph))
+        return unlift(decomposed, functionalize(decomposed.graph), names=names, axes=axes)
     except Refused as refusal:
         raise TraceError(f"the model can't be made functional{node_line(refusal.node)}: {refusal}") from None
 
 
-def _explain_refusal(refusal: Refused, exported: torch.export.ExportedProgram, state: bool) -> None:
-    """Raises where torch's functionalisation would be no help: hidden aliases, written state, control flow."""
+def _check_writes(refusal: Refused, exported: ExportedProgram, *, state: bool) -> None:
+    """Raises where torch's functionalisation would be no help: hidden aliases, state that is written."""
     where = node_line(refusal.node)
     if refusal.hidden:
-        raise TraceError(f"the model writes in place{where} to memory that it reads through another view: assign the result to a new name")
-    if refusal.root is None:
-        return
-    targets = {s.arg.name: s for s in exported.graph_signature.input_specs if hasattr(s.arg, "name")}
-    spec = targets.get(refusal.root.name)
-    if spec is None:
-        return
-    if spec.target is None:
-        raise TraceError(f"the model writes into its input {refusal.root.name!r}{where}: work on a copy (x = x.clone())")
-    if spec.kind.name in ("PARAMETER", "BUFFER") and not state:
         raise TraceError(
-            f"the model writes to its buffer {spec.target!r}{where}; pass state=True to make it an input and output, "
+            f"the model writes in place{where} to memory that it reads through another view: "
+            "assign the result to a new name"
+        )
+    if refusal.root is not None:
+        specs = {s.arg.name: s for s in exported.graph_signature.input_specs if hasattr(s.arg, "name")}
+        spec = specs.get(refusal.root.name)
+        if spec is not None:
+            raise_for_write(spec.kind, spec.target, where, state=state, input_name=refusal.root.name)
+
+
+def raise_for_write(kind: InputKind, target: str | None, where: str, *, state: bool, input_name: str) -> None:
+    """Raises for a write to an input or weight, unless it is a buffer and state is wanted."""
+    if kind is InputKind.USER_INPUT:
+        raise TraceError(f"the model writes into its input {input_name!r}{where}: work on a copy (x = x.clone())")
+    if kind is InputKind.PARAMETER:
+        raise TraceError(
+            f"the model writes to its parameter {target!r}{where}: make it a buffer (register_buffer) and pass state=True, "
+            "or do not write to it in eval mode"
+        )
+    if kind is InputKind.CONSTANT_TENSOR:
+        raise TraceError(
+            f"the model writes to its tensor {target!r}{where}, which is no buffer: register it (register_buffer) "
+            "and pass state=True, or work on a copy"
+        )
+    if kind is InputKind.BUFFER and not state:
+        raise TraceError(
+            f"the model writes to its buffer {target!r}{where}; pass state=True to make it an input and output, "
             "or do not write to it in eval mode"
         )
 
 
-def _decompose(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """`run_decompositions({})` with eval dropout taken out first: it would cut an alias there (wrong results, measured)."""
-    graph = exported.graph_module.graph
-    for node in list(graph.nodes):
-        if node.target in (torch.ops.aten.dropout.default, torch.ops.aten.feature_dropout.default) and node.args[2] is False:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
+def _check_written(decomposed: ExportedProgram, names: tuple[str, ...] | None, *, state: bool) -> None:
+    """Refuses what torch's functionalisation found written, as far as it is not wanted as state."""
+    kinds = {OutputKind.BUFFER_MUTATION: InputKind.BUFFER, OutputKind.PARAMETER_MUTATION: InputKind.PARAMETER}
+    user = [s.arg.name for s in decomposed.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
+    for spec in decomposed.graph_signature.output_specs:
+        if spec.kind is OutputKind.USER_INPUT_MUTATION:
+            name = names[user.index(str(spec.target))] if names else str(spec.target)
+            raise_for_write(InputKind.USER_INPUT, None, "", state=state, input_name=name)
+        if spec.kind in kinds:
+            raise_for_write(kinds[spec.kind], spec.target, "", state=state, input_name="")
+
+
+def _decompose(exported: ExportedProgram) -> ExportedProgram:
+    """`run_decompositions({})` of a copy with eval dropout taken out: it would cut an alias there (wrong results, measured)."""
+    module, signature = copy.deepcopy(exported.graph_module), copy.deepcopy(exported.graph_signature)
+    for node in list(module.graph.nodes):
+        if node.target in _DROPOUTS and node.args[2] is False:
+            kept = node.args[0]
+            assert isinstance(kept, Node)
+            node.replace_all_uses_with(kept)
+            signature.replace_all_uses(node.name, kept.name)
+            module.graph.erase_node(node)
     try:
-        return exported.run_decompositions({})
+        with quiet_torch():
+            return exported._update(module, signature).run_decompositions({})
     except Exception as error:
-        first = str(error).strip().splitlines()
-        raise TraceError(f"the model can't be made functional: {first[0] if first else type(error).__name__}") from error
+        raise TraceError(f"the model can't be made functional: {first_line(error)}") from error
 
 
-def _finish(program: Program, name: str, example: Example | None) -> Program:
+def _finish(program: Program, name: str, example: Example | None) -> None:
+    """Name, names of arguments, value ranges; one warning that names weights which hold NaN."""
     program.name = name
+    signature = program.signature
     if example is not None:
-        states = tuple(s.name for s in program.signature.inputs[len(example.names) :])
-        program.signature = dataclasses.replace(
-            program.signature, arguments=(*example.arguments, *states) if example.arguments else ()
-        )
+        states = tuple(s.name for s in signature.inputs[len(example.names) :])
+        arguments = (*example.arguments, *states) if example.arguments else ()
     else:
-        positional = program.signature.input_tree.child(0)
-        if all(c.is_leaf() for c in (positional.child(i) for i in range(positional.num_children))):
-            program.signature = dataclasses.replace(
-                program.signature, arguments=tuple(s.name for s in program.signature.inputs)
-            )
-    leaves = example.leaves if example else []
-    program.signature = with_value_ranges(program, [x for x in leaves if isinstance(x, torch.Tensor)])
+        positional = signature.input_tree.child(0)
+        plain = all(positional.child(i).is_leaf() for i in range(positional.num_children))
+        arguments = tuple(s.name for s in signature.inputs) if plain else ()
+    program.signature = dataclasses.replace(signature, arguments=arguments)
+    program.signature = with_value_ranges(program, example.tensors if example else [])
     program.graph.lint()
-    warn_of_nan(program)
-    return program
+    bad = [n for n, t in program.weights.items() if _has_nan(t)]
+    if bad:
+        more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
+        warnings.warn(f"weights hold NaN: {', '.join(bad[:5])}{more}", stacklevel=3)
 
+
+def _has_nan(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() and not tensor.is_meta and bool(torch.isnan(tensor).any())

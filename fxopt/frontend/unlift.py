@@ -1,33 +1,37 @@
 """From an ExportedProgram to a `Program`: weights out of the inputs, canonical spelling, the user's names.
 
 Un-lifting is done by hand over the export's signature: `ep.module()` would add guards as a call and mutate the caller's
-weights. Ties are found by storage. Weights are shared with the caller, as objects of our own, so that nothing done to the
-program's module (`half()`, `to()`) can reach the caller's.
+weights. Ties are found by storage. Weights are shared with the caller, as objects of our own, so that nothing done to
+the program's module (`half()`, `to()`) can reach the caller's.
 """
 
-import builtins
-import keyword
-import re
+from collections.abc import Callable
+from functools import cache
 
-import sympy
 import torch
+from torch._subclasses import FakeTensorMode
 from torch.export.graph_signature import InputKind, InputSpec, OutputKind
-from torch.fx import Graph, Node
+from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import TraceError
-from fxopt.frontend.canonicalize import DROPPED, canonical_call
+from fxopt.frontend.dimensions import Axis
+from fxopt.frontend.naming import NodeNames, call_name, identifier, output_names
 from fxopt.frontend.origins import node_line, node_origin
-from fxopt.ops.canonical import canonical_arguments
-from fxopt.ops.info import op_key
-from fxopt.ops.schema import is_mutating, is_random
+from fxopt.frontend.refuse import check_captured
+from fxopt.frontend.symbols import Leaf, name_sizes
+from fxopt.ops import canonical_arguments, is_mutating, op_key
+from fxopt.ops.spelling import DROPPED, canonical_call
 from fxopt.program.inference import infer_value
 from fxopt.program.program import Origin, Program, new_fake_mode
-from fxopt.program.signature import ConstantSpec, ScalarSpec, Signature, Spec, Symbol, TensorSpec
+from fxopt.program.signature import ConstantSpec, ScalarSpec, Signature, Spec, TensorSpec
 
 __all__ = ["unlift"]
 
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+_BATCH_NORMS = frozenset(
+    {"aten._native_batch_norm_legit_no_training.default", "aten._native_batch_norm_legit.no_stats"}
+)
 
 
 class _Unlift:
@@ -37,46 +41,27 @@ class _Unlift:
         self,
         exported: torch.export.ExportedProgram,
         graph: Graph,
-        names: list[str] | None,
-        axes: list[dict[int, str]] | None,
-        state: bool,
+        names: tuple[str, ...] | None,
+        axes: tuple[dict[int, Axis], ...] | None,
     ) -> None:
-        self.exported, self.source, self.state = exported, graph, state
-        self.names, self.axes = names, axes
+        self.exported, self.source = exported, graph
+        specs = [s for s in exported.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
+        self.names = names or tuple(str(getattr(s.arg, "name", "")) for s in specs)
+        self.axes = axes or tuple({} for _ in specs)
         self.inputs: list[Spec] = []
         self.states: list[tuple[str, TensorSpec]] = []
         self.weights: dict[str, torch.Tensor] = {}
-        self.ties: dict[str, str] = {}
         self.by_storage: dict[object, str] = {}
         self.weight_nodes: dict[str, Node] = {}
         self.pending: dict[Node, tuple[str, torch.Tensor]] = {}
         self.env: dict[Node, object] = {}
-        self.symbols: dict[str, Symbol] = {}
         self.graph = Graph()
-        self.origins: tuple[Origin, ...] = ()
-        mode = _mode_of(graph)
-        self.program = Program(self.graph, {}, _empty_signature(), fake_mode=mode)
+        self.node_names = NodeNames(graph)
+        self.layer, self.origins = "", (Origin(),)
+        self.program = Program(self.graph, {}, _empty_signature(), fake_mode=_mode_of(graph))
 
     def run(self) -> Program:
-        self._name_symbols()
-        specs = {s.arg.name: s for s in self.exported.graph_signature.input_specs if hasattr(s.arg, "name")}
-        mutated = self._mutated_buffers()
-        user = iter(range(len(self.exported.graph_signature.input_specs)))
-        late: list[tuple[Node, InputSpec]] = []
-        for node in self.source.nodes:
-            if node.op != "placeholder":
-                continue
-            spec = specs[node.name]
-            if spec.kind is InputKind.USER_INPUT:
-                self._user_input(node, next(user))
-            elif spec.target in mutated:
-                late.append((node, spec))
-            elif spec.kind in _WEIGHTS and spec.target is not None:
-                self.pending[node] = (spec.target, self._tensor(spec))
-            else:
-                raise TraceError(f"the model takes {spec.kind.name.lower()} {spec.target!r}, which is no tensor or number")
-        for node, spec in late:
-            self._state_input(node, spec)
+        self._inputs()
         for node in self.source.nodes:
             if node.op == "call_function":
                 self._call(node)
@@ -84,133 +69,163 @@ class _Unlift:
                 raise TraceError(f"the graph holds {node.target!r}, which is no tensor{node_line(node)}")
         return self._finish()
 
-    def _mutated_buffers(self) -> set[str]:
-        kinds = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION)
-        found = set()
-        for spec in self.exported.graph_signature.output_specs:
-            if spec.kind in kinds and spec.target is not None:
-                if spec.kind is OutputKind.USER_INPUT_MUTATION:
-                    raise TraceError(f"the model writes into its input {spec.target!r}; work on a copy (x = x.clone())")
-                if not self.state:
-                    raise TraceError(
-                        f"the model writes to its buffer {spec.target!r}; pass state=True to make it an input and output, "
-                        "or do not write to it in eval mode"
-                    )
-                found.add(spec.target)
-        return found
-
-    def _name_symbols(self) -> None:
-        """Names the sizes as the user did; what has no name gets its input's and axis's."""
-        user = [s.arg.name for s in self.exported.graph_signature.input_specs if s.kind is InputKind.USER_INPUT and hasattr(s.arg, "name")]
-        values = {n.name: n.meta.get("val") for n in self.source.nodes if n.op == "placeholder"}
-        ranges = self.exported.range_constraints
-        leaves = [s for s in self.exported.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
-        for i, leaf in enumerate(leaves):
-            value = values.get(getattr(leaf.arg, "name", ""))
-            if not isinstance(value, torch.Tensor):
-                continue
-            name = self.names[i] if self.names else user[i]
-            for axis, size in enumerate(value.shape):
-                given = self.axes[i].get(axis) if self.axes else None
-                self._name_symbol(size, given, f"{name}_{axis}", name, axis, ranges)
-
-    def _name_symbol(
-        self, size: int | torch.SymInt, given: str | None, otherwise: str, leaf: str, axis: int, ranges: dict[sympy.Symbol, object]
-    ) -> None:
-        expression = size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
-        if isinstance(expression, sympy.Symbol):
-            if expression not in self.program.symbol_names:
-                name = _identifier(given or otherwise)
-                self.program.symbol_names[expression] = name
-                self.symbols[name] = _symbol(name, ranges.get(expression), self.symbols.get(name))
-        elif given is not None and expression.is_number and not given.startswith(f"{leaf}_{axis}"):
-            raise TraceError(f"the dynamic size {given!r} of input {leaf!r} was fixed at {expression} while tracing; make the model use x.shape")
+    def _inputs(self) -> None:
+        """Placeholders for the user's inputs, then for states; weights wait for their first use."""
+        specs = {s.arg.name: s for s in self.exported.graph_signature.input_specs if hasattr(s.arg, "name")}
+        nodes = {n: specs[n.name] for n in self.source.nodes if n.op == "placeholder"}
+        user = [n for n, spec in nodes.items() if spec.kind is InputKind.USER_INPUT]
+        leaves = zip(user, self.names, self.axes, strict=True)
+        tensors: list[Leaf] = [
+            (name, value, axes)
+            for node, name, axes in leaves
+            if isinstance(value := node.meta.get("val"), torch.Tensor)
+        ]
+        self.program.symbol_names, self.symbols = name_sizes(self.program.fake_mode.shape_env, tensors)
+        for node, name in zip(user, self.names, strict=True):
+            self._user_input(node, name)
+        mutated = _mutated_buffers(self.exported)
+        for node, spec in nodes.items():
+            if spec.target in mutated:
+                self._state_input(node, spec)
+            elif spec.kind in _WEIGHTS and spec.target is not None:
+                tensor = self._tensor(spec)
+                self.pending[node] = (spec.target, tensor)
+                self.by_storage.setdefault(_storage_key(tensor), spec.target)
+            elif spec.kind is not InputKind.USER_INPUT:
+                raise TraceError(
+                    f"the model takes {spec.kind.name.lower()} {spec.target!r}, which is no tensor or number"
+                )
 
     def _tensor(self, spec: InputSpec) -> torch.Tensor:
         state, constants = self.exported.state_dict, self.exported.constants
-        tensor = state.get(spec.target) if spec.target in state else constants.get(spec.target)  # type: ignore[arg-type]
+        assert spec.target is not None
+        tensor = state[spec.target] if spec.target in state else constants.get(spec.target)
         if not isinstance(tensor, torch.Tensor):
             raise TraceError(f"the weight {spec.target!r} is {type(tensor).__name__}, not a tensor")
         return tensor
 
-    def _user_input(self, node: Node, i: int) -> None:
-        name = self.names[i] if self.names else node.name
+    def _user_input(self, node: Node, name: str) -> None:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
             self.env[node] = self._placeholder(name, value)
-            shape = tuple(self.program.dim(d) for d in value.shape)
-            self.inputs.append(TensorSpec(name, value.dtype, shape, str(value.device)))
+            self.inputs.append(self._tensor_spec(name, value))
         elif isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-            raise TraceError(f"input {name!r} is a number given as dynamic; numbers are fixed when traced, pass a tensor")
+            raise TraceError(
+                f"input {name!r} is a number given as dynamic; numbers are fixed when traced, pass a tensor"
+            )
         else:
             self.env[node] = value
             self.inputs.append(ConstantSpec(name, value))
 
     def _state_input(self, node: Node, spec: InputSpec) -> None:
-        name = f"state.{spec.target}"
         value = node.meta["val"]
+        name = f"state.{spec.target}"
         self.env[node] = self._placeholder(name, value)
-        self.states.append((str(spec.target), TensorSpec(name, value.dtype, tuple(self.program.dim(d) for d in value.shape), str(value.device))))
+        self.states.append((str(spec.target), self._tensor_spec(name, value)))
+
+    def _tensor_spec(self, name: str, value: torch.Tensor) -> TensorSpec:
+        return TensorSpec(name, value.dtype, tuple(map(self.program.dim, value.shape)), str(value.device))
 
     def _placeholder(self, name: str, value: torch.Tensor) -> Node:
-        node = self.graph.create_node("placeholder", _identifier(name))
-        node.name = _identifier(name)
+        node = self.graph.create_node("placeholder", identifier(name))
+        node.target = node.name
         node.meta = {"val": value}
         return node
 
     def _weight(self, source: Node) -> Node:
         """The `get_attr` node of a lifted weight, made at its first use; tied weights share one."""
         name, tensor = self.pending[source]
-        key = _storage_key(tensor)
-        first = self.by_storage.setdefault(key, name)
-        if first != name:
-            self.ties.setdefault(name, first)
+        first = self.by_storage[_storage_key(tensor)]
         if first not in self.weight_nodes:
-            self.weights[first] = _own(tensor)
-            node = self.graph.create_node("get_attr", first, name=_identifier(first))
+            target = _attribute(first)
+            self.weights[target] = _own(tensor)
+            node = self.graph.create_node("get_attr", target, name=identifier(target))
             node.meta = {"val": source.meta["val"]}
             self.weight_nodes[first] = node
         return self.weight_nodes[first]
+
+    def _ties(self) -> dict[str, str]:
+        """The other names of the weights that are used: export gives all uses to one of them."""
+        first = ((name, self.by_storage[_storage_key(tensor)]) for name, tensor in self.pending.values())
+        targets = {name: _attribute(f) for name, f in first if f in self.weight_nodes}
+        return {name: target for name, target in targets.items() if name != target}
 
     def _lookup(self, source: Node) -> object:
         return self._weight(source) if source in self.pending else self.env[source]
 
     def _emit(
-        self, op: object, args: tuple[object, ...], kwargs: dict[str, object] | None = None, *, value: object = None
+        self,
+        op: object,
+        args: tuple[object, ...],
+        kwargs: dict[str, object] | None = None,
+        *,
+        value: object = None,
     ) -> Node:
         if isinstance(op, torch._ops.OpOverload):
             args, kwargs = canonical_arguments(op, args, kwargs or {})
-        name = op_key(op).split(".")[1] if isinstance(op, torch._ops.OpOverload) else getattr(op, "__name__", "call")
-        node = self.graph.create_node("call_function", op, args, kwargs or {}, name=name)  # type: ignore[arg-type]
-        node.meta = {"val": infer_value(self.program, op, args, kwargs) if value is None else value, "origins": self.origins}
+        assert callable(op)
+        name = (self.layer if value is not None else "") or call_name(op)
+        node = self.graph.create_node("call_function", op, args, kwargs or {}, name=name)  # type: ignore[arg-type]  # fx's Argument
+        value = infer_value(self.program, op, args, kwargs) if value is None else value
+        node.meta = {"val": value, "origins": self.origins}
         return node
 
     def _call(self, node: Node) -> None:
-        _check_call(node)
         key = op_key(node.target)
         if key in DROPPED:
             return
+        if is_mutating(node.target):
+            raise TraceError(
+                f"the model writes in place ({key}) in a way that can't be made functional{node_line(node)}: "
+                "assign the result to a new name"
+            )
         args = _mapped(node.args, self._lookup)
         kwargs = _mapped(dict(node.kwargs), self._lookup)
         assert isinstance(args, tuple) and isinstance(kwargs, dict)
         self.origins = (node_origin(node),)
-        if key == "aten._native_batch_norm_legit_no_training.default":
-            self.env[node] = (self._batch_norm(node, args), None, None)
+        self.layer = self.node_names.layer(node)
+        value = node.meta.get("val")
+        if key in _BATCH_NORMS:
+            self.env[node] = (self._batch_norm(key, args, value), None, None)
         elif getattr(node.target, "__name__", "") == "getitem" and isinstance(args[0], (tuple, list)):
             self.env[node] = args[0][args[1]]
         else:
-            self.env[node] = canonical_call(self._emit, node.target, args, kwargs, node.meta.get("val"))
+            self.env[node] = canonical_call(self._emit, node.target, args, kwargs, value)
 
-    def _batch_norm(self, node: Node, args: tuple[object, ...]) -> Node:
-        x, weight, bias, mean, var, momentum, eps = args
-        value = node.meta["val"][0]
-        return self._emit(
-            torch.ops.aten.batch_norm.default, (x, weight, bias, mean, var, False, momentum, eps, False), value=value
-        )
+    def _batch_norm(self, key: str, args: tuple[object, ...], value: object) -> object:
+        """The norm as the model called it, out of what decomposition made of it."""
+        assert isinstance(value, (tuple, list))
+        if key.endswith("no_stats"):
+            x, weight, bias, training, momentum, eps = args
+            given = (x, weight, bias, None, None, training, momentum, eps, False)
+        else:
+            x, weight, bias, mean, variance, momentum, eps = args
+            given = (x, weight, bias, mean, variance, False, momentum, eps, False)
+        return canonical_call(self._emit, torch.ops.aten.batch_norm.default, given, {}, value[0])
 
     def _finish(self) -> Program:
-        output = next(n for n in self.source.nodes if n.op == "output")
-        returned = [r for r in pytree.tree_leaves(output.args[0], is_leaf=lambda v: v is None)]
+        results, states = self._results()
+        input_tree, output_tree = self.exported.call_spec.in_spec, self.exported.call_spec.out_spec
+        assert input_tree is not None and output_tree is not None
+        names = output_names(output_tree, {s.name for s in self.inputs})
+        if self.states:
+            input_tree, output_tree = _with_states(
+                input_tree, output_tree, [s.name for _, s in self.states]
+            )
+            names += [s.name for _, s in self.states]
+            results += [states[target] for target, _ in self.states]
+        outputs = tuple(self._output_spec(n, r) for n, r in zip(names, results, strict=True))
+        self.graph.output(tuple(r for r in results if isinstance(r, Node)))
+        self.graph.output_node().meta = {}
+        inputs = (*self.inputs, *(s for _, s in self.states))
+        self.program.signature = Signature(inputs, outputs, input_tree, output_tree, self.symbols)
+        self.program.weights = self.weights
+        self.program.ties = self._ties()
+        return self.program
+
+    def _results(self) -> tuple[list[object], dict[str, object]]:
+        """What the model returns, and the new states by buffer."""
+        returned = pytree.tree_leaves(self.source.output_node().args[0])
         results: list[object] = []
         states: dict[str, object] = {}
         for spec, value in zip(self.exported.graph_signature.output_specs, returned, strict=True):
@@ -219,43 +234,28 @@ class _Unlift:
                 results.append(result)
             elif spec.kind is OutputKind.BUFFER_MUTATION:
                 states[str(spec.target)] = result
-        input_tree, output_tree = self.exported.call_spec.in_spec, self.exported.call_spec.out_spec
-        assert input_tree is not None and output_tree is not None
-        names = _output_names(output_tree, {s.name for s in self.inputs})
-        if self.states:
-            input_tree, output_tree = _with_states(input_tree, output_tree, [s.name for _, s in self.states])
-            names += [f"state.{t}" for t, _ in self.states]
-            results += [states[t] for t, _ in self.states]
-        outputs = tuple(self._output_spec(n, r) for n, r in zip(names, results, strict=True))
-        nodes = tuple(self._as_node(r) for r, s in zip(results, outputs, strict=True) if not isinstance(s, ConstantSpec))
-        self.graph.output(nodes)
-        self.graph.output_node().meta = {}
-        signature = Signature(
-            (*self.inputs, *(s for _, s in self.states)), outputs, input_tree, output_tree, self.symbols
-        )
-        self.program.signature = signature
-        self.program.weights = self.weights
-        self.program.ties = self.ties
-        return self.program
-
-    def _as_node(self, result: object) -> Node:
-        assert isinstance(result, Node)
-        return result
+        return results, states
 
     def _output_spec(self, name: str, result: object) -> Spec:
         if not isinstance(result, Node):
-            return ConstantSpec(name, result)  # type: ignore[arg-type]
+            assert result is None or isinstance(result, (int, float, bool, str))
+            return ConstantSpec(name, result)
         value = result.meta["val"]
         if isinstance(value, torch.Tensor):
-            return TensorSpec(name, value.dtype, tuple(self.program.dim(d) for d in value.shape), str(value.device))
-        kind = {torch.SymFloat: "float", float: "float", torch.SymBool: "bool", bool: "bool"}.get(type(value), "int")
-        return ScalarSpec(name, kind)
+            return self._tensor_spec(name, value)
+        kinds = {torch.SymFloat: "float", float: "float", torch.SymBool: "bool", bool: "bool"}
+        return ScalarSpec(name, kinds.get(type(value), "int"))
 
 
-def _mapped(value: object, lookup: object) -> object:
+def _mutated_buffers(exported: torch.export.ExportedProgram) -> set[str]:
+    specs = exported.graph_signature.output_specs
+    return {str(s.target) for s in specs if s.kind is OutputKind.BUFFER_MUTATION}
+
+
+def _mapped(value: object, lookup: Callable[[Node], object]) -> object:
     """Arguments with their nodes looked up (a node may stand for a literal or a tuple)."""
     if isinstance(value, Node):
-        return lookup(value)  # type: ignore[operator]
+        return lookup(value)
     if isinstance(value, tuple):
         return tuple(_mapped(v, lookup) for v in value)
     if isinstance(value, list):
@@ -265,26 +265,7 @@ def _mapped(value: object, lookup: object) -> object:
     return value
 
 
-def _check_call(node: Node) -> None:
-    """Refuses what has no place in an inference graph, with the user's line."""
-    where = node_line(node)
-    if isinstance(node.target, torch._ops.HigherOrderOperator):
-        raise TraceError(f"control flow ({node.target}) can't be traced{where}: use torch.where, or trace the branches apart")
-    bound = dict(zip((a.name for a in node.target._schema.arguments), node.args)) if isinstance(node.target, torch._ops.OpOverload) else {}
-    bound |= node.kwargs
-    if bound.get("train") is True or bound.get("training") is True:
-        raise TraceError(f"the graph holds the training op {op_key(node.target)}{where}: export the model in eval mode (model.eval())")
-    if is_random(node):
-        raise TraceError(f"the model draws random numbers ({op_key(node.target)}){where}: make them an input")
-    if is_mutating(node.target):
-        raise TraceError(f"the model writes in place ({op_key(node.target)}) in a way that can't be made functional{where}: assign the result to a new name")
-    values = node.meta.get("val")
-    for value in values if isinstance(values, (list, tuple)) else (values,):
-        if isinstance(value, torch.Tensor) and value.is_complex():
-            raise TraceError(f"{op_key(node.target)} makes a {value.dtype} tensor{where}: complex numbers are not supported, use real and imaginary parts")
-
-
-def _mode_of(graph: Graph) -> torch._subclasses.FakeTensorMode:
+def _mode_of(graph: Graph) -> FakeTensorMode:
     for node in graph.nodes:
         for value in pytree.tree_leaves(node.meta.get("val")):
             if isinstance(value, torch._subclasses.FakeTensor):
@@ -293,57 +274,34 @@ def _mode_of(graph: Graph) -> torch._subclasses.FakeTensorMode:
 
 
 def _empty_signature() -> Signature:
-    leaf = pytree.tree_structure(((), {}))
-    return Signature((), (), leaf, pytree.tree_structure(()))
+    return Signature((), (), pytree.tree_structure(((), {})), pytree.tree_structure(()))
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:
     """An object of our own over the caller's memory; `requires_grad` is kept, it changes which kernel runs."""
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
-    return tensor.detach()
+    return tensor.detach().requires_grad_(tensor.requires_grad)
 
 
 def _storage_key(tensor: torch.Tensor) -> object:
     if tensor.is_meta or tensor.numel() == 0 or tensor.layout is not torch.strided:
         return id(tensor)
-    return (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+    place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.device)
+    return (*place, tensor.shape, tensor.stride(), tensor.dtype)
 
 
-def _identifier(name: str) -> str:
-    """A Python identifier for a name, no keyword, no builtin."""
-    text = re.sub(r"\W", "_", name)
-    if not text or text[0].isdigit():
-        text = f"_{text}"
-    return f"{text}_" if keyword.iskeyword(text) or hasattr(builtins, text) else text
+def _attribute(name: str) -> str:
+    """The name under which a GraphModule can hold a weight: `code` and the like are its own."""
+    first, dot, rest = name.partition(".")
+    return f"{first}_{dot}{rest}" if first in _own_attributes() else name
 
 
-def _symbol(name: str, bounds: object, known: Symbol | None) -> Symbol:
-    """A symbol's range; export's lower bound of 2 is no guard, so it counts as 0."""
-    lowest, highest = getattr(bounds, "lower", None), getattr(bounds, "upper", None)
-    lower = int(lowest) if isinstance(lowest, (int, sympy.Integer)) else 0
-    upper = int(highest) if isinstance(highest, (int, sympy.Integer)) and int(highest) < 2**31 else None
-    low = 0 if lower <= 2 else lower
-    if known is not None:
-        low = max(low, known.min)
-        upper = min((u for u in (upper, known.max) if u is not None), default=None)
-    return Symbol(name, low, upper)
-
-
-def _output_names(tree: pytree.TreeSpec, taken: set[str]) -> list[str]:
-    """`output`, `output_1`, or the keys of dicts and fields of classes; never an input's name."""
-    paths, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(tree.num_leaves)), tree))
-    names: list[str] = []
-    used = set(taken)
-    for path, _ in paths:
-        parts = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", "")))) for k in path]
-        name = "_".join(parts) if parts and not parts[0].isdigit() else "_".join(["output", *parts])
-        unique, i = name, 0
-        while unique in used:
-            unique, i = f"{name}_out{i or ''}", i + 1
-        used.add(unique)
-        names.append(unique)
-    return names
+@cache
+def _own_attributes() -> frozenset[str]:
+    graph = Graph()
+    graph.output(())
+    return frozenset(dir(GraphModule({}, graph)))
 
 
 def _with_states(
@@ -352,7 +310,7 @@ def _with_states(
     """The trees with the states behind the model's own: as keyword arguments, and as further results."""
     args, kwargs = pytree.tree_unflatten(list(range(inputs.num_leaves)), inputs)
     result = pytree.tree_unflatten(list(range(outputs.num_leaves)), outputs)
-    results = result if isinstance(result, tuple) else (result,)
+    results = result if type(result) is tuple else (result,)
     return (
         pytree.tree_structure((args, {**kwargs, **dict.fromkeys(names, 0)})),
         pytree.tree_structure((*results, *(0 for _ in names))),
@@ -363,20 +321,19 @@ def unlift(
     exported: torch.export.ExportedProgram,
     graph: Graph,
     *,
-    names: list[str] | None = None,
-    axes: list[dict[int, str]] | None = None,
-    state: bool = False,
+    names: tuple[str, ...] | None = None,
+    axes: tuple[dict[int, Axis], ...] | None = None,
 ) -> Program:
-    """Makes the `Program` of a functional exported graph.
+    """Makes the `Program` of a functional exported graph; buffers that it writes become inputs and outputs.
 
     Args:
         exported: whose signature and weights to read.
         graph: its graph, or a functional twin of it with the same placeholders and outputs.
         names: the inputs' names, one a leaf; by default the placeholders'.
-        axes: the names of dynamic axes, one dict a leaf.
-        state: whether mutated buffers become inputs and outputs.
+        axes: the dynamic axes, one dict a leaf.
 
     Raises:
-        TraceError: training, random, complex or control-flow ops, or state that is written without `state`.
+        TraceError: training, random, complex or control-flow ops, an op that writes in place.
     """
-    return _Unlift(exported, graph, names, axes, state).run()
+    check_captured(graph)
+    return _Unlift(exported, graph, names, axes).run()

@@ -1,0 +1,73 @@
+"""What torch raises while it traces, as one clear line: the user's own line, what is wrong there, what to change."""
+
+from collections.abc import Iterator
+
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedOperatorException,
+)
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+from fxopt.errors import TraceError
+from fxopt.frontend.frames import place_of, traceback_frames
+
+__all__ = ["NUMBER_OUT_OF_TENSOR", "first_line", "trace_error"]
+
+NUMBER_OUT_OF_TENSOR = (
+    "a branch, Python number or size depends on the values of a tensor (if, while, assert, int(), .item(), x[mask]): "
+    "keep it a tensor (torch.where, a mask), or make it a number before tracing"
+)
+_NUMPY = "numpy in forward cannot be traced: use torch functions"
+_NUMPY_TEXTS = (".numpy() is not supported", "expected np.ndarray", "Numpy is not available")
+
+
+def first_line(error: BaseException, limit: int = 300) -> str:
+    """The type and first line of an exception's text, with torch's stand-in class under its everyday name."""
+    lines = str(error).strip().splitlines()
+    if lines and "Constraints violated" in lines[0]:
+        lines = [line.strip(" -") for line in lines if line.startswith("  - ")] or lines
+    text = (lines[0] if lines else "").replace("FakeTensor", "Tensor")
+    text = text if len(text) <= limit else f"{text[:limit]}..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The exception and its causes, outermost first."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _advice(chain: list[BaseException]) -> str:
+    for error in chain:
+        if isinstance(error, UnsupportedOperatorException):
+            return f"the op {error.func} has no fake implementation: give it one (torch.library.register_fake)"
+        if isinstance(
+            error, (GuardOnDataDependentSymNode, DataDependentOutputException, DynamicOutputShapeException)
+        ):
+            return NUMBER_OUT_OF_TENSOR
+        if any(text in str(error) for text in _NUMPY_TEXTS):
+            return _NUMPY
+        if "in output, which is not a known type" in str(error):
+            kind = str(error).split("Found ", 1)[-1].split(" in output", 1)[0]
+            return (
+                f"it returns {kind}, which torch can't look into: return tensors in tuples, lists or dicts, "
+                "or register the class (torch.utils._pytree.register_pytree_node)"
+            )
+    return ""
+
+
+def trace_error(error: Exception) -> TraceError:
+    """The one line for an exception out of torch.export: where in the user's code, what, what to do."""
+    chain = list(_chain(error))
+    for cause in reversed(chain):
+        place = place_of(traceback_frames(cause))
+        if place:
+            return TraceError(f"the model can't be traced at {place}: {_advice(chain) or first_line(cause)}")
+    return TraceError(f"the model can't be traced: {_advice(chain) or first_line(error)}")
+
+

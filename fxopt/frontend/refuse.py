@@ -1,0 +1,75 @@
+"""What has no place in an inference graph: training, random numbers, control flow, complex and sparse tensors.
+
+Looked for in the captured graph before anything is rewritten, so that the message names the user's line.
+"""
+
+import torch
+from torch.fx import Graph, Node
+from torch.utils import _pytree as pytree
+
+from fxopt.errors import TraceError
+from fxopt.frontend.diagnose import NUMBER_OUT_OF_TENSOR
+from fxopt.frontend.origins import node_line
+from fxopt.ops import bind, is_random, op_key
+
+__all__ = ["check_captured"]
+
+_INLINED = frozenset({"wrap_with_set_grad_enabled", "wrap_with_autocast"})
+"""Regions that functionalisation opens."""
+_READS_A_VALUE = frozenset({"aten.item.default", "aten._local_scalar_dense.default"})
+
+
+def check_captured(graph: Graph) -> None:
+    """Refuses a graph that no rewriting makes an inference graph.
+
+    Raises:
+        TraceError: what was found, the user's line, what to change there.
+    """
+    for node in graph.nodes:
+        if node.op == "call_function":
+            _check_call(node)
+
+
+def _check_call(node: Node) -> None:
+    where = node_line(node)
+    if isinstance(node.target, torch._ops.HigherOrderOperator):
+        if node.target.name() not in _INLINED:
+            raise TraceError(
+                f"control flow (torch.{node.target.name()}) can't be traced{where}: "
+                "use torch.where, or trace the branches as models of their own"
+            )
+        return
+    key = op_key(node.target)
+    if is_training(node):
+        raise TraceError(
+            f"the graph holds the training op {key}{where}: trace it in eval mode "
+            "(model.eval() before torch.export; training=self.training in functional calls)"
+        )
+    if is_random(node):
+        raise TraceError(f"the model draws random numbers ({key}){where}: make them an input")
+    if key in _READS_A_VALUE:
+        raise TraceError(f"the model can't be traced{where}: {NUMBER_OUT_OF_TENSOR}")
+    for value in pytree.tree_leaves(node.meta.get("val")):
+        if isinstance(value, torch.Tensor):
+            _check_tensor(value, key, where)
+
+
+def is_training(node: Node) -> bool:
+    """Whether a call computes something else than in eval mode."""
+    bound = bind(node)
+    if bound.get("training") is True and op_key(node.target).startswith("aten.batch_norm"):
+        return bound["running_mean"] is not None
+    if bound.get("train") is True:
+        return bound.get("p") != 0 and bound.get("dropout") != 0
+    return bound.get("training") is True
+
+
+def _check_tensor(value: torch.Tensor, key: str, where: str) -> None:
+    if value.is_complex():
+        raise TraceError(
+            f"{key} makes a complex tensor ({value.dtype}){where}: "
+            "complex numbers are not supported, use real and imaginary parts"
+        )
+    if value.layout is not torch.strided:
+        kind = str(value.layout).removeprefix("torch.")
+        raise TraceError(f"{key} makes a {kind} tensor{where}: only dense tensors are supported")
