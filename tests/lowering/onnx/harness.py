@@ -90,7 +90,7 @@ def assert_same(got: object, expected: object, scale: float = 1.0) -> None:
     if not expected.is_floating_point():
         assert torch.equal(got, expected)
         return
-    x, y = got.double(), expected.double()
+    x, y = got.detach().double(), expected.detach().double()
     finite = torch.isfinite(y)
     assert torch.equal(torch.nan_to_num(x[~finite], nan=7.0), torch.nan_to_num(y[~finite], nan=7.0))
     error = float((x[finite] - y[finite]).norm()) / max(float(y[finite].norm()), 1e-30)
