@@ -115,6 +115,8 @@ class _Build:
         self.program = program
         self.graph = Graph()
         self.env: dict[int, object] = {}
+        # torch's factories (zeros_like, full) hand out another object over the memory that the op made
+        self.memory: dict[object, object] = {}
         self.placeholders: dict[str, Node] = {}
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
@@ -143,6 +145,7 @@ class _Build:
     def _bind(self, out: object, node: object) -> None:
         if isinstance(out, torch.Tensor):
             self.env[id(out)] = node
+            self.memory[_memory(out)] = node
         elif isinstance(out, (tuple, list)):
             for i, item in enumerate(out):
                 if isinstance(item, torch.Tensor):
@@ -153,9 +156,10 @@ class _Build:
 
     def _map(self, value: object) -> object:
         if isinstance(value, torch.Tensor):
-            if id(value) not in self.env:
+            known = self.env.get(id(value), self.memory.get(_memory(value)))
+            if known is None:
                 raise RecordingError("it uses a tensor that is neither an argument nor computed from one")
-            return self.env[id(value)]
+            return known
         if isinstance(value, (list, tuple)) and not isinstance(value, torch.Size):
             return type(value)(self._map(v) for v in value)
         return value
@@ -175,3 +179,9 @@ class _Build:
         node = self.graph.create_node("call_function", op, args, kwargs or {})  # type: ignore[arg-type]
         node.meta = {"val": value}
         return node
+
+
+def _memory(tensor: torch.Tensor) -> object:
+    """Which part of which storage a fake tensor is, and as what."""
+    offset = tensor.storage_offset()
+    return (tensor.untyped_storage()._cdata, str(offset), tuple(map(str, tensor.shape)), tuple(map(str, tensor.stride())), tensor.dtype)
