@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 
 from fxopt.dialect import violations
 from fxopt.errors import FxoptError
@@ -40,6 +40,7 @@ def check_pass(
     min_fired: float = 0.05,
     idempotent: bool = True,
     targets: Sequence[str] = _TARGETS,
+    shrink: bool = True,
 ) -> dict[str, int]:
     """Runs a pass over drawn programs and checks all that it promises.
 
@@ -56,6 +57,7 @@ def check_pass(
         min_fired: the least share of programs in which it must change something.
         idempotent: whether a second run must change nothing.
         targets: to which one in twenty programs is lowered.
+        shrink: make a failing program smaller before it is reported.
 
     Returns:
         `programs`, `fired` and `rewrites`.
@@ -72,6 +74,7 @@ def check_pass(
         profile,
         max_examples=examples if examples is not None else profile.max_examples,
         deadline=None,
+        phases=[p for p in profile.phases if shrink or p not in (Phase.shrink, Phase.explain)],
         suppress_health_check=[HealthCheck.nested_given],
     )
     @given(programs(motifs=planted, families=families, max_ops=max_ops))

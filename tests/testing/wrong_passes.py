@@ -206,7 +206,7 @@ class SoftmaxByHand(RewritePass):
 
 
 class SoftmaxOtherAxis(RewritePass):
-    """softmax(x, d) -> softmax along the last axis"""
+    """softmax(x, d) -> exp(log_softmax(x)) along the last axis"""
 
     @staticmethod
     def pattern(x, d: int):
@@ -214,7 +214,7 @@ class SoftmaxOtherAxis(RewritePass):
 
     @staticmethod
     def replacement(x, d):
-        return x.softmax(-1)
+        return x.log_softmax(-1).exp()
 
 
 class GeluByTanh(RewritePass):
