@@ -4,7 +4,8 @@ Exporting the program's module again would trace it (seconds); this lifts the we
 the signature down (milliseconds). Dynamic sizes keep their ranges, nodes their module and line.
 
 >>> from fxopt.frontend import trace
->>> program = trace(torch.nn.Linear(4, 2), (torch.zeros(3, 4),), dynamic_shapes={"input": {0: "batch"}})
+>>> model = torch.nn.Linear(4, 2).eval()
+>>> program = trace(model, (torch.zeros(3, 4),), dynamic_shapes={"input": {0: "batch"}})
 >>> exported = to_exported_program(program)
 >>> exported.module()(torch.zeros(7, 4)).shape
 torch.Size([7, 2])

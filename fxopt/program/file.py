@@ -6,7 +6,8 @@ same bytes.
 
 >>> import tempfile, torch
 >>> from fxopt.frontend import trace
->>> program = trace(torch.nn.Linear(4, 2), (torch.zeros(3, 4),), dynamic_shapes={"input": {0: "batch"}})
+>>> model = torch.nn.Linear(4, 2).eval()
+>>> program = trace(model, (torch.zeros(3, 4),), dynamic_shapes={"input": {0: "batch"}})
 >>> path = tempfile.mkdtemp() + "/linear.fxopt"
 >>> program.save(path)
 >>> str(load_program(path)) == str(program)

@@ -1,4 +1,3 @@
-import errno
 import gc
 import inspect
 import os
@@ -16,16 +15,13 @@ from fxopt.lowering import check as check_module
 from fxopt.lowering.eager.target import EagerTarget
 from fxopt.lowering.remote import Worker
 from fxopt.lowering.torchscript.target import TorchScriptTarget
-from fxopt.program import Program, signature_to_json, writing
+from fxopt.program import Program, signature_to_json
 from fxopt.report import Verdict, VerifyReport
+from tests.lowering.targets import Wrong, content_of, files
 from tests.traced import inputs, traced
 
 SUFFIXES = {"eager": ".fxopt", "torchscript": ".pt", "onnx": ".onnx"}
 MODELS = ("digits", "mlp", "bert", "lstm", "resnet10", "unet")
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
@@ -168,18 +164,6 @@ def test_every_op_without_a_rule_is_named_with_its_place(tmp_path: Path):
 # --- verification
 
 
-class Wrong(TorchScriptTarget):
-    """Emits another function than the program's."""
-
-    def emit(
-        self, program: Program, *, opset: int | None = None, stem: str = "model", optimize: bool = True
-    ) -> Emitted:
-        twin = program.copy()
-        node = next(n for n in twin.calls() if "relu" in str(n.target))
-        node.target = torch.ops.aten.tanh.default
-        return super().emit(twin, opset=opset, stem=stem)
-
-
 def test_a_wrong_file_is_not_left(tmp_path: Path):
     with pytest.raises(VerificationError, match=r"not equivalent.*no file was left$") as caught:
         lower(traced("mlp", True), Wrong(), path=tmp_path / "m.pt")
@@ -224,10 +208,6 @@ def test_it_can_be_compared_with_the_program_that_was_rewritten():
     assert lower(rewritten, "eager").report.ok  # type: ignore[attr-defined]
     with pytest.raises(VerificationError):
         lower(rewritten, "eager", reference=program)
-
-
-def content_of(target: Target) -> bytes:
-    return target.emit(traced("mlp", True)).content
 
 
 class Optimizing(TorchScriptTarget):
@@ -330,117 +310,6 @@ def test_user_ops_are_verified_here():
             "verified in this process: a fresh one must import what defines the ops of "
             "fxopt_lower_test first",
         )
-
-
-# --- sibling data
-
-
-class WithData(TorchScriptTarget):
-    """Puts its weights, so to speak, into a sibling file."""
-
-    def __init__(self, inner: Target) -> None:
-        self.inner = inner
-
-    def emit(
-        self, program: Program, *, opset: int | None = None, stem: str = "model", optimize: bool = True
-    ) -> Emitted:
-        return Emitted(content_of(self.inner), data=b"weights", data_name=f"{stem}.abc.data")
-
-
-def test_data_is_written_beside(tmp_path: Path):
-    artifact = lower(traced("mlp", True), WithData(TorchScriptTarget()), path=tmp_path / "m.pt")
-    assert files(tmp_path) == ["m.abc.data", "m.pt"]
-    assert artifact.size == (tmp_path / "m.pt").stat().st_size + 7
-
-
-def test_data_of_a_wrong_file_is_removed(tmp_path: Path):
-    with pytest.raises(VerificationError):
-        lower(traced("mlp", True), WithData(Wrong()), path=tmp_path / "m.pt")
-    assert files(tmp_path) == []
-
-
-def test_data_that_an_older_file_uses_is_left(tmp_path: Path):
-    lower(traced("mlp", True), WithData(TorchScriptTarget()), path=tmp_path / "m.pt", verify=False)
-    with pytest.raises(VerificationError):
-        lower(traced("mlp", True), WithData(Wrong()), path=tmp_path / "m.pt")
-    assert files(tmp_path) == ["m.abc.data", "m.pt"]
-
-
-def test_data_of_a_kept_file_is_kept(tmp_path: Path):
-    with pytest.raises(VerificationError):
-        lower(traced("mlp", True), WithData(Wrong()), path=tmp_path / "m.pt", keep_unverified=True)
-    assert files(tmp_path) == ["m.abc.data", "m.pt.unverified"]
-
-
-# --- what the machine does
-
-
-def full_disk(*_: object) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def interrupt(*_: object, **__: object) -> None:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("at", [1, 2])
-@pytest.mark.parametrize("function", ["fsync", "replace"])
-def test_a_full_disk_is_one_line_and_leaves_nothing(
-    at: int, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    calls = 0
-    owner = writing.os if function == "fsync" else Path
-    original = getattr(owner, function)
-
-    def counting(*args: object) -> object:
-        nonlocal calls
-        calls += 1
-        return full_disk() if calls == at else original(*args)
-
-    monkeypatch.setattr(owner, function, counting)
-    target = WithData(TorchScriptTarget())
-    with pytest.raises(ArtifactError, match=r"^can't write [^\n]*: No space left on device$"):
-        lower(traced("mlp", True), target, path=tmp_path / "m.pt", verify=False)
-    assert files(tmp_path) == []
-
-
-@pytest.mark.parametrize("place", ["fsync", "verify", "rename"])
-def test_ctrl_c_passes_through_and_leaves_nothing(
-    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    if place == "fsync":
-        monkeypatch.setattr(writing.os, "fsync", interrupt)
-    elif place == "verify":
-        monkeypatch.setattr(check_module, "verify_runs", interrupt)
-    else:
-        monkeypatch.setattr(Path, "replace", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        lower(traced("mlp", True), "torchscript", path=tmp_path / "m.pt")
-    assert files(tmp_path) == []
-
-
-def test_ctrl_c_just_after_the_rename_leaves_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    original = Path.replace
-
-    def replace_then_interrupt(self: Path, target: Path) -> None:
-        original(self, target)
-        if target.suffix == ".pt":
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "replace", replace_then_interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        lower(traced("mlp", True), WithData(TorchScriptTarget()), path=tmp_path / "m.pt", verify=False)
-    assert files(tmp_path) == ["m.abc.data", "m.pt"]
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
-def test_an_unwritable_folder_is_one_line(tmp_path: Path):
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(ArtifactError, match="Permission denied"):
-            lower(traced("mlp", True), "eager", path=tmp_path / "m.fxopt")
-    finally:
-        tmp_path.chmod(0o700)
 
 
 # --- the package

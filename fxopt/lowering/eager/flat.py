@@ -1,7 +1,8 @@
 """A graph as one flat Python function: no module calls, values freed after their last use.
 
 >>> from fxopt.frontend import trace
->>> program = trace(torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU()), (torch.zeros(3, 4),))
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.ReLU()).eval()
+>>> program = trace(model, (torch.zeros(3, 4),))
 >>> print(flat_source(program).text)
 def forward(input_):
     linear = linear_1(input_, _0_weight, _0_bias)
