@@ -84,6 +84,10 @@ class Call:
         """The first argument."""
         return self.tensor()
 
+    def shape_of(self, name: str) -> Sequence[Size]:
+        """The shape of a tensor argument."""
+        return tuple(self.fake(name).shape)
+
     def tensor(self, name: str = "", dtype: torch.dtype | None = None) -> Value:
         """A tensor (or number) argument, cast to a dtype."""
         return self.builder.operand(self.arguments[name or self.first], dtype)

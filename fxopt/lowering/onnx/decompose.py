@@ -1,9 +1,9 @@
 """Ops without a rule that are made of others: torch's own decompositions, traced on the call's fake values.
 
-`rot90`, `cdist` or `count_nonzero` become a small graph of ops that have rules; it is lowered in place of the call.
+`rot90`, `cdist` or `count_nonzero` become a small graph of ops that have rules; it is lowered in place of
+the call.
 """
 
-import operator
 from collections.abc import Callable
 
 import torch
@@ -43,7 +43,8 @@ def decomposed(node: Node, has_rule: Callable[[Node], bool]) -> GraphModule | No
     """
     op = node.target
     decomposition = _decomposition(op) if isinstance(op, torch._ops.OpOverload) else None
-    fakes = [v for n in node.all_input_nodes for v in pytree.tree_leaves(n.meta.get("val")) if isinstance(v, FakeTensor)]
+    values = pytree.tree_leaves([n.meta.get("val") for n in node.all_input_nodes])
+    fakes = [v for v in values if isinstance(v, FakeTensor)]
     if decomposition is None or not fakes:
         return None
     graph_module = _traced(node, decomposition, fakes[0].fake_mode)
@@ -53,12 +54,16 @@ def decomposed(node: Node, has_rule: Callable[[Node], bool]) -> GraphModule | No
     return graph_module if all(n.target != op and has_rule(n) for n in calls) else None
 
 
+def _is_node(value: object) -> bool:
+    return isinstance(value, Node)
+
+
 def _traced(
     node: Node, decomposition: Callable[..., object], mode: torch._subclasses.FakeTensorMode
 ) -> GraphModule | None:
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    leaves, tree = pytree.tree_flatten((list(node.args), dict(node.kwargs)), is_leaf=lambda v: isinstance(v, Node))
+    leaves, tree = pytree.tree_flatten((list(node.args), dict(node.kwargs)), is_leaf=_is_node)
     places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Node)]
 
     def call(*values: object) -> object:
@@ -85,7 +90,7 @@ def _traced(
 
 def lower_decomposed(builder: Builder, node: Node, traced: GraphModule, lower: _Lower) -> Result:
     """Lowers the graph in place of the call; `lower` lowers one node."""
-    leaves = pytree.tree_leaves((list(node.args), dict(node.kwargs)), is_leaf=lambda v: isinstance(v, Node))
+    leaves = pytree.tree_leaves((list(node.args), dict(node.kwargs)), is_leaf=_is_node)
     arguments = iter([leaf for leaf in leaves if isinstance(leaf, Node)])
     result: Result = ""
     for inner in traced.graph.nodes:

@@ -18,7 +18,8 @@ __all__ = ["data_inputs", "output_dtypes", "wider_dtype"]
 _MOVES = {
     "Cast", "CastLike", "Compress", "Concat", "ConstantOfShape", "DequantizeLinear", "Flatten", "Gather",
     "GatherElements", "GatherND", "Identity", "IsInf", "IsNaN", "QuantizeLinear", "Reshape",
-    "ScatterElements", "ScatterND", "Shape", "Sign", "Size", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+    "ScatterElements", "ScatterND", "Shape", "Sign", "Size", "Slice", "Split", "Squeeze", "Transpose",
+    "Unsqueeze",
 }  # fmt: skip
 """Ops that take every dtype."""
 

@@ -77,7 +77,7 @@ def record(program: Program, opset: int) -> Recording:
 
 
 def has_rule(node: Node) -> bool:
-    """Whether a call can be lowered: by a rule, by ops that it is made of, or by a function of onnxscript's."""
+    """Whether a call can be lowered: by a rule, by ops that it is made of, or by onnxscript."""
     if node.target is operator.getitem or find_rule("onnx", node.target) is not None:
         return True
     if not isinstance(node.target, torch._ops.OpOverload):
@@ -101,7 +101,7 @@ def _lower(builder: Builder, node: Node) -> Result:
             return builder.sizes.value(value)
         except UnknownSizeError:
             pass
-    elif isinstance(value, int) and not isinstance(value, bool) and not isinstance(node.target, torch._ops.OpOverload):
+    elif type(value) is int and not isinstance(node.target, torch._ops.OpOverload):
         return builder.ints([value])
     rule = find_rule("onnx", node.target)
     if rule is not None:

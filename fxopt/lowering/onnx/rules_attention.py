@@ -10,7 +10,7 @@ import torch
 from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.graph import Value
-from fxopt.ops.sizes import Size, same_size
+from fxopt.ops.sizes import same_size
 
 __all__: list[str] = []
 
@@ -46,7 +46,7 @@ def flash_attention(b: Builder, c: Call) -> tuple[Value, ...]:
 def _scaled(b: Builder, c: Call, query: Value) -> Value:
     if c.has("scale"):
         return b.op("Mul", query, b.like(float(c.number("scale")), query))
-    width: Size = c.fake("query").shape[-1]
+    width = c.shape_of("query")[-1]
     if not isinstance(width, int):
         raise c.error("the head's size must be fixed")
     return b.op("Mul", query, b.like(1 / math.sqrt(width), query))
@@ -66,7 +66,7 @@ def _causal(b: Builder, c: Call) -> Value:
     """Each query sees the keys up to its own position: bool[queries, keys]."""
     if not c.flag("is_causal"):
         return ""
-    queries, keys = c.fake("query").shape[-2], c.fake("key").shape[-2]
+    queries, keys = c.shape_of("query")[-2], c.shape_of("key")[-2]
     if isinstance(queries, int) and isinstance(keys, int):
         return b.constant(torch.ones(queries, keys, dtype=torch.bool).tril(), torch.bool)
     zero, one = (b.constant(v, torch.int64) for v in (0, 1))
@@ -76,8 +76,8 @@ def _causal(b: Builder, c: Call) -> Value:
 
 def _repeated_heads(b: Builder, c: Call, name: str, value: Value) -> Value:
     """Each key head for the several query heads that share it."""
-    shape = list(c.fake(name).shape)
-    heads, wanted = shape[-3], c.fake("query").shape[-3]
+    shape = list(c.shape_of(name))
+    heads, wanted = shape[-3], c.shape_of("query")[-3]
     if same_size(heads, wanted):
         return value
     if not isinstance(heads, int) or not isinstance(wanted, int):

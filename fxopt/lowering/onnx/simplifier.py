@@ -11,8 +11,8 @@ from fxopt.lowering.wire import Packed, Value
 __all__ = ["open_run", "prepare"]
 
 _SKIPPED = ("fuse_matmul_add_bias_into_gemm_batched", "fuse_rope")
-"""The first puts reshapes around every linear layer, which onnxruntime fuses by itself and better; the second makes
-RotaryEmbedding nodes that hold for one batch size only."""
+"""The first puts reshapes around every linear layer, which onnxruntime fuses by itself and better; the second
+makes RotaryEmbedding nodes that hold for one batch size only."""
 _LARGEST_FOLDED = "1MB"
 """Larger results stay computed: a folded transpose of a shared weight would be a second copy of it."""
 

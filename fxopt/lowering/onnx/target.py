@@ -35,7 +35,7 @@ class OnnxTarget(Target):
         self._threshold = external_threshold
 
     def has_rule(self, node: Node) -> bool:
-        """Whether the call can be lowered: by a rule, by ops that it is made of, or by a function of onnxscript's."""
+        """Whether the call can be lowered: by a rule, by ops that it is made of, or by onnxscript."""
         from fxopt.lowering.onnx.lower import has_rule
         from fxopt.lowering.onnx.rules import load_rules
 

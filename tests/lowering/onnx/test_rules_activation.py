@@ -12,10 +12,11 @@ IMAGE = torch.randn(2, 4, 3, 3, generator=torch.Generator().manual_seed(1))
 SPECIAL = torch.tensor([[float("nan"), float("inf"), -float("inf"), 0.0, -1.0, 1.5, -2.5, 40.0]]).repeat(3, 1)
 
 MODULES = [
-    nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.ELU(0.7), nn.SELU(), nn.CELU(0.6), nn.GELU(), nn.GELU("tanh"), nn.SiLU(),
-    nn.Mish(), nn.Hardswish(), nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh(), nn.Softplus(), nn.Softplus(2.0, 3.0),
-    nn.Softsign(), nn.Tanhshrink(), nn.Hardshrink(0.7), nn.Softshrink(0.7), nn.Threshold(0.3, -1.0), nn.LogSigmoid(),
-    nn.GLU(), nn.Hardtanh(-0.5, 2.0), nn.Softmax(-1), nn.Softmax(0), nn.LogSoftmax(-1), nn.Softmin(-1), nn.RReLU(),
+    nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.ELU(0.7), nn.SELU(), nn.CELU(0.6), nn.GELU(),
+    nn.GELU("tanh"), nn.SiLU(), nn.Mish(), nn.Hardswish(), nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh(), nn.Softplus(),
+    nn.Softplus(2.0, 3.0), nn.Softsign(), nn.Tanhshrink(), nn.Hardshrink(0.7), nn.Softshrink(0.7),
+    nn.Threshold(0.3, -1.0), nn.LogSigmoid(), nn.GLU(), nn.Hardtanh(-0.5, 2.0), nn.Softmax(-1), nn.Softmax(0),
+    nn.LogSoftmax(-1), nn.Softmin(-1), nn.RReLU(),
 ]  # fmt: skip
 
 

@@ -36,7 +36,7 @@ CASES = [
     Case("rank-3-mask", lambda q, k, v, m: sdpa(q[:, 0], k[:, 0], v[:, 0], m[:, 0]), (Q, K, V, SEEN)),
     Case("half", sdpa, (Q.half(), K.half(), V.half())),
     Case("half-mask", lambda q, k, v, m: sdpa(q, k, v, m), (Q.half(), K.half(), V.half(), SEEN)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("opset", [20, 23])

@@ -68,7 +68,11 @@ CASES = [
     Case("outer", lambda x, y: torch.outer(x[:, 0], y[:, 1]), (M, M)),
     Case("addmm", lambda x: torch.addmm(torch.ones(5), x, torch.ones(6, 5), beta=0.5, alpha=2), (M,)),
     Case("addmm-beta-0", lambda x: torch.addmm(x.new_full((5,), 1.0), x, torch.ones(6, 5), beta=0), (M,)),
-    Case("addmm-int", lambda x: torch.addmm(torch.ones(5, dtype=torch.long), x, torch.ones(6, 5, dtype=torch.long)), (M.long(),)),
+    Case(
+        "addmm-int",
+        lambda x: torch.addmm(torch.ones(5, dtype=torch.long), x, torch.ones(6, 5, dtype=torch.long)),
+        (M.long(),),
+    ),
     Case("baddbmm", lambda x, y: torch.baddbmm(y, x, y.mT, alpha=0.5), (random(3, 4, 4), random(3, 4, 4))),
     Case("addbmm", lambda x, y: torch.addbmm(torch.ones(4, 4), x, y), (random(3, 4, 4), random(3, 4, 4))),
     Case("einsum", lambda x, y: torch.einsum("b i j, b j k -> b i k", x, y), (BATCH, random(3, 6, 2))),
@@ -77,7 +81,11 @@ CASES = [
     Case("conv1d", nn.Conv1d(4, 6, 3, stride=2, padding=1), (random(2, 4, 11),)),
     Case("conv2d", nn.Conv2d(4, 6, 3, padding=1), (IMAGE,), ops=("Conv",)),
     Case("conv2d-unbatched", nn.Conv2d(4, 6, 3), (IMAGE[0],), fixed=True),
-    Case("conv2d-grouped", nn.Conv2d(4, 8, (3, 2), stride=(2, 1), dilation=(1, 2), groups=4, bias=False), (IMAGE,)),
+    Case(
+        "conv2d-grouped",
+        nn.Conv2d(4, 8, (3, 2), stride=(2, 1), dilation=(1, 2), groups=4, bias=False),
+        (IMAGE,),
+    ),
     Case("conv2d-same", nn.Conv2d(4, 6, 3, padding="same", dilation=2), (IMAGE,)),
     Case("conv2d-same-even", nn.Conv2d(4, 6, 2, padding="same"), (IMAGE,)),
     Case("conv2d-reflect", nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (IMAGE,)),
@@ -85,10 +93,12 @@ CASES = [
     Case("conv2d-bf16", nn.Conv2d(4, 6, 3).bfloat16(), (IMAGE.bfloat16(),)),
     Case("conv3d", nn.Conv3d(2, 3, 2), (random(2, 2, 4, 5, 6),)),
     Case("conv_transpose1d", nn.ConvTranspose1d(4, 3, 3, stride=2), (random(2, 4, 7),)),
-    Case("conv_transpose2d", nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), (IMAGE,), ops=("ConvTranspose",)),
+    Case(
+        "conv_transpose2d", nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2), (IMAGE,), ops=("ConvTranspose",)
+    ),
     Case("conv_transpose2d-dilated", nn.ConvTranspose2d(4, 3, 3, dilation=2, bias=False), (IMAGE,)),
     Case("conv_transpose3d", nn.ConvTranspose3d(2, 3, 2, stride=2), (random(2, 2, 2, 3, 2),)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -6,7 +6,7 @@ import torch
 from tests.lowering.onnx.harness import Case, check, op_types
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-I = torch.arange(12).reshape(3, 4)
+INTS = torch.arange(12).reshape(3, 4)
 
 CASES = [
     Case("zeros", lambda x: x + torch.zeros(3, 4)[:1], (X,)),
@@ -36,8 +36,8 @@ CASES = [
     Case("scalar_tensor", lambda x: x * torch.scalar_tensor(2.0), (X,)),
     Case("triangle-mask", lambda x: torch.ones(x.shape[0], x.shape[0]).tril().bool(), (X,)),
     Case("constant", lambda x: x + torch.tensor([1.0, 2.0, 3.0, 4.0]), (X,)),
-    Case("number-tensor", lambda x: x * torch.tensor(3), (I,)),
-]  # fmt: skip
+    Case("number-tensor", lambda x: x * torch.tensor(3), (INTS,)),
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tests.lowering.onnx.harness import Case, check, op_types, program_of
 from fxopt.lowering.onnx.target import OnnxTarget
+from tests.lowering.onnx.harness import Case, check, op_types, program_of
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(3, 7, generator=GENERATOR) * 2
@@ -15,9 +15,9 @@ SPECIAL = torch.tensor([[float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1
 COUNTS = torch.arange(-10, 11).reshape(3, 7)
 
 ON_ALL = (
-    "abs", "neg", "sign", "ceil", "floor", "trunc", "round", "frac", "square", "sin", "cos", "tan", "atan", "sinh",
-    "cosh", "tanh", "asinh", "erf", "erfc", "exp", "exp2", "expm1", "sigmoid", "isnan", "isinf", "isfinite", "isposinf",
-    "isneginf", "nan_to_num", "deg2rad", "rad2deg", "logical_not",
+    "abs", "neg", "sign", "ceil", "floor", "trunc", "round", "frac", "square", "sin", "cos", "tan", "atan",
+    "sinh", "cosh", "tanh", "asinh", "erf", "erfc", "exp", "exp2", "expm1", "sigmoid", "isnan", "isinf",
+    "isfinite", "isposinf", "isneginf", "nan_to_num", "deg2rad", "rad2deg", "logical_not",
 )  # fmt: skip
 ON_UNIT = ("asin", "acos", "atanh")
 ON_POSITIVE = ("log", "log2", "log10", "sqrt", "rsqrt", "reciprocal", "acosh")
@@ -118,7 +118,7 @@ CASES = [
     Case("to-half", lambda x: x.half(), (X,)),
     Case("type_as", lambda x, y: x.type_as(y), (COUNTS, X)),
     Case("same", lambda x: x.clone().contiguous().detach() + 0, (X,)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

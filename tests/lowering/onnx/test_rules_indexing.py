@@ -54,8 +54,15 @@ CASES = [
     Case("put", lambda x: put(x, (torch.tensor([0, 2]),), x[:2] * 0), (X,), fixed=True),
     Case("put-second", lambda x: put(x, (None, VECTOR), x[:, 1:]), (X,)),
     Case("put-broadcast", lambda x: put(x, (None, VECTOR), torch.tensor(5.0)), (X,)),
-    Case("put-apart", lambda x: put(x, (torch.tensor([0, 1]), None, torch.tensor([1, 2])), x[:2, :, 0]), (X,), fixed=True),
-    Case("put-accumulate", lambda x: put(x, (None, torch.tensor([1, 1, 2])), x[:, 1:], accumulate=True), (X,)),
+    Case(
+        "put-apart",
+        lambda x: put(x, (torch.tensor([0, 1]), None, torch.tensor([1, 2])), x[:2, :, 0]),
+        (X,),
+        fixed=True,
+    ),
+    Case(
+        "put-accumulate", lambda x: put(x, (None, torch.tensor([1, 1, 2])), x[:, 1:], accumulate=True), (X,)
+    ),
     Case("put-mask", lambda x, m: put(x, (m,), torch.tensor(-1.0)), (X, MASK)),
     Case("put-row-mask", lambda x, m: put(x, (m[:, 0, 0],), torch.tensor(2.0)), (X, MASK)),
     Case("masked_scatter", lambda x, m: x.masked_scatter(m, x.flip(0)), (X, MASK)),
@@ -65,7 +72,7 @@ CASES = [
     Case("diagonal-above", lambda x: x.diagonal(2, 1, 2), (X,)),
     Case("diagonal-below", lambda x: x.diagonal(-1, 2, 1), (X,)),
     Case("trace", lambda x: x[0, :, :4].trace(), (X,)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -90,7 +97,7 @@ DYNAMIC = [
     Case("mask-and-index", lambda x: x[:, X[0, :, 0] > 0, VECTOR[:1]], (X,)),
     Case("mask-then-size", lambda x, m: x[m] * x[m].shape[0], (X, MASK)),
     Case("put-values-by-mask", lambda x, m: put(x, (m,), x[m] * 2), (X, MASK)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", DYNAMIC, ids=str)

@@ -48,11 +48,15 @@ CASES = [
     Case("layer_norm-bf16", prepared(nn.LayerNorm(8)).bfloat16(), (ROWS.bfloat16(),)),
     Case("instance_norm", prepared(nn.InstanceNorm2d(4, affine=True)), (IMAGE,)),
     Case("instance_norm-plain", nn.InstanceNorm1d(5), (ROWS,)),
-    Case("instance_norm-tracked", prepared(nn.InstanceNorm2d(4, affine=True, track_running_stats=True)), (IMAGE,)),
+    Case(
+        "instance_norm-tracked",
+        prepared(nn.InstanceNorm2d(4, affine=True, track_running_stats=True)),
+        (IMAGE,),
+    ),
     Case("normalize", lambda x: F.normalize(x, dim=1), (IMAGE,)),
     Case("local_response_norm", nn.LocalResponseNorm(3), (IMAGE,)),
     Case("weight_norm", nn.utils.parametrizations.weight_norm(nn.Linear(8, 3)), (ROWS,)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -93,5 +93,5 @@ class _Cell(nn.Module):
 
 def test_projections_are_refused():
     program = program_of(Case("projected", nn.LSTM(6, 4, proj_size=2, batch_first=True), (X,)))
-    with pytest.raises(LoweringError, match="lstm.*proj_size"):
+    with pytest.raises(LoweringError, match=r"lstm.*proj_size"):
         OnnxTarget().emit(program)

@@ -9,7 +9,7 @@ from tests.lowering.onnx.harness import Case, check
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(3, 4, 6, generator=GENERATOR)
 Y = torch.randn(3, 4, 6, generator=GENERATOR)
-I = torch.randint(-9, 9, (3, 4, 6), generator=GENERATOR)
+INTS = torch.randint(-9, 9, (3, 4, 6), generator=GENERATOR)
 B = X > 0.5
 HOLES = torch.where(B, float("nan"), X)
 
@@ -50,7 +50,7 @@ def test_of_everything(name):
 def test_integers(name, dtype):
     if name in ("argmax", "amax", "amin", "max") and dtype is torch.bool:
         name = "sum"
-    check(Case(name, lambda x: getattr(torch, name)(x, dim=1), (I.to(dtype),)))
+    check(Case(name, lambda x: getattr(torch, name)(x, dim=1), (INTS.to(dtype),)))
 
 
 @pytest.mark.parametrize("name", ["sum", "mean", "amax", "logsumexp", "norm", "cumsum"])
@@ -66,7 +66,7 @@ CASES = [
     Case("sum-bool", lambda x: x.sum(), (B,)),
     Case("nansum", lambda x: x.nansum(1), (HOLES,)),
     Case("mean-axes", lambda x: x.mean((1, 2)), (X,)),
-    Case("mean-dtype", lambda x: x.mean(1, dtype=torch.float32), (I,)),
+    Case("mean-dtype", lambda x: x.mean(1, dtype=torch.float32), (INTS,)),
     Case("sum-of-rank-0", lambda x: x.sum().sum(), (X,)),
     Case("max-along", lambda x: x.max(1), (X,)),
     Case("min-along", lambda x: x.min(2, keepdim=True), (X,)),
@@ -95,7 +95,7 @@ CASES = [
     Case("sort", lambda x: x.sort(), (X,)),
     Case("sort-descending", lambda x: x.sort(1, descending=True), (X,)),
     Case("sort-batch", lambda x: x.sort(0), (X,)),
-    Case("sort-stable", lambda x: x.sort(stable=True, dim=-1), (I,)),
+    Case("sort-stable", lambda x: x.sort(stable=True, dim=-1), (INTS,)),
     Case("argsort", lambda x: x.argsort(1), (X,)),
     Case("median", lambda x: x.median(1), (X[:, :3].contiguous(),)),
     Case("kthvalue", lambda x: x.kthvalue(2, 2, keepdim=True), (X,)),
@@ -104,7 +104,7 @@ CASES = [
     Case("cdist", lambda x, y: torch.cdist(x, y), (X, Y)),
     Case("logsumexp-axes", lambda x: x.logsumexp((1, 2)), (X * 50,)),
     Case("count_nonzero", lambda x: torch.count_nonzero(x, 1), (B,)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -32,15 +32,23 @@ CASES = [
     Case("bilinear-odd-factor", scaled(scale_factor=1.3, mode="bilinear"), (IMAGE,)),
     Case("bilinear-to-1", scaled(size=(1, 1), mode="bilinear"), (IMAGE,)),
     Case("bilinear-corners", scaled(scale_factor=2, mode="bilinear", align_corners=True), (IMAGE,)),
-    Case("bilinear-antialias", lambda x: F.interpolate(x, size=(3, 4), mode="bilinear", antialias=True), (IMAGE,)),
-    Case("bicubic-antialias", lambda x: F.interpolate(x, size=(9, 4), mode="bicubic", antialias=True), (IMAGE,)),
+    Case(
+        "bilinear-antialias",
+        lambda x: F.interpolate(x, size=(3, 4), mode="bilinear", antialias=True),
+        (IMAGE,),
+    ),
+    Case(
+        "bicubic-antialias", lambda x: F.interpolate(x, size=(9, 4), mode="bicubic", antialias=True), (IMAGE,)
+    ),
     Case("bicubic", scaled(scale_factor=2, mode="bicubic"), (IMAGE,)),
     Case("bicubic-corners", scaled(size=(9, 7), mode="bicubic", align_corners=True), (IMAGE,)),
     Case("trilinear", scaled(scale_factor=2, mode="trilinear"), (CUBE,)),
-    Case("size-of-another", lambda x, y: F.interpolate(x, size=y.shape[2:]), (IMAGE, torch.zeros(2, 1, 12, 8))),
+    Case(
+        "size-of-another", lambda x, y: F.interpolate(x, size=y.shape[2:]), (IMAGE, torch.zeros(2, 1, 12, 8))
+    ),
     Case("unfold-image", nn.Unfold((3, 2), dilation=1, padding=1, stride=2), (IMAGE,)),
     Case("unfold-axis", lambda x: x.unfold(2, 3, 2), (LINE,)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

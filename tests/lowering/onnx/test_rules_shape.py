@@ -13,7 +13,7 @@ X = torch.randn(3, 4, 6, generator=GENERATOR)
 Y = torch.randn(3, 4, 6, generator=GENERATOR)
 IMAGE = torch.randn(2, 3, 6, 5, generator=GENERATOR)
 CUBE = torch.randn(2, 2, 3, 4, 5, generator=GENERATOR)
-I = torch.arange(72).reshape(3, 4, 6)
+INTS = torch.arange(72).reshape(3, 4, 6)
 
 CASES = [
     Case("reshape", lambda x: x.reshape(x.shape[0], 2, 12), (X,)),
@@ -47,7 +47,7 @@ CASES = [
     Case("repeat_interleave-flat", lambda x: x.repeat_interleave(3), (X,)),
     Case("cat", lambda x, y: torch.cat([x, y[:, :2], x], 1), (X, Y)),
     Case("cat-batch", lambda x, y: torch.cat([x, y]), (X, Y)),
-    Case("cat-promotes", lambda x, y: torch.cat([x, y], -1), (X, I)),
+    Case("cat-promotes", lambda x, y: torch.cat([x, y], -1), (X, INTS)),
     Case("cat-skips-empty", lambda x: torch.cat([torch.zeros(0), x]), (X,)),
     Case("stack", lambda x, y: torch.stack([x, y], 1), (X, Y)),
     Case("stack-last", lambda x, y: torch.stack([x, y], -1), (X, Y)),
@@ -76,17 +76,17 @@ CASES = [
     Case("tril", lambda x: x.tril(), (X,)),
     Case("triu", lambda x: x.triu(-1), (X,)),
     Case("tril-bool", lambda x: (x > 0).tril(1), (X,)),
-    Case("tril-int8", lambda x: x.to(torch.int8).tril(), (I,)),
+    Case("tril-int8", lambda x: x.to(torch.int8).tril(), (INTS,)),
     Case("pad", lambda x: F.pad(x, (1, 2, 0, 1), value=0.5), (X,)),
     Case("pad-crops", lambda x: F.pad(x, (-1, 2)), (X,)),
     Case("pad-bool", lambda x: F.pad(x > 0, (1, 1), value=True), (X,)),
-    Case("pad-int16", lambda x: F.pad(x.to(torch.int16), (1, 1), value=3), (I,)),
+    Case("pad-int16", lambda x: F.pad(x.to(torch.int16), (1, 1), value=3), (INTS,)),
     Case("reflect", nn.ReflectionPad2d((1, 2, 3, 1)), (IMAGE,)),
     Case("replicate", nn.ReplicationPad2d((1, 2, 0, 1)), (IMAGE,)),
     Case("replicate3d", nn.ReplicationPad3d(1), (CUBE,)),
     Case("circular", nn.CircularPad2d((1, 2, 2, 1)), (IMAGE,)),
     Case("atleast", lambda x: torch.atleast_3d(x[:, 0, 0]), (X,)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -26,7 +26,7 @@ CASES = [
     Case("scaled-by-size", lambda x: x / x.shape[0] ** 0.5, (X,)),
     Case("item", lambda x: x[:, : x.shape[1] // 2].sum() * x.shape[0], (X,)),
     Case("two-of-one", lambda x: (x.shape[0], x.shape[0]), (X,)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -257,7 +257,7 @@ def test_a_rule_that_makes_an_invalid_model_is_caught_before_anything_is_written
     def lower(builder: Builder, node: torch.fx.Node) -> str:
         return builder.op("MatMul", builder.operand(node.args[0]), builder.constant([[1.0]], torch.float32))
 
-    with pytest.raises(LoweringError, match="ONNX's .* refuses the lowered model: .*MatMul"):
+    with pytest.raises(LoweringError, match=r"ONNX's .* refuses the lowered model: .*MatMul"):
         TARGET.emit(program_of(Case("wrong", lambda x: wrong(x), (X,))))
 
 
