@@ -60,15 +60,19 @@ def lower(
     emitted = chosen.emit(program, opset=opset, stem=stem, optimize=verify)
     if final is not None:
         return _write_and_open(_Job(program, chosen, final, against, keep_unverified), emitted)
+    return _in_memory(program, chosen, against, emitted)
+
+
+def _in_memory(program: Program, target: Target, reference: Program | None, emitted: Emitted) -> Artifact:
+    """An artifact over a temporary file, which a runtime may read for as long as it runs."""
     folder = tempfile.TemporaryDirectory(prefix="fxopt-")
     try:
-        job = _Job(program, chosen, Path(folder.name) / (stem + chosen.suffix), against, keep=False)
-        artifact = _write_and_open(job, emitted)
+        path = Path(folder.name) / (_stem(program) + target.suffix)
+        artifact = _write_and_open(_Job(program, target, path, reference, keep=False), emitted)
     except BaseException:
         folder.cleanup()
         raise
     artifact.path = None
-    # A runtime may read the file for as long as it runs.
     weakref.finalize(artifact, folder.cleanup)
     return artifact
 
