@@ -66,7 +66,7 @@ def check_pass(
         CheckFailure: what it broke, and a short script that repeats it.
     """
     functions = item.all_motifs() if motifs is None else motifs
-    planted = [focused(m, lambda program: bool(_fired(item, program))) for m in functions]
+    planted = [focused(m, lambda program: _fires(item, program)) for m in functions]
     counts = {"programs": 0, "fired": 0, "rewrites": 0}
     profile = settings.get_profile(settings.get_current_profile_name())
 
@@ -142,8 +142,12 @@ def check_once(item: Pass, program: Program, *, idempotent: bool = True, targets
     return rewrites
 
 
-def _fired(item: Pass, program: Program) -> int:
-    return sum(p.rewrites for p in _run(item, program).passes)
+def _fires(item: Pass, program: Program) -> bool:
+    """Whether there is something to check: the pass changes the program, or fails on it."""
+    try:
+        return any(p.changed for p in _run(item, program).passes)
+    except CheckFailure:
+        return True
 
 
 def _run(item: Pass, program: Program) -> PipelineResult:
