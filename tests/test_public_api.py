@@ -3,11 +3,11 @@
 A change that is meant: `python -m tests.test_public_api` writes it anew, CHANGELOG.md says what changed.
 """
 
-import dataclasses
-import enum
+import ast
 import inspect
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,38 +18,46 @@ import fxopt
 SNAPSHOT = Path(__file__).with_name("public_api.txt")
 
 
-def signature(value: object) -> str:
-    try:
-        return str(inspect.signature(value))
-    except (TypeError, ValueError):
-        return ""
+def source_of(value: object) -> ast.stmt:
+    return ast.parse(textwrap.dedent(inspect.getsource(value))).body[0]
 
 
-def member_lines(cls: type) -> Iterator[str]:
-    """The public methods, properties and fields that a class defines or inherits from a class of fxopt."""
-    members: dict[str, object] = {}
+def function_text(node: ast.FunctionDef) -> str:
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"{node.name}({ast.unparse(node.args)}){returns}"
+
+
+def is_public(name: str) -> bool:
+    return not name.startswith("_") or name in {"__init__", "__call__"}
+
+
+def members(cls: type) -> dict[str, str]:
+    """Methods, fields and constants as they are written in the class and in its bases of fxopt."""
+    found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        if base.__module__.partition(".")[0] == "fxopt":
-            members |= {k: v for k, v in vars(base).items() if not k.startswith("_")}
-            members |= {k: ... for k in vars(base).get("__annotations__", {}) if not k.startswith("_")}
-    for name in sorted(members):
-        raw = members[name]
-        function = raw.__func__ if isinstance(raw, staticmethod | classmethod) else raw
-        yield f"    {name}{signature(function) if inspect.isfunction(function) else ''}"
+        if base.__module__.partition(".")[0] != "fxopt":
+            continue
+        for node in source_of(base).body:
+            match node:
+                case ast.FunctionDef(name=name) if is_public(name):
+                    decorators = [f"@{ast.unparse(d)} " for d in node.decorator_list]
+                    found[name] = "".join(decorators) + function_text(node)
+                case ast.AnnAssign(target=ast.Name(id=name)) if is_public(name):
+                    found[name] = ast.unparse(node)
+                case ast.Assign(targets=[ast.Name(id=name)]) if is_public(name):
+                    found[name] = ast.unparse(node)
+    return found
 
 
 def lines() -> Iterator[str]:
     for name in sorted(fxopt.__all__):
         value = getattr(fxopt, name)
         if inspect.isclass(value):
-            bases = ", ".join(b.__name__ for b in value.__bases__ if b is not object)
-            plain = issubclass(value, enum.Enum | Exception)
-            fields = signature(value) if dataclasses.is_dataclass(value) and not plain else ""
-            yield f"class {name}({bases}){': ' + fields if fields else ''}"
-            if not issubclass(value, Exception):
-                yield from member_lines(value)
+            yield f"class {name}({', '.join(b.__name__ for b in value.__bases__ if b is not object)})"
+            for _, text in sorted(members(value).items()):
+                yield f"    {text}"
         elif inspect.isfunction(value):
-            yield f"def {name}{signature(value)}"
+            yield f"def {function_text(source_of(value))}"
         elif inspect.ismodule(value):
             yield f"module {name}: {', '.join(sorted(value.__all__))}"
         else:

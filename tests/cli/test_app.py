@@ -1,8 +1,8 @@
 """The application: verbs, exit codes, one line for each mistake, and how quickly it answers."""
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -35,11 +35,13 @@ def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]):
 
 
 def test_help_answers_at_once():
+    """Processor time: the wall clock of a machine that runs other tests as well says little."""
     seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(HELP, check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 0.3
 
 
