@@ -7,6 +7,7 @@
 torch.Size([5, 4])
 """
 
+import logging
 import os
 import time
 import warnings
@@ -26,9 +27,18 @@ from fxopt.ops import op_key
 from fxopt.pipeline import CheckEach, Instrument, Pass, PassManager, PipelineResult
 from fxopt.program import Program, Signature
 from fxopt.report import ArtifactReport, GraphSummary, Report, Verdict, VerifyReport
-from fxopt.verification import Subject, check_programs, module_subject, open_signature, subject_of, verify_runs
+from fxopt.verification import (
+    Subject,
+    check_programs,
+    module_subject,
+    open_signature,
+    subject_of,
+    verify_runs,
+)
 
 __all__ = ["OptimizeResult", "load", "lower", "optimize", "run_pipeline", "trace", "verify"]
+
+log = logging.getLogger(__name__)
 
 Model = nn.Module | torch.export.ExportedProgram
 Pipeline = str | PassManager | Pass | Sequence[Pass]
@@ -215,6 +225,7 @@ def optimize(
         if isinstance(model, Program):
             original = model
         else:
+            log.info("trace the model")
             original = trace(model, args, kwargs, dynamic_shapes=dynamic_shapes, state=state, trust=trust)
     for warning in caught:
         report.warnings.append(str(warning.message))
@@ -222,10 +233,12 @@ def optimize(
     report.model = original.name
     report.before = _summary(original)
     clock.lap("trace")
+    log.info("run the pipeline %s", report.pipeline)
     result = _run(manager, original, calibration, check_each=check_each)
     report.passes = result.passes
     report.after = _summary(result.program)
     clock.lap("pipeline")
+    log.info("lower to %s and verify the file", report.target)
     artifact = _lowered(result.program, original, target, path, opset, report)
     clock.lap("lower")
     if metric is not None:

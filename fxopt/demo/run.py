@@ -74,7 +74,7 @@ def _rows(demo: DemoModel, folder: Path, seconds: float) -> Iterator[DemoRow]:
     program = fxopt.trace(demo.model, demo.args, dynamic_shapes=demo.dynamic)
     for target in TARGETS:
         path = folder / f"{demo.name}{get_target(target).suffix}"
-        _log.info("%s: optimize, lower to %s, verify the file", demo.name, target)
+        _log.info("%s: to %s", demo.name, target)
         try:
             result = fxopt.optimize(program, pipeline="O1", target=target, path=path)
         except VerificationError as error:

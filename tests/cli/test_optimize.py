@@ -104,7 +104,10 @@ def test_a_file_and_its_report(
     assert "aten.batch_norm" not in report.after.ops
     artifact = fxopt.load(out / f"model{suffix}")
     assert artifact(torch.randn(5, 1, 4, 4)).shape == (5, 3)
-    assert "equivalent" in capsys.readouterr().out
+    output = capsys.readouterr()
+    assert "equivalent" in output.out
+    progress = output.err.splitlines()
+    assert progress == ["trace the model", "run the pipeline O1", f"lower to {target} and verify the file"]
 
 
 def test_json_is_all_of_standard_output(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
