@@ -12,7 +12,6 @@ from fxopt.verification.sizes import size_sets
 from fxopt.verification.subjects import (
     Run,
     Subject,
-    given_signature,
     module_subject,
     open_signature,
     subject_of,
@@ -36,7 +35,6 @@ __all__ = [
     "evaluate_double",
     "evaluate_perturbed",
     "given_samples",
-    "given_signature",
     "module_subject",
     "open_signature",
     "sample_inputs",

@@ -21,12 +21,11 @@ from fxopt.errors import InputError
 from fxopt.program import ConstantSpec, Program, ScalarSpec, Signature, Spec, TensorSpec
 from fxopt.verification.doubling import as_double, double_program
 from fxopt.verification.evaluator import evaluate, evaluate_double, evaluate_perturbed
-from fxopt.verification.sampling import arguments_of, call_of
+from fxopt.verification.sampling import arguments_of
 
 __all__ = [
     "Run",
     "Subject",
-    "given_signature",
     "module_subject",
     "open_signature",
     "subject_of",
@@ -83,7 +82,7 @@ def module_subject(module: nn.Module, signature: Signature) -> Subject:
 
     Args:
         module: run in eval mode and without gradients; its flags are restored after each run.
-        signature: what it takes and returns: a program's, an artifact's, or `given_signature`'s.
+        signature: what it takes and returns: a program's, an artifact's, or `open_signature`'s.
     """
 
     @functools.cache
@@ -99,26 +98,6 @@ def module_subject(module: nn.Module, signature: Signature) -> Subject:
         double=double,
         name=type(module).__name__,
     )
-
-
-def given_signature(model: Callable[..., object], inputs: Sequence[object] | None) -> Signature:
-    """The `open_signature` of a callable that brings none, from the first of the inputs to run it on.
-
-    Args:
-        model: called once.
-        inputs: argument tuples, lone tensors or dicts by argument name.
-
-    Raises:
-        InputError: there are no inputs.
-    """
-    if not inputs:
-        raise InputError("neither side says what it takes: pass inputs=, an iterable of argument tuples")
-    args, kwargs = call_of(inputs[0])
-    fresh_args, fresh_kwargs = pytree.tree_map(
-        lambda x: x.clone() if isinstance(x, torch.Tensor) else x, (args, kwargs)
-    )
-    with _inference(model):
-        return open_signature(args, kwargs, model(*fresh_args, **fresh_kwargs))
 
 
 def open_signature(

@@ -50,12 +50,11 @@ def verify_runs(
     Args:
         reference: the original.
         candidate: what claims to do the same.
-        inputs: argument tuples to compare on; by default they are drawn from the reference's signature.
+        inputs: argument tuples to compare on; by default drawn from the reference's signature.
         contract: "exact" (the same bits), "equivalent" (by the oracles), or "approximate" (shapes and
             dtypes only; the verdict is undecided, and the reason says how far the values are apart).
         seed: of the drawn inputs.
-        algebra: the candidate's float64 form, rewritten from the reference's, to be judged against it as
-            well.
+        algebra: the candidate's float64 form, rewritten from the reference's and judged against that.
 
     Returns:
         Verdict, reason, worst ratio, results by output, and the inputs that show a difference.

@@ -91,7 +91,7 @@ def folded(module: nn.Module, *, eps: float = 1.0, sign: float = 1.0, bias: bool
         shift = bn.bias.double() + (conv.bias.double() * bias - sign * bn.running_mean.double()) * scale
         conv.weight.copy_((conv.weight.double() * scale[:, None, None, None]).to(dtype))
         conv.bias.copy_(shift.to(dtype))
-    result.bn = nn.Identity()
+    result.bn = nn.Identity().eval()
     return result
 
 

@@ -289,7 +289,7 @@ def test_noise():
 def test_exact():
     x = torch.tensor([1.0, 0.0, math.nan, math.inf])
     assert compare_exact(x.clone(), x).verdict is Verdict.EQUIVALENT
-    for i, value in ((0, 1 + EPS), (1, -0.0), (2, 1.0), (3, 3e38)):
+    for i, value in ((0, 1 + EPS), (0, math.nan), (1, -0.0), (2, 1.0), (3, 3e38)):
         other = x.clone()
         other[i] = value
         result = compare_exact(other, x)

@@ -12,7 +12,7 @@ from fxopt.errors import InputError
 from fxopt.frontend import trace
 from fxopt.program import Program
 from fxopt.report import Verdict, VerifyReport
-from fxopt.verification import Subject, given_signature, module_subject, subject_of, verify_runs
+from fxopt.verification import Subject, module_subject, open_signature, subject_of, verify_runs
 from tests.verification.models import block, changed, conv_bn, folded
 
 Run = Callable[[list[torch.Tensor]], list[object]]
@@ -97,7 +97,7 @@ WRONG_CONV = {
     "sign of the mean": lambda m: folded(m, sign=-1),
     "bias missing": lambda m: folded(m, bias=False),
     "half weights": lambda m: changed(m, half_weights),
-    "no activation": lambda m: changed(m, lambda c: setattr(c, "act", nn.Identity())),
+    "no activation": lambda m: changed(m, lambda c: setattr(c, "act", nn.Identity().eval())),
     "one channel": lambda m: changed(folded(m), lambda c: c.conv.weight[3].copy_(m.conv.weight[3])),
     "other padding": lambda m: changed(m, lambda c: setattr(c.conv, "padding_mode", "circular")),
 }
@@ -239,7 +239,7 @@ def test_models_of_other_precision(dtype: torch.dtype):
     report = verified(program, folded(other))
     assert report.ok, report.reason
     assert not verified(program, folded(other, sign=-1)).ok
-    assert not verified(program, changed(other, lambda c: setattr(c, "act", nn.Identity()))).ok
+    assert not verified(program, changed(other, lambda c: setattr(c, "act", nn.Identity().eval()))).ok
 
 
 class Refuses(nn.Module):
@@ -417,13 +417,13 @@ def test_exact_and_approximate_contracts():
 def test_modules_without_a_spec():
     module, _ = conv_bn()
     given = [(torch.randn(n, 3, 8, 8),) for n in (2, 3)]
-    signature = given_signature(module, given)
+    signature = open_signature(given[0], result=module(*given[0]))
     reference = module_subject(module, signature)
     assert verify_runs(reference, module_subject(folded(module), signature), inputs=given).ok
     wrong = module_subject(folded(module, eps=100), signature)
     assert verify_runs(reference, wrong, inputs=given).verdict is Verdict.DIFFERENT
-    with pytest.raises(InputError, match="pass inputs="):
-        given_signature(module, None)
+    with pytest.raises(InputError, match="input0 is a object: expected tensors"):
+        open_signature((object(),))
 
 
 def test_a_random_reference_is_undecided():
