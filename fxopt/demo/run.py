@@ -42,7 +42,7 @@ class DemoRow:
     """The quality below which the demo has failed."""
     size: int = 0
     speed: float = math.nan
-    """How many times as fast as the original."""
+    """How many times as fast as the original, on one thread."""
 
     @property
     def failed(self) -> bool:
