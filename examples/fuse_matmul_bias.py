@@ -1,6 +1,7 @@
 """A user's own pass, in a file of their own: `matmul(x, w) + b` becomes one linear layer.
 
-    fxopt optimize net.py:build --plugin examples/fuse_matmul_bias.py --pipeline clean,fuse-matmul-bias --target onnx ...
+fxopt optimize net.py:build --plugin examples/fuse_matmul_bias.py --pipeline clean,fuse-matmul-bias --target
+onnx ...
 """
 
 import torch

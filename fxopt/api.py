@@ -49,7 +49,8 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> Program | Arti
 
     Args:
         path: `.fxopt`, `.onnx`, `.pt`; a `.pt2` is traced.
-        trust: open a `.pt2`, or a `.pt` that fxopt did not write: both can run code of their author's choosing.
+        trust: open a `.pt2`, or a `.pt` that fxopt did not write: both can run code of their author's
+            choosing.
 
     Raises:
         ArtifactError: the file is missing, corrupt, tampered with, or needs `trust=True`.
@@ -78,7 +79,8 @@ def run_pipeline(
         pipeline: text such as "O1,eliminate-dead-code", a manager, or passes.
         calibration: example inputs (tensors or tuples of them), for passes that need them.
         target: which target the result is for, where a pass depends on it.
-        check_each: check every application that changed something, before against after, by the pass's contract.
+        check_each: check every application that changed something, before against after, by the pass's
+            contract.
         instruments: called around each pass.
 
     Returns:
@@ -213,7 +215,8 @@ def optimize(
         trust: as in `load`.
 
     Raises:
-        VerificationError: the artifact is not the model's function, or the metric fell by more than `max_drop`; its
+        VerificationError: the artifact is not the model's function, or the metric fell by more than
+            `max_drop`; its
             `report` is the whole Report. No file is left.
     """
     report = Report(model=type(model).__name__, target=str(getattr(target, "name", target)))
@@ -295,5 +298,6 @@ def _check_metric(
     if max_drop is not None and not before - after <= max_drop:
         if artifact.path is not None:
             os.unlink(artifact.path)
-        raise VerificationError(f"the metric fell from {before:.6g} to {after:.6g}, by more than {max_drop:g}", report)
-
+        raise VerificationError(
+            f"the metric fell from {before:.6g} to {after:.6g}, by more than {max_drop:g}", report
+        )

@@ -115,7 +115,12 @@ class ProgramBuilder:
         self._count = 0
 
     def input(
-        self, shape: Sequence[int | torch.SymInt], *, dtype: torch.dtype = torch.float32, low: int | None = None, high: int | None = None
+        self,
+        shape: Sequence[int | torch.SymInt],
+        *,
+        dtype: torch.dtype = torch.float32,
+        low: int | None = None,
+        high: int | None = None,
     ) -> Node:
         """An input; a size may be `self.batch`. `low` and `high` bound integer values."""
         with self.program.fake_mode:
@@ -166,7 +171,12 @@ class ProgramBuilder:
         return result
 
     def _emit(
-        self, op: object, args: tuple[object, ...], kwargs: Mapping[str, object] | None = None, *, value: object = None
+        self,
+        op: object,
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object] | None = None,
+        *,
+        value: object = None,
     ) -> Node:
         named = dict(kwargs or {})
         if isinstance(op, torch._ops.OpOverload):
@@ -178,8 +188,14 @@ class ProgramBuilder:
         node = self.graph.create_node("call_function", op, args, named, name=name)  # type: ignore[arg-type]
         self._count += 1
         node.meta = {"val": value, "origins": (Origin(f"layer{self._count}", "", 0, key),)}
-        parts = [repr_of(a, self._names) for a in args] + [f"{k}={repr_of(v, self._names)}" for k, v in named.items()]
-        called = f'"{key}"'.replace(".default", "") if isinstance(op, torch._ops.OpOverload) else f"operator.{name}"
+        parts = [repr_of(a, self._names) for a in args] + [
+            f"{k}={repr_of(v, self._names)}" for k, v in named.items()
+        ]
+        called = (
+            f'"{key}"'.replace(".default", "")
+            if isinstance(op, torch._ops.OpOverload)
+            else f"operator.{name}"
+        )
         self._note(node, node.name, f"b.call({', '.join([called, *parts])})")
         return node
 
@@ -194,7 +210,10 @@ class ProgramBuilder:
         self._lines.append(f"program = b.finish({', '.join(self._names[o] for o in outputs)})")
         self.graph.output(tuple(outputs))
         self.graph.output_node().meta = {}
-        specs = [self._output_spec(f"output_{i}" if len(outputs) > 1 else "output", o) for i, o in enumerate(outputs)]
+        specs = [
+            self._output_spec(f"output_{i}" if len(outputs) > 1 else "output", o)
+            for i, o in enumerate(outputs)
+        ]
         tree = pytree.tree_structure(0 if len(outputs) == 1 else (0,) * len(outputs))
         names = tuple(s.name for _, s in self._inputs)
         self.program.signature = Signature(

@@ -1,7 +1,7 @@
 """`check_pass`: holds a pass to its contract over drawn programs.
 
-    def test_my_pass():
-        fxopt.testing.check_pass(MyPass())
+def test_my_pass():
+    fxopt.testing.check_pass(MyPass())
 """
 
 import tempfile
@@ -44,9 +44,10 @@ def check_pass(
 ) -> dict[str, int]:
     """Runs a pass over drawn programs and checks all that it promises.
 
-    For each program: outputs equal by the pass's contract (bit-identical, or both oracles), "changed" is true, a second
-    run changes nothing, two runs give the same program, the caller's program is untouched, the dialect holds, values are
-    those that a fresh propagation gives, provenance is complete; for one in twenty the file round trip and every target.
+    For each program: outputs equal by the pass's contract (bit-identical, or both oracles), "changed" is
+    true, a second run changes nothing, two runs give the same program, the caller's program is untouched, the
+    dialect holds, values are those that a fresh propagation gives, provenance is complete; for one in twenty
+    the file round trip and every target.
 
     Args:
         item: the pass.
@@ -91,7 +92,8 @@ def check_pass(
     run()
     if counts["fired"] < min_fired * counts["programs"]:
         raise CheckFailure(
-            f"{item.pass_name()} changed {counts['fired']} of {counts['programs']} programs, fewer than {min_fired:.0%}: "
+            f"{item.pass_name()} changed {counts['fired']} of {counts['programs']} programs, "
+            f"fewer than {min_fired:.0%}: "
             "a check of a pass that does not fire shows nothing; give motifs that it applies to"
         )
     return counts
@@ -130,7 +132,8 @@ def check_once(item: Pass, program: Program, *, idempotent: bool = True, targets
         again = _run(item, result.program)
         if any(p.changed for p in again.passes):
             raise CheckFailure(
-                f"{item.pass_name()} is not idempotent: a second run changes\n{result.program.diff(again.program)}"
+                f"{item.pass_name()} is not idempotent, a second run changes\n"
+                f"{result.program.diff(again.program)}"
             )
     rewrites = sum(p.rewrites for p in result.passes)
     if rewrites:
@@ -167,7 +170,7 @@ def _check_structure(item: Pass, program: Program, result: PipelineResult) -> No
 
 
 def _check_function(item: Pass, program: Program, result: PipelineResult) -> None:
-    """Both oracles, by contract: float64 algebra with the pass applied to the float64 program, and float32 rounding."""
+    """Both oracles, by contract; for the algebra the pass is applied to the float64 program."""
     if item.contract is Contract.APPROXIMATE:
         return
     report = check_programs(program, result.program, item.contract.value)
@@ -187,7 +190,9 @@ def _check_function(item: Pass, program: Program, result: PipelineResult) -> Non
 
 def _raise_if_different(item: Pass, report: VerifyReport, where: str) -> None:
     if report.verdict is Verdict.DIFFERENT:
-        raise CheckFailure(f"{item.pass_name()} {where}changes the function ({item.contract.value}): {report.reason}")
+        raise CheckFailure(
+            f"{item.pass_name()} {where}changes the function ({item.contract.value}): {report.reason}"
+        )
 
 
 def _check_target(program: Program, target: str) -> None:

@@ -1,7 +1,7 @@
-"""Op families of the program generator: each extends a program by one step from a value, or says that it can't.
+"""Op families of the program generator: each extends a program by one step, or says that it can't.
 
-A family is a function `(draw, builder, value, pool) -> node or None`. Families are grouped by what they need: any floats,
-a matrix's last axis, images, several values, shapes, integers.
+A family is a function `(draw, builder, value, pool) -> node or None`. Families are grouped by what they need:
+any floats, a matrix's last axis, images, several values, shapes, integers.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,11 @@ def family(function: Family) -> Family:
 def weight(draw: Choose, b: ProgramBuilder, shape: Sequence[int], *, positive: bool = False) -> Node:
     """A weight: mostly normal, sometimes another kind; sometimes one that the program has already."""
     if draw.chance(6):
-        same = [n for n in b.program.weight_nodes() if tuple(n.meta["val"].shape) == tuple(shape) and n.meta["val"].is_floating_point()]
+        same = [
+            n
+            for n in b.program.weight_nodes()
+            if tuple(n.meta["val"].shape) == tuple(shape) and n.meta["val"].is_floating_point()
+        ]
         if same:
             return draw.of(same)
     kind = "positive" if positive else draw.of((*(["normal"] * 6), *WEIGHT_KINDS[1:]))
@@ -57,7 +61,9 @@ def axis_of(draw: Choose, b: ProgramBuilder, x: Node, *, dynamic: bool = False) 
     return draw.latest(axes) if axes else None
 
 
-_UNARY = ("relu", "sigmoid", "tanh", "neg", "abs", "silu", "exp", "square", "sin", "cos", "erf", "softplus", "mish", "hardswish", "relu6", "selu", "log1p")  # fmt: skip
+_UNARY = tuple(
+    "relu sigmoid tanh neg abs silu exp square sin cos erf softplus mish hardswish relu6 selu log1p".split()
+)
 
 
 @family
@@ -80,7 +86,9 @@ def gelu(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -> Node
 @family
 def leaky_relu(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -> Node | None:
     """Leaky relu, or ELU."""
-    return b.call(draw.of(("aten.leaky_relu", "aten.elu")), x, draw.of((0.1, 0.5))) if floating(b, x) else None
+    return (
+        b.call(draw.of(("aten.leaky_relu", "aten.elu")), x, draw.of((0.1, 0.5))) if floating(b, x) else None
+    )
 
 
 @family
@@ -105,7 +113,11 @@ def rooted(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -> No
 def scalar(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -> Node | None:
     """Arithmetic with a number, neutral ones among them."""
     op = draw.of(("add", "mul", "sub", "div"))
-    return b.call(f"aten.{op}.Tensor", x, draw.of((1.0, 0.0, 2.0, 0.5, -1.0, 1, 2)) if op != "div" else draw.of((2.0, 1.0, 4)))
+    return b.call(
+        f"aten.{op}.Tensor",
+        x,
+        draw.of((1.0, 0.0, 2.0, 0.5, -1.0, 1, 2)) if op != "div" else draw.of((2.0, 1.0, 4)),
+    )
 
 
 @family
@@ -153,7 +165,9 @@ def linear(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -> No
     if width is None or not floating(b, x):
         return None
     out = draw.size()
-    return b.call("aten.linear", x, weight(draw, b, (out, width)), None if draw.chance(3) else weight(draw, b, (out,)))
+    return b.call(
+        "aten.linear", x, weight(draw, b, (out, width)), None if draw.chance(3) else weight(draw, b, (out,))
+    )
 
 
 @family
@@ -163,7 +177,11 @@ def matmul(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -> No
     if width is None or not floating(b, x):
         return None
     out = draw.size()
-    w = b.call("aten.permute", weight(draw, b, (out, width)), [1, 0]) if draw.chance(2) else weight(draw, b, (width, out))
+    w = (
+        b.call("aten.permute", weight(draw, b, (out, width)), [1, 0])
+        if draw.chance(2)
+        else weight(draw, b, (width, out))
+    )
     y = b.call("aten.matmul", x, w)
     return b.call("aten.add.Tensor", y, weight(draw, b, (out,))) if draw.chance(2) else y
 
@@ -187,7 +205,9 @@ def einsum(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -> No
     return b.call("aten.einsum", "ni,io->no", [x, weight(draw, b, (width, draw.size()))])
 
 
-def _conv_weight(draw: Choose, b: ProgramBuilder, channels: int, rank: int) -> tuple[Node, Node | None, int, int]:
+def _conv_weight(
+    draw: Choose, b: ProgramBuilder, channels: int, rank: int
+) -> tuple[Node, Node | None, int, int]:
     groups = draw.of((1, 1, channels))
     out = groups * draw.of((2, 1, 3))
     kernel = draw.of((1, 2, 3))
@@ -258,7 +278,13 @@ def group_norm(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -
     channels = static(b, x, 1)
     if _image_rank(b, x) is None or channels is None:
         return None
-    return b.call("aten.group_norm", x, draw.of((1, channels)), weight(draw, b, (channels,)), weight(draw, b, (channels,)))
+    return b.call(
+        "aten.group_norm",
+        x,
+        draw.of((1, channels)),
+        weight(draw, b, (channels,)),
+        weight(draw, b, (channels,)),
+    )
 
 
 @family
@@ -268,7 +294,9 @@ def pool(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -> Node
     if rank not in (1, 2):
         return None
     stride = [draw.of((1, 2))] * rank
-    return b.call(f"aten.{draw.of(('max', 'avg'))}_pool{rank}d", x, [2] * rank, stride, [draw.of((0, 1))] * rank)
+    return b.call(
+        f"aten.{draw.of(('max', 'avg'))}_pool{rank}d", x, [2] * rank, stride, [draw.of((0, 1))] * rank
+    )
 
 
 @family
@@ -281,7 +309,11 @@ def global_pool(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) 
 def softmax(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -> Node | None:
     """Softmax or log-softmax along an axis."""
     axis = axis_of(draw, b, x)
-    return None if axis is None or not floating(b, x) else b.call(draw.of(("aten.softmax.int", "aten.log_softmax.int")), x, axis)
+    return (
+        None
+        if axis is None or not floating(b, x)
+        else b.call(draw.of(("aten.softmax.int", "aten.log_softmax.int")), x, axis)
+    )
 
 
 @family
@@ -298,7 +330,9 @@ def reduction(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) ->
     axis = axis_of(draw, b, x)
     if axis is None or not floating(b, x):
         return None
-    return b.call(f"aten.{draw.of(('mean.dim', 'sum.dim_IntList', 'amax', 'amin'))}", x, [axis], draw.chance(2))
+    return b.call(
+        f"aten.{draw.of(('mean.dim', 'sum.dim_IntList', 'amax', 'amin'))}", x, [axis], draw.chance(2)
+    )
 
 
 @family
@@ -325,7 +359,10 @@ def recurrent(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) ->
     if value.dim() != 3 or width is None or static(b, x, 1) is None or not floating(b, x):
         return None
     hidden = draw.of((2, 3))
-    w = [b.weight(s, seed=draw.below(8)) for s in ((4 * hidden, width), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,))]
+    w = [
+        b.weight(s, seed=draw.below(8))
+        for s in ((4 * hidden, width), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,))
+    ]
     rows = b.call("aten.sym_size.int", x, 0) if isinstance(value.shape[0], torch.SymInt) else value.shape[0]
     zero = b.call("aten.full", [1, rows, hidden], 0.0, dtype=torch.float32)
     result = b.call("aten.lstm.input", x, [zero, zero], w, True, 1, 0.0, False, False, True)

@@ -86,7 +86,9 @@ def cat(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -> Node 
     if axis is None:
         return None
     key = list(map(str, b.value(x).shape))
-    same = [p for p in pool if list(map(str, b.value(p).shape)) == key and b.value(p).dtype == b.value(x).dtype]
+    same = [
+        p for p in pool if list(map(str, b.value(p).shape)) == key and b.value(p).dtype == b.value(x).dtype
+    ]
     others = [draw.latest(same)] if same and not draw.chance(4) else []
     return b.call("aten.cat", [x, *others], axis)
 
@@ -105,7 +107,9 @@ def slicing(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -> N
     size = static(b, x, axis) if axis is not None else None
     if axis is None or size is None or size < 1:
         return None
-    start, end, step = draw.of(((0, 2**63 - 1, 1), (0, size, 1), (size - 1, size, 1), (0, size, 2), (-1, 2**63 - 1, 1)))
+    start, end, step = draw.of(
+        ((0, 2**63 - 1, 1), (0, size, 1), (size - 1, size, 1), (0, size, 2), (-1, 2**63 - 1, 1))
+    )
     return b.call("aten.slice.Tensor", x, axis, start, end, step)
 
 
@@ -124,7 +128,11 @@ def split(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -> Nod
     size = static(b, x, axis) if axis is not None else None
     if axis is None or size is None or size < 2:
         return None
-    parts = b.call("aten.split.Tensor", x, (size + 1) // 2, axis) if draw.chance(2) else b.call("aten.chunk", x, 2, axis)
+    parts = (
+        b.call("aten.split.Tensor", x, (size + 1) // 2, axis)
+        if draw.chance(2)
+        else b.call("aten.chunk", x, 2, axis)
+    )
     first, second = b.call(operator.getitem, parts, 0), b.call(operator.getitem, parts, 1)
     return b.call("aten.cat", [first, second], axis) if draw.chance(3) else draw.of((first, second))
 
@@ -191,7 +199,9 @@ def logic(draw: Choose, b: ProgramBuilder, x: Node, pool: Sequence[Node]) -> Nod
     if width is None:
         return None
     mask = b.input((width,), dtype=torch.bool)
-    other = b.call("aten.logical_not", mask) if draw.chance(2) else b.call("aten.bitwise_or.Tensor", mask, mask)
+    other = (
+        b.call("aten.logical_not", mask) if draw.chance(2) else b.call("aten.bitwise_or.Tensor", mask, mask)
+    )
     return b.call("aten.masked_fill.Scalar", x, other, 0.0)
 
 

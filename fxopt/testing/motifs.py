@@ -1,8 +1,9 @@
 """Motifs: a pass's own pattern planted in a program, and near-misses of it.
 
-Uniform random programs find none of the classic pass bugs, planted motifs find all of them. A motif is a plain function in
-the manner of a rule's pattern; near-misses are made from it: an inner value gets another user, a weight becomes an input,
-two plantings share a weight, the motif is planted behind itself, arguments get other ranks and sizes.
+Uniform random programs find none of the classic pass bugs, planted motifs find all of them. A motif is a
+plain function in the manner of a rule's pattern; near-misses are made from it: an inner value gets another
+user, a weight becomes an input, two plantings share a weight, the motif is planted behind itself, arguments
+get other ranks and sizes.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,10 +35,13 @@ _SIZES = (4, 3, 2, 6, 1)
 class _Example:
     """Literals and shapes under which a motif runs, and which of its sizes go together.
 
-    All sizes are 4 at first, which would hide a wrong axis: `coupled` lists the sets of axes that can change only together.
+    All sizes are 4 at first, which would hide a wrong axis: `coupled` lists the sets of axes that can change
+    only together.
     """
 
-    def __init__(self, motif: Function, literals: dict[str, object], shapes: Shapes, dtypes: dict[str, torch.dtype]) -> None:
+    def __init__(
+        self, motif: Function, literals: dict[str, object], shapes: Shapes, dtypes: dict[str, torch.dtype]
+    ) -> None:
         self.motif, self.literals, self.shapes, self.dtypes = motif, literals, shapes, dtypes
         self.coupled: list[frozenset[Axis]] = []
 
@@ -67,7 +71,10 @@ class _Example:
         """The motif at these shapes, None if it does not take them."""
         with program.fake_mode:
             fakes = {n: torch.empty(tuple(shape), dtype=self.dtypes[n]) for n, shape in shapes.items()}
-        values = {p.name: fakes[p.name] if p.name in fakes else self.literals.get(p.name) for p in _parameters(self.motif)}
+        values = {
+            p.name: fakes[p.name] if p.name in fakes else self.literals.get(p.name)
+            for p in _parameters(self.motif)
+        }
         try:
             return record(program, self.motif, values)
         except RecordingError:
@@ -81,7 +88,7 @@ def _parameters(motif: Function) -> tuple[Parameter, ...]:
 
 @cache
 def _examples(motif: Function) -> list[_Example]:
-    """Where a motif runs, with optional arguments and without, one argument of another rank; searched for once."""
+    """Where a motif runs: optional arguments left out, one argument of another rank; found once."""
     found: dict[str, _Example] = {}
     with quiet_torch():
         for example in _tried(motif):
@@ -94,7 +101,10 @@ def _tried(motif: Function) -> Iterator[_Example]:
     for literals, tensors in example_arguments(Rule(motif, motif)):
         shapes: Shapes = {n: list(t.shape) for n, t in tensors.items()}
         dtypes = {n: t.dtype for n, t in tensors.items()}
-        ranks = [{}, *({n: [4] * r} for n in shapes for r in (1, 2, 3, 4) if r != len(shapes[n]))]
+        ranks: list[Shapes] = [
+            {},
+            *({n: [4] * r} for n in shapes for r in (1, 2, 3, 4) if r != len(shapes[n])),
+        ]
         for changed in ranks:
             example = _Example(motif, literals, {**shapes, **changed}, dtypes)
             if example.runs(program, {}):
@@ -111,7 +121,7 @@ class Motif:
 
 
 def focused(function: Function, fires: Callable[[Program], bool]) -> Motif:
-    """The motif with the examples for which `fires` is true as the likely ones: a guard may accept few ranks."""
+    """The motif with the examples for which `fires` is true as likely: a guard may accept few ranks."""
     likely = []
     for example in _examples(function):
         b = ProgramBuilder()
@@ -163,17 +173,28 @@ def _dynamic(b: ProgramBuilder, example: _Example, shapes: Shapes) -> Shapes:
 
 
 def _argument(
-    draw: Choose, b: ProgramBuilder, parameter: Parameter, dtype: torch.dtype, shape: list[Size], pool: Sequence[Node]
+    draw: Choose,
+    b: ProgramBuilder,
+    parameter: Parameter,
+    dtype: torch.dtype,
+    shape: list[Size],
+    pool: Sequence[Node],
 ) -> Node:
-    """A node for an argument: a weight for a `Const` (once in eight an input), a value of the pool or a new input."""
+    """A node for an argument: mostly a weight for a `Const`, else a value of the pool or a new input."""
     key = list(map(str, shape))
     if parameter.kind is ArgumentKind.CONST and not draw.chance(8):
         sizes = [int(d) for d in shape]
         weights = b.program.weight_nodes()
-        same = [w for w in weights if list(map(str, w.meta["val"].shape)) == key and w.meta["val"].dtype == dtype]
+        same = [
+            w for w in weights if list(map(str, w.meta["val"].shape)) == key and w.meta["val"].dtype == dtype
+        ]
         if same and draw.chance(3):
             return draw.of(same)
-        kind = "positive" if "var" in parameter.name else draw.of(("normal", "normal", "normal", "constant", "integers"))
+        kind = (
+            "positive"
+            if "var" in parameter.name
+            else draw.of(("normal", "normal", "normal", "constant", "integers"))
+        )
         return b.weight(sizes, kind=kind, seed=draw.below(8), dtype=dtype)
     fitting = [p for p in pool if list(map(str, b.value(p).shape)) == key and b.value(p).dtype == dtype]
     if fitting and not draw.chance(5):

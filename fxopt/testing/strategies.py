@@ -1,7 +1,7 @@
 """Hypothesis strategies: valid Programs, and inputs for a program.
 
-    @given(programs(motifs=[my_pattern]))
-    def test(program): ...
+@given(programs(motifs=[my_pattern]))
+def test(program): ...
 """
 
 from collections.abc import Callable, Sequence
@@ -23,19 +23,34 @@ __all__ = ["build_program", "inputs_for", "programs", "script_of"]
 
 _SCRIPTS: WeakKeyDictionary[Program, str] = WeakKeyDictionary()
 
-_SHAPES: tuple[tuple[int, ...], ...] = ((4,), (3, 4), (2, 5, 6), (4, 4), (4, 4, 4), (4,), (2, 6), (3, 4, 4, 4), (1, 8))
+_SHAPES: tuple[tuple[int, ...], ...] = (
+    (4,),
+    (3, 4),
+    (2, 5, 6),
+    (4, 4),
+    (4, 4, 4),
+    (4,),
+    (2, 6),
+    (3, 4, 4, 4),
+    (1, 8),
+)
 """What follows the batch in a float input."""
 
 
 def build_program(
-    draw: Choose, *, families: Sequence[str] | None = None, motifs: Sequence[Callable[..., object] | Motif] = (), max_ops: int = 8
+    draw: Choose,
+    *,
+    families: Sequence[str] | None = None,
+    motifs: Sequence[Callable[..., object] | Motif] = (),
+    max_ops: int = 8,
 ) -> tuple[Program, str]:
     """One program and the script that builds it.
 
     Args:
         draw: choices.
         families: names of op families; all by default.
-        motifs: functions annotated as rule patterns; one of them is planted in most programs, among random ops.
+        motifs: functions annotated as rule patterns; one of them is planted in most programs, among random
+            ops.
         max_ops: the most steps.
     """
     names = list(families) if families is not None else list(FAMILIES)
@@ -61,7 +76,7 @@ def build_program(
 
 
 def _outputs(draw: Choose, b: ProgramBuilder, pool: Sequence[Node]) -> list[Node]:
-    """All values that nothing uses (else dead code would hide most of a program), sometimes an inner one too."""
+    """All values that nothing uses (dead code would hide most of a program), sometimes an inner one too."""
     leaves = [n for n in pool if not n.users and n.op == "call_function"] or [pool[-1]]
     if draw.chance(5):
         leaves.append(draw.latest(pool))
@@ -96,7 +111,7 @@ def script_of(program: Program) -> str:
 
 
 def inputs_for(program: Program) -> st.SearchStrategy[tuple[torch.Tensor, ...]]:
-    """Argument tuples for a program: two sizes above one for each dynamic size, and one; special values; ids in range.
+    """Argument tuples for a program: two sizes above one for each dynamic size, and one; special values.
 
     Args:
         program: whose signature says what it takes.

@@ -1,4 +1,4 @@
-"""The first how-to: a user's pass outside of the package, used from Python and by --plugin, tested with check_pass."""
+"""The first how-to: a user's pass outside of the package, from Python, by --plugin, with check_pass."""
 
 import re
 from pathlib import Path

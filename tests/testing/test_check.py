@@ -20,7 +20,9 @@ def test_a_wrong_pass_is_found(wrong: type[Pass]) -> None:
     assert "repeat it with" in text
 
 
-@pytest.mark.parametrize("right", sorted(set(PAIRS.values()), key=lambda c: c.__name__), ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "right", sorted(set(PAIRS.values()), key=lambda c: c.__name__), ids=lambda cls: cls.__name__
+)
 def test_its_right_twin_raises_no_alarm(right: type[Pass]) -> None:
     counts = check_pass(right(), examples=30, targets=())
     assert counts["fired"] > 0

@@ -12,7 +12,18 @@ from fxopt import Const, Contract, Pass, RewritePass, Rewriter
 __all__ = ["PAIRS", "pairs"]
 
 
-def _conv_bn(x, w: Const, b: Const, mean: Const, var: Const, gamma: Const, beta: Const, padding: list[int], momentum: float, eps: float):  # fmt: skip
+def _conv_bn(
+    x,
+    w: Const,
+    b: Const,
+    mean: Const,
+    var: Const,
+    gamma: Const,
+    beta: Const,
+    padding: list[int],
+    momentum: float,
+    eps: float,
+):
     y = F.conv2d(x, w, b, [1, 1], padding)
     return F.batch_norm(y, mean, var, gamma, beta, False, momentum, eps)
 
@@ -123,7 +134,9 @@ class CancelPermutesWrong(CancelPermutes):
 
     @staticmethod
     def rolled(x):
-        return x.permute(1, 2, 0).permute(1, 2, 0) if x.dim() == 3 else x.permute(0, 2, 3, 1).permute(0, 2, 3, 1)
+        return (
+            x.permute(1, 2, 0).permute(1, 2, 0) if x.dim() == 3 else x.permute(0, 2, 3, 1).permute(0, 2, 3, 1)
+        )
 
     motifs: ClassVar = (rolled,)
 
