@@ -19,7 +19,7 @@ _LEAST_ROUNDS = 6
 def speed_ratio(
     original: Callable[[], object], candidate: Callable[[], object], *, seconds: float = 2.0
 ) -> float:
-    """How many times as fast as the original the candidate is, on one thread: the ratio of their typical times.
+    """How many times as fast as the original the candidate is, on one thread: the ratio of typical times.
 
     Args:
         original: What is compared with.
