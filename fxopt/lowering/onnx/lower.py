@@ -94,7 +94,11 @@ def _lower(builder: Builder, node: Node) -> Result:
         source, index = node.args
         assert isinstance(source, Node)
         assert isinstance(index, int)
-        return builder.result(source)[index]
+        results = builder.result(source)
+        if isinstance(results, str) or index >= len(results) or not results[index]:
+            builder.enter(source)
+            raise builder.error(f"its result {index} is not offered")
+        return results[index]
     value = node.meta.get("val")
     if isinstance(value, torch.SymInt):
         try:

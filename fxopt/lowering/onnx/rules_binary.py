@@ -242,6 +242,15 @@ def masked_fill(b: Builder, c: Call) -> Value:
     return b.op("Where", c.tensor("mask", torch.bool), value, x)
 
 
+@rule("aten.copysign")
+def copysign(b: Builder, c: Call) -> Value:
+    """The sign of a zero shows in its reciprocal."""
+    x, y = c.promoted("self", "other", dtype=c.out.dtype)
+    zero, size = b.like(0, x), b.op("Abs", x)
+    below = b.op("Or", b.op("Less", y, zero), b.op("Less", b.op("Reciprocal", y), zero))
+    return b.op("Where", below, b.op("Neg", size), size)
+
+
 @rule("aten.heaviside")
 def heaviside(b: Builder, c: Call) -> Value:
     x, values = c.promoted("self", "values", dtype=c.out.dtype)

@@ -101,6 +101,8 @@ def scatter(b: Builder, c: Call) -> Value:
 @rule("aten.index_add", "aten.index_copy", "aten.index_fill")
 def index_write(b: Builder, c: Call) -> Value:
     """Whole slices along an axis, their index repeated over the other axes."""
+    if c.rank == 0:
+        raise c.error("a tensor without dimensions")
     axis, name = c.dim(), c.name
     shape = list(c.shape)
     shape[axis] = c.fake("index").shape[0]

@@ -192,6 +192,31 @@ def _top(b: Builder, c: Call, k: Value, *, largest: bool) -> tuple[Value, ...]:
     return b.ops("TopK", c.x, k, outputs=2, axis=c.dim(), largest=int(largest), sorted=1)
 
 
+@rule("aten.median.default")
+def median(b: Builder, c: Call) -> Value:
+    """The lower middle one of all elements."""
+    size = c.fake().numel()
+    flat = b.op("Reshape", c.x, b.ints([-1]))
+    smallest = b.ops("TopK", flat, b.size((size + 1) // 2), outputs=2, axis=0, largest=0, sorted=1)[0]
+    return b.op("Gather", smallest, b.constant(-1, torch.int64), axis=0)
+
+
+@rule("aten.cummax", "aten.cummin")
+def running_extreme(b: Builder, c: Call) -> tuple[Value, ...]:
+    """The largest of every prefix and where it stands, the last of equals, from a square of prefixes."""
+    axis, size = c.dim(), c.shape[c.dim()] if c.rank else 1
+    if not isinstance(size, int) or c.rank == 0:
+        raise c.error("a running extreme needs a fixed size")
+    high = "max" in c.name
+    mask = torch.ones(size, size, dtype=torch.bool).tril().reshape(size, size, *[1] * (c.rank - axis - 1))
+    floor = torch.finfo(c.out.dtype) if is_float(c.out.dtype) else torch.iinfo(c.out.dtype)
+    outside = b.like(floor.min if high else floor.max, c.x)
+    square = b.op("Where", b.constant(mask, torch.bool), b.unsqueeze(c.x, axis), outside)
+    values = b.op("ReduceMax" if high else "ReduceMin", square, b.ints([axis + 1]), keepdims=0)
+    places = b.op("ArgMax" if high else "ArgMin", square, axis=axis + 1, keepdims=0, select_last_index=1)
+    return values, places
+
+
 @rule("aten.median.dim", "aten.kthvalue")
 def kth(b: Builder, c: Call) -> tuple[Value, ...]:
     """The k-th smallest along an axis; the median is the lower middle one."""

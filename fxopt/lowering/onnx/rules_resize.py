@@ -110,6 +110,8 @@ def _places(size: int, kernel: int, dilation: int, stride: int) -> torch.Tensor:
 @rule("aten.unfold")
 def unfold(b: Builder, c: Call) -> Value:
     """Windows along an axis, their elements last."""
+    if c.rank == 0:
+        raise c.error("a tensor without dimensions")
     axis, size, step = c.dim("dimension"), c.integer("size"), c.integer("step")
     length = c.shape[axis]
     if not isinstance(length, int):

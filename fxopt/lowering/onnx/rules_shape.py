@@ -45,7 +45,7 @@ def unsqueeze(b: Builder, c: Call) -> Value:
 @rule("aten.squeeze", "aten.squeeze_copy")
 def squeeze(b: Builder, c: Call) -> Value:
     """Axes of size 1 go; an axis whose size varies stays, as the trace says."""
-    dims = c.dims() if "dim" in c.arguments else list(range(c.rank))
+    dims = c.dims() if c.arguments.get("dim", None) != [] else []
     ones = [d for d in dims if c.rank and is_one(c.shape[d])]
     return b.squeeze(c.x, *ones)
 

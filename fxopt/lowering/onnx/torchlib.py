@@ -79,7 +79,12 @@ def _arguments(node: Node, function: Callable[..., object], recorder: "Recorder"
     """The call's arguments as the function takes them, without those it does not know (device, layout)."""
     taken = inspect.signature(function).parameters
     given = {}
-    for name, value in bind(node).items():
+    bound = bind(node)
+    first, own = next(iter(bound)), next(iter(taken))
+    if first not in taken:
+        # Some functions call their first parameter otherwise than the schema.
+        bound = {own: bound.pop(first), **bound}
+    for name, value in bound.items():
         if name not in taken or (value is None and taken[name].default is not inspect.Parameter.empty):
             continue
         given[name] = _argument(value, recorder)

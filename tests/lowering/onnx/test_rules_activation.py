@@ -13,7 +13,8 @@ SPECIAL = torch.tensor([[float("nan"), float("inf"), -float("inf"), 0.0, -1.0, 1
 
 MODULES = [
     nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.ELU(0.7), nn.SELU(), nn.CELU(0.6), nn.GELU(),
-    nn.GELU("tanh"), nn.SiLU(), nn.Mish(), nn.Hardswish(), nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh(), nn.Softplus(),
+    nn.GELU("tanh"), nn.SiLU(),
+    nn.Mish(), nn.Hardswish(), nn.Hardsigmoid(), nn.Sigmoid(), nn.Tanh(), nn.Softplus(),
     nn.Softplus(2.0, 3.0), nn.Softsign(), nn.Tanhshrink(), nn.Hardshrink(0.7), nn.Softshrink(0.7),
     nn.Threshold(0.3, -1.0), nn.LogSigmoid(), nn.GLU(), nn.Hardtanh(-0.5, 2.0), nn.Softmax(-1), nn.Softmax(0),
     nn.LogSoftmax(-1), nn.Softmin(-1), nn.RReLU(),
