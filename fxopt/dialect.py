@@ -21,11 +21,12 @@ from fxopt.program.signature import ScalarSpec, TensorSpec
 
 __all__ = ["ATEN", "Dialect", "Violation", "check_program", "violations"]
 
-_SIZE_FUNCTIONS = frozenset(
+_SIZE_FUNCTIONS: frozenset[Callable[..., object]] = frozenset(
     {
-        operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv, operator.mod, operator.neg, operator.pow,
-        operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, operator.and_, operator.or_,
-        operator.getitem, torch.sym_max, torch.sym_min, torch.sym_int, torch.sym_float, torch.sym_not, torch.sym_ite,
+        operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv, operator.mod,
+        operator.neg, operator.pow, operator.eq, operator.ne, operator.lt, operator.le, operator.gt,
+        operator.ge, operator.and_, operator.or_, operator.getitem,
+        torch.sym_max, torch.sym_min, torch.sym_int, torch.sym_float, torch.sym_not, torch.sym_ite,
         torch.sym_sum, math.ceil, math.floor, math.trunc, math.sqrt, round, int, float, abs, max, min,
     }
 )  # fmt: skip
@@ -80,7 +81,9 @@ def violations(program: Program, dialect: Dialect = ATEN, *, values: bool = Fals
     yield from _signature_problems(program)
 
 
-def _node_problems(program: Program, dialect: Dialect, node: Node, seen: set[Node], names: set[str]) -> Iterator[str]:
+def _node_problems(
+    program: Program, dialect: Dialect, node: Node, seen: set[Node], names: set[str]
+) -> Iterator[str]:
     if node.name in names:
         yield "another node has the same name"
     for used in node.all_input_nodes:
@@ -153,7 +156,9 @@ def _signature_problems(program: Program) -> Iterator[Violation]:
     for node, spec in zip(placeholders, specs, strict=False):
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor) and (value.dtype != spec.dtype or value.dim() != len(spec.shape)):
-            yield Violation(node.name, f"it is {value.dtype} of rank {value.dim()}, the signature says {spec}")
+            yield Violation(
+                node.name, f"it is {value.dtype} of rank {value.dim()}, the signature says {spec}"
+            )
     returned, outputs = program.output_nodes(), program.signature.computed_outputs
     if len(returned) != len(outputs):
         yield Violation("output", f"{len(returned)} results for {len(outputs)} outputs of the signature")

@@ -38,7 +38,7 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
     with quiet_torch(), silent, _exact_frames(), _explicit_keywords(model, example):
         try:
             return torch.export.export(
-                model, example.args, example.kwargs, dynamic_shapes=example.shapes(), strict=False
+                model, example.args, example.kwargs, dynamic_shapes=example.shapes(model), strict=False
             )
         except FxoptError:
             raise
@@ -74,7 +74,7 @@ def quiet_torch() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _exact_frames() -> Iterator[None]:
-    """Lets torch note the model's own frames: it keeps none of a helper function, and names its own lines for sizes."""
+    """Lets torch note the model's frames: by itself it keeps none of a helper function, its own for sizes."""
     with (
         _patched(torch.fx.proxy.TracerBase, "_filter_traceback_frames", _model_frames),
         _patched(ShapeEnv, "_get_user_frame", _model_frame),
@@ -115,12 +115,13 @@ def _model_frames(_tracer: object, frames: traceback.StackSummary) -> traceback.
 
 def _model_frame(_env: object) -> types.FrameType | None:
     """The innermost frame that is neither torch's nor fxopt's, else the caller's."""
-    start = frame = inspect.currentframe()
-    while frame is not None and frame.f_code.co_filename != __file__ or frame is start:
+    here = inspect.currentframe()
+    frame = here.f_back if here is not None else None
+    while frame is not None and frame.f_code.co_filename != __file__:
         if owner(frame.f_code.co_filename) is not Owner.MACHINERY:
             return frame
         frame = frame.f_back
-    return start
+    return here
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
 """The traced program against the model itself: at another size where sizes are dynamic, else at the example.
 
-A size that tracing burned in shows here as a `TraceError`, not as a wrong answer later. One run of each is enough for
-most models; one more, at size 1, tells whether the model treats that case apart; and a size at which something that
-torch assumed while tracing does not hold is tried where there is one.
+A size that tracing burned in shows here as a `TraceError`, not as a wrong answer later. One run of each is
+enough for most models; one more, at size 1, tells whether the model treats that case apart; and a size at
+which something that torch assumed while tracing does not hold is tried where there is one.
 """
 
 import contextlib
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Iterator
 
@@ -46,7 +47,7 @@ def check_against_model(program: Program, model: nn.Module, example: Example) ->
 
 @contextlib.contextmanager
 def _comparable() -> Iterator[None]:
-    """Without the fused encoder path, which rounds otherwise than any trace, and without the model's warnings."""
+    """Without the fused encoder path, which rounds otherwise than a trace, and the model's warnings."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -77,15 +78,12 @@ class _Comparison:
 
     def _agrees_elsewhere(self) -> bool:
         """Whether there are other sizes that the model takes, and the program is the same function there."""
-        tries = 0
-        for sizes in other_sizes(self.sizes, self.symbols, self.guards):
+        candidates = other_sizes(self.sizes, self.symbols, self.guards)
+        for sizes in itertools.islice(candidates, _TRIES):
             problem = self._problem(self._resized(sizes))
             if problem is not None:
                 self._raise(problem, _written(sizes))
                 return True
-            tries += 1
-            if tries == _TRIES:
-                break
         return False
 
     def _at_example(self) -> None:
@@ -94,12 +92,14 @@ class _Comparison:
 
     def _raise(self, problem: str, where: str) -> None:
         if problem:
-            raise TraceError(f"at {where} the traced program {problem}: a size or value was fixed while tracing; {_REMEDY}")
+            raise TraceError(
+                f"at {where} the traced program {problem}: a size or value was fixed while tracing; {_REMEDY}"
+            )
 
     def _decided(self, guard: Guard, sizes: Sizes, problem: str) -> TraceError:
         return TraceError(
-            f"the model fixes a number that depends on a size{guard.place}: traced with {_written(self.sizes)}, "
-            f"at {_written(sizes)} the program {problem}; {_REMEDY}"
+            f"the model fixes a number that depends on a size{guard.place}: "
+            f"traced with {_written(self.sizes)}, at {_written(sizes)} the program {problem}; {_REMEDY}"
         )
 
     def _at_one(self) -> None:
@@ -130,7 +130,9 @@ class _Comparison:
             expected = self._run_model(example, states)
         except Exception as error:
             if must_run:
-                raise TraceError(f"the model itself fails on the example inputs: {first_line(error)}") from error
+                raise TraceError(
+                    f"the model itself fails on the example inputs: {first_line(error)}"
+                ) from error
             snapshot.restore()
             return None
         self._check_repeatable(example, expected, snapshot)
@@ -138,13 +140,15 @@ class _Comparison:
         given = {f"state.{name}": value for name, value in self._states().items()}
         try:
             got = pytree.tree_leaves(self.program(*args, **kwargs, **given))
-        except Exception as error:  # noqa: BLE001  (whatever it is, the model runs there)
+        except Exception as error:  # whatever it is: the model runs there
             return f"fails where the model runs ({first_line(error)})"
         return self._compared(expected, got)
 
     def _states(self) -> dict[str, torch.Tensor]:
         """Copies of the buffers that the program takes and returns."""
-        names = [s.name.removeprefix("state.") for s in self.program.signature.inputs[len(self.example.names) :]]
+        names = [
+            s.name.removeprefix("state.") for s in self.program.signature.inputs[len(self.example.names) :]
+        ]
         return {name: self.model.get_buffer(name).clone() for name in names}
 
     def _run_model(self, example: Example, states: dict[str, torch.Tensor]) -> list[object]:
@@ -163,8 +167,8 @@ class _Comparison:
             snapshot.restore()
             if len(again) != len(expected) or any(map(difference, expected, again)):
                 raise TraceError(
-                    f"the model's result depends on the attribute {assigned[0]!r}, which its forward changes: "
-                    "make it a buffer (register_buffer, with state=True), or an input"
+                    f"the model's result depends on the attribute {assigned[0]!r}, "
+                    "which its forward changes: make it a buffer (and pass state=True), or an input"
                 )
 
     def _compared(self, expected: list[object], got: list[object]) -> str:

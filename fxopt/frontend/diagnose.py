@@ -1,4 +1,4 @@
-"""What torch raises while it traces, as one clear line: the user's own line, what is wrong there, what to change."""
+"""What torch raises while it traces, as one line: the user's own line, what is wrong, what to change."""
 
 from collections.abc import Iterator
 
@@ -15,7 +15,8 @@ from fxopt.frontend.frames import place_of, traceback_frames
 __all__ = ["NUMBER_OUT_OF_TENSOR", "first_line", "trace_error"]
 
 NUMBER_OUT_OF_TENSOR = (
-    "a branch, Python number or size depends on the values of a tensor (if, while, assert, int(), .item(), x[mask]): "
+    "a branch, Python number or size depends on the values of a tensor "
+    "(if, while, assert, int(), .item(), x[mask]): "
     "keep it a tensor (torch.where, a mask), or make it a number before tracing"
 )
 _NUMPY = "numpy in forward cannot be traced: use torch functions"
@@ -45,7 +46,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 def _advice(chain: list[BaseException]) -> str:
     for error in chain:
         if isinstance(error, UnsupportedOperatorException):
-            return f"the op {error.func} has no fake implementation: give it one (torch.library.register_fake)"
+            return (
+                f"the op {error.func} has no fake implementation: give it one (torch.library.register_fake)"
+            )
         if isinstance(
             error, (GuardOnDataDependentSymNode, DataDependentOutputException, DynamicOutputShapeException)
         ):
@@ -69,5 +72,3 @@ def trace_error(error: Exception) -> TraceError:
         if place:
             return TraceError(f"the model can't be traced at {place}: {_advice(chain) or first_line(cause)}")
     return TraceError(f"the model can't be traced: {_advice(chain) or first_line(error)}")
-
-

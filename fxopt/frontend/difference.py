@@ -11,7 +11,7 @@ import torch
 __all__ = ["difference"]
 
 _ROUNDING = 1e-3
-"""Relative L2 difference above which two runs of one function in float32 are not rounding: capture can only differ by
+"""Relative L2 difference above which two runs of one function are not rounding: capture can only differ by
 kernel choice (torch's fused encoder path: 3e-6), a burned-in size differs by its whole value."""
 _FLIPS = 1e-3
 """Share of an integer result that rounding may flip (a comparison or argmax at a tie)."""

@@ -1,7 +1,7 @@
-"""Which sizes vary: `dynamic_shapes` in torch.export's form or the short one, read to one dict of axes a leaf.
+"""Which sizes vary: `dynamic_shapes` in torch.export's form or the short one, as one dict of axes a leaf.
 
-The short form names axes by input, `{"x": {0: "batch"}}`; sizes of one name are equal, and an expression such as
-"2*batch" is tied to them.
+The short form names axes by input, `{"x": {0: "batch"}}`; sizes of one name are equal, and an expression such
+as "2*batch" is tied to them.
 
 >>> read_axes({"x": {0: "batch"}, "y": {-1: "2*batch"}}, [("x", torch.zeros(2, 3)), ("y", torch.zeros(4))])
 [{0: Axis(name='batch')}, {0: Axis(name='2*batch')}]
@@ -29,7 +29,7 @@ _AUTO, _DYNAMIC = Dim.AUTO, Dim.DYNAMIC
 
 @dataclass(frozen=True)
 class Axis:
-    """A dynamic axis: the user's name or expression for its size (None: he gave none), and the range he asked for."""
+    """A dynamic axis: the user's name or expression for its size, if given, and the range asked for."""
 
     name: str | None
     low: int | None = field(default=None, repr=False)
@@ -60,7 +60,9 @@ def _key_text(key: object) -> str:
     return str(next((getattr(key, a) for a in ("idx", "key", "name") if hasattr(key, a)), key))
 
 
-def read_axes(dynamic_shapes: Mapping[str, object], arguments: list[tuple[str, object]]) -> list[dict[int, Axis]]:
+def read_axes(
+    dynamic_shapes: Mapping[str, object], arguments: list[tuple[str, object]]
+) -> list[dict[int, Axis]]:
     """The dynamic axes of every leaf.
 
     Args:
@@ -106,7 +108,9 @@ def _axes(name: str, value: object, spec: object) -> list[dict[int, Axis]]:
     children, tree = pytree.tree_flatten(value, is_leaf=lambda v: v is not value)
     if tree.is_leaf():
         if spec is not None and spec != value and spec is not Dim.STATIC:
-            raise TraceError(f"dynamic_shapes gives {name!r} a size, but it is no tensor ({value!r}): it stays fixed")
+            raise TraceError(
+                f"dynamic_shapes gives {name!r} a size, but it is no tensor ({value!r}): it stays fixed"
+            )
         return [{}]
     if spec is None:
         return [{} for _ in pytree.tree_leaves(value)]
@@ -114,14 +118,18 @@ def _axes(name: str, value: object, spec: object) -> list[dict[int, Axis]]:
         keys = list(value) if isinstance(value, Mapping) else list(spec)
         unknown = [k for k in spec if k not in keys]
         if unknown:
-            raise TraceError(f"dynamic_shapes for {name!r} names {unknown[0]!r}; it has {', '.join(map(str, keys))}")
+            raise TraceError(
+                f"dynamic_shapes for {name!r} names {unknown[0]!r}; it has {', '.join(map(str, keys))}"
+            )
         entries: list[object] = [spec.get(k) for k in keys]
     elif isinstance(spec, (list, tuple)):
         entries = list(spec)
     else:
         raise TraceError(f"dynamic_shapes for {name!r} must mirror its structure, got {spec!r}")
     if len(entries) != len(children):
-        raise TraceError(f"dynamic_shapes for {name!r} has {len(entries)} entries, the input has {len(children)}")
+        raise TraceError(
+            f"dynamic_shapes for {name!r} has {len(entries)} entries, the input has {len(children)}"
+        )
     return [
         a
         for i, (child, entry) in enumerate(zip(children, entries, strict=True))
@@ -136,14 +144,18 @@ def _tensor_axes(name: str, tensor: torch.Tensor, spec: object) -> dict[int, Axi
         entries: Iterable[tuple[object, object]] = spec.items()
     elif isinstance(spec, (list, tuple)):
         if len(spec) != tensor.dim():
-            raise TraceError(f"dynamic_shapes for {name!r} has {len(spec)} axes, the input has {tensor.dim()}")
+            raise TraceError(
+                f"dynamic_shapes for {name!r} has {len(spec)} axes, the input has {tensor.dim()}"
+            )
         entries = enumerate(spec)
     else:
         raise TraceError(f"dynamic_shapes for {name!r} must be {{axis: name}}, got {spec!r}")
     axes: dict[int, Axis] = {}
     for index, size in entries:
         if not isinstance(index, int) or not -tensor.dim() <= index < tensor.dim():
-            raise TraceError(f"dynamic_shapes names axis {index!r} of {name!r}, which has {tensor.dim()} axes")
+            raise TraceError(
+                f"dynamic_shapes names axis {index!r} of {name!r}, which has {tensor.dim()} axes"
+            )
         axis = index % tensor.dim()
         read = _axis(name, axis, tensor.shape[axis], size)
         if read is not None:
@@ -157,7 +169,9 @@ def _axis(name: str, axis: int, actual: int, size: object) -> Axis | None:
         size = size.value
     if isinstance(size, int) and not isinstance(size, bool):
         if size != actual:
-            raise TraceError(f"dynamic_shapes gives axis {axis} of {name!r} as {size}, the example has {actual}")
+            raise TraceError(
+                f"dynamic_shapes gives axis {axis} of {name!r} as {size}, the example has {actual}"
+            )
         return None
     if size is None or size is Dim.STATIC:
         return None
@@ -169,7 +183,9 @@ def _axis(name: str, axis: int, actual: int, size: object) -> Axis | None:
         return Axis(size.__name__, int(size.min), _finite(size.max), dim=None)
     if isinstance(size, _DimHint):
         return Axis(None, size.min, size.max, required=size.type is not _AUTO.type)
-    raise TraceError(f"dynamic_shapes: axis {axis} of {name!r} is {size!r}; expected a name such as 'batch', or a Dim")
+    raise TraceError(
+        f"dynamic_shapes: axis {axis} of {name!r} is {size!r}; expected a name such as 'batch', or a Dim"
+    )
 
 
 def _finite(bound: object) -> int | None:
@@ -185,13 +201,14 @@ def _checked_name(text: str) -> str:
         _derived(tree, {})
     except (SyntaxError, ValueError, AssertionError, NotImplementedError):
         raise TraceError(
-            f"dynamic_shapes: {text!r} is no name for a size (letters, digits, _) nor an expression such as '2*batch + 1'"
+            f"dynamic_shapes: {text!r} is no name for a size (letters, digits, _) "
+            "nor an expression such as '2*batch + 1'"
         ) from None
     return ast.unparse(tree).replace(" * ", "*")
 
 
 def _derived(tree: ast.expr, roots: dict[str, Dim]) -> Dim:
-    """torch's Dim for an expression of one name and whole numbers."""
+    """The Dim for an expression of one name and whole numbers."""
     match tree:
         case ast.Name(id=name):
             return roots.setdefault(name, Dim(name))
@@ -207,7 +224,7 @@ def _derived(tree: ast.expr, roots: dict[str, Dim]) -> Dim:
 
 
 def _tie(axes: list[dict[int, Axis]]) -> list[dict[int, Axis]]:
-    """Gives torch's Dims to sizes that expressions relate; torch puts the expression in place of the second size."""
+    """Gives Dims to sizes that expressions relate; torch puts the expression in the second's place."""
     roots: dict[str, Dim] = {}
     for axis in (a for leaf in axes for a in leaf.values() if a.is_expression):
         if isinstance(axis.dim, _DerivedDim):

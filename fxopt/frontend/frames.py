@@ -63,7 +63,9 @@ _GENERATED = ("<eval_with_key>", "<string>", "<frozen ")
 def owner(path: str) -> Owner:
     """Who owns the code of a file."""
     path = path.replace("\\", "/")
-    if path.startswith((_TORCH, "torch/", *_GENERATED)) or (path.startswith(_FXOPT) and not path.startswith(_MODELS)):
+    if path.startswith((_TORCH, "torch/", *_GENERATED)) or (
+        path.startswith(_FXOPT) and not path.startswith(_MODELS)
+    ):
         return Owner.MACHINERY
     if "/site-packages/" in path or "/dist-packages/" in path or path.startswith(_STANDARD):
         return Owner.LIBRARY
@@ -91,7 +93,8 @@ def innermost(frames: Sequence[Frame]) -> Frame | None:
     """The line where an op was called: the innermost outside torch and fxopt, else in a layer of torch's."""
     outside = [f for f in frames if owner(f.file) is not Owner.MACHINERY]
     layers = [f for f in frames if is_layer(f.file)]
-    return (outside or layers or [None])[-1]
+    found = outside or layers
+    return found[-1] if found else None
 
 
 def place_of(frames: Sequence[Frame]) -> str:

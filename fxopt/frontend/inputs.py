@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.export import AdditionalInputs, ShapesCollection
 from torch.utils import _pytree as pytree
 
@@ -58,15 +59,16 @@ class Example:
         copied = self.with_leaves([x.clone() if isinstance(x, torch.Tensor) else x for x in self.leaves])
         return copied.args, copied.kwargs
 
-    def shapes(self) -> ShapesCollection | None:
-        """The dynamic axes as torch.export takes them, keyed by tensor."""
+    def shapes(self, model: nn.Module) -> dict[str, object] | None:
+        """The dynamic axes as torch.export takes them for a call of the model."""
         if not any(self.axes):
             return None
         collection = ShapesCollection()
         for leaf, axes in zip(self.leaves, self.axes, strict=True):
             if axes:
                 collection[leaf] = {i: axis.hint for i, axis in axes.items()}
-        return collection
+        build: Callable[..., dict[str, object]] = collection.dynamic_shapes
+        return build(model, self.args, self.kwargs)
 
 
 def example_inputs(
@@ -129,14 +131,17 @@ def _collected(
     args: tuple[object, ...],
     kwargs: dict[str, object],
 ) -> Mapping[str, object]:
-    """torch's builders in dict form; they know the caller's own tensors."""
+    """A builder of torch's in dict form; it knows the caller's own tensors."""
+    build: Callable[..., Mapping[str, object]] = shapes.dynamic_shapes
     try:
-        return dict(shapes.dynamic_shapes(forward, args, kwargs))
+        return dict(build(forward, args, kwargs))
     except (ValueError, AssertionError, TypeError) as error:
         raise TraceError(f"dynamic_shapes does not fit the example inputs: {first_line(error)}") from error
 
 
-def _fresh(args: tuple[object, ...], kwargs: dict[str, object]) -> tuple[tuple[object, ...], dict[str, object]]:
+def _fresh(
+    args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[tuple[object, ...], dict[str, object]]:
     """Distinct tensor objects: export's marks stay off the caller's, and no two leaves are one object.
 
     What was made in inference mode is copied: such a tensor can't be used outside it.
@@ -154,7 +159,8 @@ def _check_leaf(name: str, leaf: object) -> None:
     if isinstance(leaf, torch.Tensor):
         if leaf.is_complex():
             raise TraceError(
-                f"input {name!r} is complex ({leaf.dtype}): complex numbers are not supported, pass real and imaginary parts"
+                f"input {name!r} is complex ({leaf.dtype}): "
+                "complex numbers are not supported, pass real and imaginary parts"
             )
         if leaf.layout is not torch.strided or leaf.is_nested:
             kind = "nested" if leaf.is_nested else str(leaf.layout).removeprefix("torch.")
@@ -195,7 +201,7 @@ def _argument_names(signature: inspect.Signature, count: int, kwargs: dict[str, 
     if any(p.kind is _POSITIONAL for p in parameters):
         return ()
     names = [p.name for p in parameters if p.kind is not _KEYWORDS]
-    return tuple([*names, *(k for k in kwargs if k not in names)]) if len(names) >= count else ()
+    return (*names, *(k for k in kwargs if k not in names)) if len(names) >= count else ()
 
 
 def _by_name(
@@ -207,7 +213,9 @@ def _by_name(
         return {}
     if not isinstance(shapes, Mapping):
         if isinstance(shapes, str) or not isinstance(shapes, Sequence):
-            raise TraceError(f"dynamic_shapes must be a dict or a tuple with an entry an input, got {shapes!r}")
+            raise TraceError(
+                f"dynamic_shapes must be a dict or a tuple with an entry an input, got {shapes!r}"
+            )
         order = bound if len(shapes) == len(bound) else names
         if len(shapes) > len(order):
             raise TraceError(f"dynamic_shapes has {len(shapes)} entries for {len(names)} inputs")
@@ -256,7 +264,8 @@ def _known_sizes(example: Example) -> dict[str, int]:
             assert isinstance(leaf, torch.Tensor)
             if expected is not None and expected != leaf.shape[i]:
                 raise TraceError(
-                    f"the dynamic size {axis.name} is {expected} by the other inputs, and {leaf.shape[i]} in {name!r}"
+                    f"the dynamic size {axis.name} is {expected} by the other inputs, "
+                    f"and {leaf.shape[i]} in {name!r}"
                 )
     return sizes
 
@@ -285,13 +294,13 @@ def resized(tensor: torch.Tensor, axis: int, size: int) -> torch.Tensor:
 
 
 def _generalised(example: Example) -> Example:
-    """The example with every dynamic size of 0 or 1 brought to 2, and what is tied to it along: export burns in 0 and 1."""
+    """The example with dynamic sizes of 0 and 1, and what is tied to them, at 2: export burns in both."""
     sizes = {name: max(size, 2) for name, size in _known_sizes(example).items()}
     leaves: list[object] = []
     for leaf, axes in zip(example.leaves, example.axes, strict=True):
         for i, axis in axes.items():
             assert isinstance(leaf, torch.Tensor)
             expected = _expected(axis, sizes)
-            leaf = resized(leaf, i, max(leaf.shape[i], 2) if expected is None else expected)  # noqa: PLW2901
+            leaf = resized(leaf, i, max(leaf.shape[i], 2) if expected is None else expected)
         leaves.append(leaf)
     return example.with_leaves(leaves)

@@ -38,7 +38,7 @@ def unique(name: str, taken: Iterable[str]) -> str:
 
 
 class NodeNames:
-    """Names for calls: a layer of one op is called as its module (`conv1`), other calls as their op (`add`)."""
+    """Names for calls: a layer of one op has its module's name (`conv1`), other calls their op's (`add`)."""
 
     def __init__(self, graph: Graph) -> None:
         self._calls = Counter(_layer_call(n) for n in graph.nodes if n.op == "call_function")
@@ -51,7 +51,7 @@ class NodeNames:
 
 
 def _layer_call(node: Node) -> tuple[str, str]:
-    """Path and call of the layer that a node belongs to; empty names where it is in no layer of torch's own."""
+    """Path and call of the layer that a node belongs to; empty where it is in no layer of torch's own."""
     path, kind = module_entry(node)
     if not kind.startswith("torch.nn.modules.") or kind.startswith("torch.nn.modules.container."):
         return "", ""

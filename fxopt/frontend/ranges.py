@@ -1,6 +1,7 @@
 """Value ranges of integer inputs, read off the graph: an embedding's index lies below its number of rows.
 
-Where the graph says nothing the example's own range counts, 0 and 1 included (a mask may be all ones in the example).
+Where the graph says nothing the example's own range counts, 0 and 1 included (a mask may be all ones in the
+example).
 """
 
 import dataclasses
@@ -16,13 +17,19 @@ __all__ = ["with_value_ranges"]
 
 _CARRIERS = frozenset(
     {
-        "reshape", "permute", "expand", "slice", "select", "unsqueeze", "squeeze", "flatten", "to", "index_select",
-        "index", "cat", "repeat", "gather", "chunk", "split", "getitem", "masked_fill", "where", "flip", "roll", "stack",
+        "reshape", "permute", "expand", "slice", "select", "unsqueeze", "squeeze", "flatten", "to",
+        "index_select", "index", "cat", "repeat", "gather", "chunk", "split", "getitem", "masked_fill",
+        "where", "flip", "roll", "stack",
     }
 )  # fmt: skip
 """Ops whose output values are values of their input."""
 
-_INDEXING = {"embedding": ("weight", 1), "embedding_bag": ("weight", 1), "index_select": ("self", 2), "gather": ("self", 2)}
+_INDEXING = {
+    "embedding": ("weight", 1),
+    "embedding_bag": ("weight", 1),
+    "index_select": ("self", 2),
+    "gather": ("self", 2),
+}
 """Ops that read an index: the indexed argument's position is 0, the index's position."""
 
 

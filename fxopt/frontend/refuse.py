@@ -1,4 +1,4 @@
-"""What has no place in an inference graph: training, random numbers, control flow, complex and sparse tensors.
+"""What has no place in an inference graph: training, random numbers, control flow, complex or sparse tensors.
 
 Looked for in the captured graph before anything is rewritten, so that the message names the user's line.
 """

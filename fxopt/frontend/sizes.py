@@ -1,7 +1,7 @@
-"""At which other sizes to compare: one where all that tracing assumed holds, and some where an assumption does not.
+"""At which other sizes to compare: one where all that tracing assumed holds, some where it does not.
 
-torch notes what it assumed of the sizes as guards (`n % 2 == 0`, `trunc(n * 0.5) == 2`). A guard is harmless where
-the model itself takes no such size; where the model does, the graph must agree with it there too.
+torch notes what it assumed of the sizes as guards (`n % 2 == 0`, `trunc(n * 0.5) == 2`). A guard is harmless
+where the model itself takes no such size; where the model does, the graph must agree with it there too.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +33,7 @@ _CHANGES: tuple[Callable[[int, int], int], ...] = (
 
 @dataclass(frozen=True)
 class Guard:
-    """What tracing assumed of the sizes, by the user's names, and the line that made it so (` at ...`, or empty)."""
+    """What tracing assumed of the sizes, by the user's names, and ` at` the line that made it so."""
 
     expression: sympy.Basic
     place: str
@@ -87,7 +87,7 @@ def other_sizes(sizes: Sizes, symbols: Mapping[str, Symbol], guards: list[Guard]
 def broken_guards(
     sizes: Sizes, symbols: Mapping[str, Symbol], guards: list[Guard], *, limit: int = 3
 ) -> Iterator[tuple[Sizes, Guard]]:
-    """Sizes that break guards, each with one that it breaks; at most `limit`, small sizes first, no guard twice."""
+    """Sizes that break guards, each with one that it breaks; at most `limit`, small first, no guard twice."""
     left = list(guards)
     candidates = sorted(_candidates(sizes, symbols), key=lambda c: sum(c.values()))
     for candidate in candidates:

@@ -1,7 +1,7 @@
 """The user's names for symbolic sizes, and what tracing fixed about them.
 
-torch infers which sizes vary; where it came to another answer than the user asked for, one line says so: a size
-that the model fixes, two names for one size, a range that the model narrows.
+torch infers which sizes vary; where it came to another answer than the user asked for, one line says so: a
+size that the model fixes, two names for one size, a range that the model narrows.
 """
 
 import re
@@ -45,10 +45,14 @@ class _Sizes:
 
     def _check_fixed(self, name: str, value: torch.Tensor, i: int, axis: Axis) -> None:
         if axis.required and _expression(value.shape[i]).is_number:
-            size = f"the dynamic size {axis.name!r} (axis {i} of {name!r})" if axis.name else f"axis {i} of {name!r}"
+            size = (
+                f"the dynamic size {axis.name!r} (axis {i} of {name!r})"
+                if axis.name
+                else f"axis {i} of {name!r}"
+            )
             raise TraceError(
                 f"{size} is fixed at {int(value.shape[i])} by the model{self._fixed_at(value, i)}: "
-                "make the model compute with x.shape instead of Python numbers, or trace with this size static"
+                "compute with x.shape instead of Python numbers, or trace with this size static"
             )
 
     def _fixed_at(self, value: torch.Tensor, i: int) -> str:

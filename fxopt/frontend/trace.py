@@ -1,7 +1,8 @@
 """`trace`: a model becomes a `Program`, checked against the model itself at a second size.
 
 >>> import torch
->>> program = trace(torch.nn.Linear(4, 2).eval(), (torch.zeros(3, 4),), dynamic_shapes={"input": {0: "batch"}})
+>>> model = torch.nn.Linear(4, 2).eval()
+>>> program = trace(model, (torch.zeros(3, 4),), dynamic_shapes={"input": {0: "batch"}})
 >>> [str(s) for s in program.signature.inputs]
 ['input: f32[batch, 4]']
 """
@@ -17,6 +18,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from fxopt.errors import TraceError
 from fxopt.frontend.capture import capture, quiet_torch
@@ -55,7 +57,8 @@ def trace(
     """Traces a model to a functional ATen graph.
 
     Args:
-        model: a module (traced in eval mode, left as it was), a GraphModule, an ExportedProgram, or a `.pt2` file.
+        model: a module (traced in eval mode, left as it was), a GraphModule, an ExportedProgram, or a `.pt2`
+            file.
         args: example positional inputs, any pytree of tensors and literals; not for an ExportedProgram.
         kwargs: example keyword inputs.
         dynamic_shapes: torch.export's form, or the short form `{"x": {0: "batch"}}`.
@@ -73,7 +76,8 @@ def trace(
     if isinstance(model, ExportedProgram):
         if args is not None or kwargs is not None or dynamic_shapes is not None:
             raise TraceError(
-                "an ExportedProgram brings its own example inputs and sizes: leave args, kwargs and dynamic_shapes out"
+                "an ExportedProgram brings its own example inputs and sizes: "
+                "leave args, kwargs and dynamic_shapes out"
             )
         return _from_exported(model, state=state)
     model = _module(model)
@@ -96,21 +100,27 @@ def _module(model: object) -> nn.Module:
         TraceError: it is none, or none whose Python code is known.
     """
     if isinstance(model, torch.jit.ScriptModule):
-        raise TraceError("a TorchScript module can't be traced: trace the torch.nn.Module that it was made of")
+        raise TraceError(
+            "a TorchScript module can't be traced: trace the torch.nn.Module that it was made of"
+        )
     if not isinstance(model, nn.Module):
         hint = " (wrap the function in a module)" if callable(model) else ""
         kind = type(model).__name__
-        raise TraceError(f"can't trace a {kind}: expected a torch.nn.Module, an ExportedProgram or a .pt2 file{hint}")
+        raise TraceError(
+            f"can't trace a {kind}: expected a torch.nn.Module, an ExportedProgram or a .pt2 file{hint}"
+        )
     compiled = getattr(model, "_orig_mod", None)
     return compiled if isinstance(compiled, nn.Module) else model
 
 
 def _check_weights(model: nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
             raise TraceError(f"the weight {name!r} has no shape yet: run the model once before tracing it")
         if tensor.is_complex():
-            raise TraceError(f"the weight {name!r} is complex ({tensor.dtype}): complex numbers are not supported")
+            raise TraceError(
+                f"the weight {name!r} is complex ({tensor.dtype}): complex numbers are not supported"
+            )
         if tensor.layout is not torch.strided or tensor.is_quantized:
             kind = "quantized" if tensor.is_quantized else str(tensor.layout).removeprefix("torch.")
             raise TraceError(f"the weight {name!r} is a {kind} tensor: only dense tensors are supported")
@@ -127,7 +137,8 @@ def _loaded(path: str, *, trust: bool) -> ExportedProgram:
         raise TraceError(f"can't trace {path!r}: expected a module, an ExportedProgram or a .pt2 file")
     if not trust:
         raise TraceError(
-            f"{path!r}: opening a .pt2 file can run code of its author's choosing; pass trust=True if you trust it"
+            f"{path!r}: opening a .pt2 file can run code of its author's choosing; "
+            "pass trust=True if you trust it"
         )
     if not os.path.isfile(path):
         raise TraceError(f"there is no file {path!r}")
@@ -179,21 +190,23 @@ def _check_writes(refusal: Refused, exported: ExportedProgram, *, state: bool) -
 def raise_for_write(kind: InputKind, target: str | None, where: str, *, state: bool, input_name: str) -> None:
     """Raises for a write to an input or weight, unless it is a buffer and state is wanted."""
     if kind is InputKind.USER_INPUT:
-        raise TraceError(f"the model writes into its input {input_name!r}{where}: work on a copy (x = x.clone())")
+        raise TraceError(
+            f"the model writes into its input {input_name!r}{where}: work on a copy (x = x.clone())"
+        )
     if kind is InputKind.PARAMETER:
         raise TraceError(
-            f"the model writes to its parameter {target!r}{where}: make it a buffer (register_buffer) and pass state=True, "
-            "or do not write to it in eval mode"
+            f"the model writes to its parameter {target!r}{where}: "
+            "make it a buffer (register_buffer) and pass state=True, or do not write to it in eval mode"
         )
     if kind is InputKind.CONSTANT_TENSOR:
         raise TraceError(
-            f"the model writes to its tensor {target!r}{where}, which is no buffer: register it (register_buffer) "
-            "and pass state=True, or work on a copy"
+            f"the model writes to its tensor {target!r}{where}, which is no buffer: "
+            "register it (register_buffer) and pass state=True, or work on a copy"
         )
     if kind is InputKind.BUFFER and not state:
         raise TraceError(
-            f"the model writes to its buffer {target!r}{where}; pass state=True to make it an input and output, "
-            "or do not write to it in eval mode"
+            f"the model writes to its buffer {target!r}{where}; "
+            "pass state=True to make it an input and output, or do not write to it in eval mode"
         )
 
 
@@ -210,7 +223,7 @@ def _check_written(decomposed: ExportedProgram, names: tuple[str, ...] | None, *
 
 
 def _decompose(exported: ExportedProgram) -> ExportedProgram:
-    """`run_decompositions({})` of a copy with eval dropout taken out: it would cut an alias there (wrong results, measured)."""
+    """`run_decompositions({})` of a copy without eval dropout, where it would cut an alias (measured)."""
     module, signature = copy.deepcopy(exported.graph_module), copy.deepcopy(exported.graph_signature)
     for node in list(module.graph.nodes):
         if node.target in _DROPOUTS and node.args[2] is False:
@@ -221,9 +234,11 @@ def _decompose(exported: ExportedProgram) -> ExportedProgram:
             module.graph.erase_node(node)
     try:
         with quiet_torch():
-            return exported._update(module, signature).run_decompositions({})
+            copied: ExportedProgram = exported._update(module, signature)
+            decomposed: ExportedProgram = copied.run_decompositions({})
     except Exception as error:
         raise TraceError(f"the model can't be made functional: {first_line(error)}") from error
+    return decomposed
 
 
 def _finish(program: Program, name: str, example: Example | None) -> None:

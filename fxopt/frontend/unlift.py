@@ -1,8 +1,8 @@
 """From an ExportedProgram to a `Program`: weights out of the inputs, canonical spelling, the user's names.
 
-Un-lifting is done by hand over the export's signature: `ep.module()` would add guards as a call and mutate the caller's
-weights. Ties are found by storage. Weights are shared with the caller, as objects of our own, so that nothing done to
-the program's module (`half()`, `to()`) can reach the caller's.
+Un-lifting is done by hand over the export's signature: `ep.module()` would add guards as a call and mutate
+the caller's weights. Ties are found by storage. Weights are shared with the caller, as objects of our own, so
+that nothing done to the program's module (`half()`, `to()`) can reach the caller's.
 """
 
 from collections.abc import Callable
@@ -134,7 +134,7 @@ class _Unlift:
 
     def _weight(self, source: Node) -> Node:
         """The `get_attr` node of a lifted weight, made at its first use; tied weights share one."""
-        name, tensor = self.pending[source]
+        _, tensor = self.pending[source]
         first = self.by_storage[_storage_key(tensor)]
         if first not in self.weight_nodes:
             target = _attribute(first)
@@ -197,7 +197,7 @@ class _Unlift:
         assert isinstance(value, (tuple, list))
         if key.endswith("no_stats"):
             x, weight, bias, training, momentum, eps = args
-            given = (x, weight, bias, None, None, training, momentum, eps, False)
+            given: tuple[object, ...] = (x, weight, bias, None, None, training, momentum, eps, False)
         else:
             x, weight, bias, mean, variance, momentum, eps = args
             given = (x, weight, bias, mean, variance, False, momentum, eps, False)
@@ -209,9 +209,7 @@ class _Unlift:
         assert input_tree is not None and output_tree is not None
         names = output_names(output_tree, {s.name for s in self.inputs})
         if self.states:
-            input_tree, output_tree = _with_states(
-                input_tree, output_tree, [s.name for _, s in self.states]
-            )
+            input_tree, output_tree = _with_states(input_tree, output_tree, [s.name for _, s in self.states])
             names += [s.name for _, s in self.states]
             results += [states[target] for target, _ in self.states]
         outputs = tuple(self._output_spec(n, r) for n, r in zip(names, results, strict=True))
@@ -278,7 +276,7 @@ def _empty_signature() -> Signature:
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:
-    """An object of our own over the caller's memory; `requires_grad` is kept, it changes which kernel runs."""
+    """An object of our own over the caller's memory; `requires_grad` stays, it changes which kernel runs."""
     if isinstance(tensor, torch.nn.Parameter):
         return torch.nn.Parameter(tensor.detach(), requires_grad=tensor.requires_grad)
     return tensor.detach().requires_grad_(tensor.requires_grad)

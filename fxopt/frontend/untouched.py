@@ -1,7 +1,8 @@
 """The caller's model stays as it was: what a forward assigns to its modules while it is traced is put back.
 
-Training flags, attributes and the contents of lists, dicts and sets are restored, also after a failure. Tensors
-need no care: torch.export runs on stand-ins, and the comparison runs on copies of what a model writes to.
+Training flags, attributes and the contents of lists, dicts and sets are restored, also after a failure.
+Tensors need no care: torch.export runs on stand-ins, and the comparison runs on copies of what a model writes
+to.
 """
 
 import contextlib
@@ -44,7 +45,7 @@ class Snapshot:
     def restore(self) -> None:
         """Puts everything back."""
         for name, module in self.modules.items():
-            attributes = vars(module)
+            attributes = module.__dict__
             for attribute in set(attributes) - set(self.attributes[name]):
                 del attributes[attribute]
             attributes.update(self.attributes[name])
@@ -62,13 +63,16 @@ def _refill(value: object, content: object) -> None:
     """Gives a container its old content, if it has another."""
     if isinstance(value, list) and isinstance(content, list):
         value[:] = content
-    elif isinstance(value, set) and isinstance(content, set) and value != content:
+    elif isinstance(value, set) and isinstance(content, set):
+        value &= content
+        value |= content
+    elif isinstance(value, dict) and isinstance(content, dict) and _items(value) != _items(content):
         value.clear()
         value.update(content)
-    elif isinstance(value, dict) and isinstance(content, dict):
-        if [(k, id(v)) for k, v in value.items()] != [(k, id(v)) for k, v in content.items()]:
-            value.clear()
-            value.update(content)
+
+
+def _items(value: dict[object, object]) -> list[tuple[object, int]]:
+    return [(k, id(v)) for k, v in value.items()]
 
 
 @contextlib.contextmanager

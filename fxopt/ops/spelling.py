@@ -1,7 +1,8 @@
 """Canonical spelling: one form for what torch can say in several ways.
 
-`view` is `reshape`, `t` is `permute`, `rsub` is `sub`, casts are `to.dtype`, copies are nothing. Rules are functions from a
-call's bound arguments to the call that stands for it; programs and patterns pass through the same table.
+`view` is `reshape`, `t` is `permute`, `rsub` is `sub`, casts are `to.dtype`, copies are nothing. Rules are
+functions from a call's bound arguments to the call that stands for it; programs and patterns pass through the
+same table.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,8 +23,15 @@ class Emit(Protocol):
     """Makes a canonical call in the new graph. `value` is its `meta["val"]` where already known."""
 
     def __call__(
-        self, op: object, args: tuple[object, ...], kwargs: dict[str, object] | None = None, *, value: object = None
-    ) -> Node: ...
+        self,
+        op: object,
+        args: tuple[object, ...],
+        kwargs: dict[str, object] | None = None,
+        *,
+        value: object = None,
+    ) -> Node:
+        """The node of the call."""
+        ...
 
 
 Arguments = dict[str, object]
@@ -61,7 +69,9 @@ def _reshape(emit: Emit, a: Arguments, value: object) -> object:
 def _sizes(emit: Emit, like: object) -> list[object]:
     """The sizes of a tensor as literals and, where dynamic, `sym_size` nodes."""
     shape = _value(like).shape
-    return [d if isinstance(d, int) else emit(aten.sym_size.int, (like, i), value=d) for i, d in enumerate(shape)]
+    return [
+        d if isinstance(d, int) else emit(aten.sym_size.int, (like, i), value=d) for i, d in enumerate(shape)
+    ]
 
 
 def _reshape_as(emit: Emit, a: Arguments, value: object) -> object:
@@ -113,7 +123,9 @@ def _movedim(emit: Emit, a: Arguments, value: object) -> object:
     for s, t in zip(source, target, strict=True):
         order[t] = s
     rest = iter(d for d in range(rank) if d not in source)
-    return emit(aten.permute.default, (a["self"], [next(rest) if o is None else o for o in order]), value=value)
+    return emit(
+        aten.permute.default, (a["self"], [next(rest) if o is None else o for o in order]), value=value
+    )
 
 
 def _dims(value: object, rank: int) -> list[int]:
@@ -126,7 +138,7 @@ def _swapped_sub(emit: Emit, a: Arguments, value: object) -> object:
 
 
 def _number_minus(emit: Emit, a: Arguments, value: object) -> object:
-    """a - alpha * x  as  (-x * alpha) + a, which rounds the same way."""
+    """Writes a - alpha * x as (-x * alpha) + a, which rounds the same way."""
     negated = emit(aten.neg.default, (a["self"],))
     if a["alpha"] != 1:
         negated = emit(aten.mul.Tensor, (negated, a["alpha"]))
@@ -151,7 +163,7 @@ def _softmax(op: torch._ops.OpOverload) -> Spelling:
 
 
 def _batch_norm(emit: Emit, a: Arguments, value: object) -> object:
-    """A norm by the batch's own statistics is an instance norm of one instance: x[n, c, *s] as [1, c, n * s]."""
+    """A norm by the batch's statistics is an instance norm of one instance: x[n, c, *s] as [1, c, n * s]."""
     if not (a["training"] is True and a["running_mean"] is None and a["running_var"] is None):
         return emit(aten.batch_norm.default, tuple(a.values()), value=value)
     x = _value(a["input"])
@@ -248,13 +260,17 @@ STANDING = frozenset(
 
 
 def _padded_conv(emit: Emit, op: torch._ops.OpOverload, a: Arguments, value: object) -> object:
-    """`padding="valid"` and symmetric `"same"` as numbers; asymmetric `"same"` by padding first, as torch does."""
+    """Padding "valid" and symmetric "same" as numbers; asymmetric "same" by padding first, as torch does."""
     weight = _value(a["weight"])
     rank = weight.dim() - 2
     dilation = a["dilation"]
     assert isinstance(dilation, (list, tuple))
     dilations = [int(d) for d in dilation] * (rank if len(dilation) == 1 else 1)
-    totals = [0] * rank if a["padding"] == "valid" else [d * (int(k) - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
+    totals = (
+        [0] * rank
+        if a["padding"] == "valid"
+        else [d * (int(k) - 1) for d, k in zip(dilations, weight.shape[2:], strict=True)]
+    )
     x = a["input"]
     if any(t % 2 for t in totals):
         extra = [n for t in reversed(totals) for n in (0, t % 2)]

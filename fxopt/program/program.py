@@ -1,8 +1,8 @@
 """`Program`: a functional ATen graph, its weights, its signature, its history.
 
-The graph is a plain `torch.fx.Graph` in the form that docs/architecture.md describes; weights live beside it in a table and
-are named by `get_attr` nodes. Copies share weights and fake values. The GraphModule, whose code generation is dear on big
-graphs, is made when it is first asked for.
+The graph is a plain `torch.fx.Graph` in the form that docs/architecture.md describes; weights live beside it
+in a table and are named by `get_attr` nodes. Copies share weights and fake values. The GraphModule, whose
+code generation is dear on big graphs, is made when it is first asked for.
 """
 
 from collections.abc import Iterator, Mapping
@@ -92,7 +92,9 @@ class Program:
     def graph_module(self) -> GraphModule:
         """The graph as a runnable module over the program's own weights."""
         if self._module is None or self._module_version != self.version:
-            self._module = GraphModule(dict(self.weights), self.graph, self.name if self.name.isidentifier() else "Program")
+            self._module = GraphModule(
+                dict(self.weights), self.graph, self.name if self.name.isidentifier() else "Program"
+            )
             self._module_version = self.version
         return self._module
 
@@ -163,7 +165,10 @@ class Program:
             expression = size.node.expr
             if expression.is_number:
                 return int(expression)
-            names = {s: sympy.Symbol(self.symbol_names.get(s, str(s)), integer=True) for s in expression.free_symbols}
+            names = {
+                s: sympy.Symbol(self.symbol_names.get(s, str(s)), integer=True)
+                for s in expression.free_symbols
+            }
             return str(PythonPrinter().doprint(expression.xreplace(names)))
         return int(size)  # type: ignore[call-overload, no-any-return]
 
@@ -174,11 +179,12 @@ class Program:
 
     def __repr__(self) -> str:
         inputs = ", ".join(map(str, self.signature.inputs))
-        return f"<Program {self.name}({inputs}), {sum(1 for _ in self.calls())} ops, {len(self.weights)} weights>"
+        calls = sum(1 for _ in self.calls())
+        return f"<Program {self.name}({inputs}), {calls} ops, {len(self.weights)} weights>"
 
     def diff(self, other: "Program") -> str:
         """A unified text diff from this program to `other`, by structure; empty if they are the same."""
-        from fxopt.program.text import program_diff
+        from fxopt.program.diff import program_diff
 
         return program_diff(self, other)
 
@@ -193,7 +199,7 @@ class Program:
         save_program(self, path)
 
     def exported_program(self) -> torch.export.ExportedProgram:
-        """The program as a `torch.export.ExportedProgram`: the way out to AOTInductor, ExecuTorch and others."""
+        """The program as a `torch.export.ExportedProgram`: the way to AOTInductor, ExecuTorch and others."""
         from fxopt.program.exported import to_exported_program
 
         return to_exported_program(self)

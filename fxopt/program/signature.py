@@ -1,7 +1,7 @@
 """What a program or artifact takes and returns: names, dtypes, sizes, constants, containers.
 
-Tensors travel flat through graphs and files; the `Signature` turns the user's arguments into that flat list and the flat
-outputs back into the user's containers, and checks what it is given.
+Tensors travel flat through graphs and files; the `Signature` turns the user's arguments into that flat list
+and the flat outputs back into the user's containers, and checks what it is given.
 
 >>> import torch
 >>> spec = TensorSpec("x", torch.float32, ("batch", 8))
@@ -11,13 +11,16 @@ outputs back into the user's containers, and checks what it is given.
 
 import ast
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, islice
 
 import torch
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import ArtifactError, InputError
+from fxopt.program.binding import NO_DEFAULT, bind_arguments
+from fxopt.program.containers import short_text
 
 __all__ = [
     "ConstantSpec",
@@ -37,9 +40,9 @@ Dim = int | str
 """A size: a number, or an expression over symbol names such as "batch" or "2*batch"."""
 
 _SHORT = {
-    torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64",
-    torch.int32: "i32", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.bool: "bool",
-    torch.complex64: "c64", torch.complex128: "c128",
+    torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16",
+    torch.int64: "i64", torch.int32: "i32", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8",
+    torch.bool: "bool", torch.complex64: "c64", torch.complex128: "c128",
 }  # fmt: skip
 
 
@@ -68,10 +71,18 @@ class Symbol:
     min: int = 0
     max: int | None = None
 
+    def takes(self, size: int) -> bool:
+        """Whether a size is in the range."""
+        return self.min <= size and (self.max is None or size <= self.max)
+
+    def range_text(self) -> str:
+        """`from 2 to 9`, `from 2`."""
+        return f"from {self.min}" if self.max is None else f"from {self.min} to {self.max}"
+
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor input or output. `low` and `high` bound the values of an integer input (inclusive), where known."""
+    """A tensor input or output; `low` and `high` bound an integer input's values (inclusive), where known."""
 
     name: str
     dtype: torch.dtype
@@ -164,8 +175,9 @@ def solve_sizes(specs: Iterable[Spec], shapes: Iterable[Sequence[int]]) -> dict[
 class Signature:
     """Inputs and outputs in pytree order, the containers they came in, and the dynamic dimensions.
 
-    `input_tree` is the TreeSpec of `(args, kwargs)`, `output_tree` that of the result. `input_names` are the names of the
-    top-level arguments, so that any of them can be passed by keyword.
+    `input_tree` is the TreeSpec of `(args, kwargs)`, `output_tree` that of the result. `arguments` are the
+    names of the arguments in the order of positions, so that any of them can be passed either way; empty for
+    a model of `*args`.
     """
 
     inputs: tuple[Spec, ...]
@@ -200,8 +212,8 @@ class Signature:
                 tensors.append(_checked(spec, leaf))
             elif isinstance(spec, ConstantSpec) and not _same_constant(spec.value, leaf):
                 raise InputError(
-                    f"input {spec.name!r} was fixed at {spec.value!r} when the model was traced, got {_short(leaf)}; "
-                    "trace again with the other value"
+                    f"input {spec.name!r} was fixed at {spec.value!r} when the model was traced, "
+                    f"got {short_text(leaf)}; trace again with the other value"
                 )
         self.check_sizes(tensors)
         return tensors
@@ -226,56 +238,25 @@ class Signature:
                     raise InputError(f"input {spec} has size {size} at axis {axis}, expected {how}{hint}")
         for name, size in sizes.items():
             symbol = self.symbols.get(name)
-            if symbol is None:
-                continue
-            if size < symbol.min or (symbol.max is not None and size > symbol.max):
-                top = "" if symbol.max is None else f" to {symbol.max}"
-                raise InputError(f"the dynamic size {name} is {size}, but the model takes {symbol.min}{top}")
+            if symbol is not None and not symbol.takes(size):
+                raise InputError(
+                    f"the dynamic size {name} is {size}, the model takes it {symbol.range_text()}"
+                )
         return sizes
 
-    def _leaves(self, args: tuple[object, ...], kwargs: dict[str, object]) -> list[object]:
+    def _leaves(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[object]:
         leaves, tree = pytree.tree_flatten((tuple(args), dict(kwargs)))
         if tree == self.input_tree:
             return leaves
-        leaves, tree = pytree.tree_flatten(self._rearranged(tuple(args), dict(kwargs)))
-        if tree != self.input_tree or len(leaves) != len(self.inputs):
-            expected = ", ".join(map(str, self.inputs))
-            got = f"{len(args)} positional and {sorted(kwargs)} keyword" if kwargs else f"{len(args)} positional"
-            raise InputError(f"expected ({expected}), got {got} arguments in another structure")
-        return leaves
+        # What was fixed at trace time may be left out.
+        defaults = [s.value if isinstance(s, ConstantSpec) else NO_DEFAULT for s in self.inputs]
+        return bind_arguments(self.input_tree, self.arguments or self._numbered(), args, kwargs, defaults)
 
-    def _rearranged(
-        self, args: tuple[object, ...], kwargs: dict[str, object]
-    ) -> tuple[tuple[object, ...], dict[str, object]]:
-        """Moves arguments between positions and names to the form they had when the model was traced."""
-        if self.input_tree.num_children != 2 or len(self.arguments) < len(args):
-            return args, kwargs
-        positional, named = self.input_tree.children()
-        given = dict(zip(self.arguments, args, strict=False))
-        twice = sorted(set(given) & set(kwargs))
-        if twice:
-            raise InputError(f"argument {twice[0]!r} is given twice, by position and by name")
-        given |= kwargs
-        count = positional.num_children
-        names = self.arguments[:count]
-        missing = [n for n in (*names, *named.context) if n not in given]
-        # an argument that was None when traced may be left out
-        for name in list(missing):
-            spec = next((s for s in self.inputs if s.name == name), None)
-            if isinstance(spec, ConstantSpec):
-                given[name] = spec.value
-                missing.remove(name)
-        if missing:
-            raise InputError(f"missing argument {missing[0]!r}; expected ({', '.join(map(str, self.inputs))})")
-        unknown = [n for n in given if n not in names and n not in named.context]
-        if unknown:
-            if given[unknown[0]] is None:
-                given = {k: v for k, v in given.items() if k not in unknown}
-            else:
-                raise InputError(
-                    f"unknown argument {unknown[0]!r}; expected ({', '.join(map(str, self.inputs))})"
-                )
-        return tuple(given[n] for n in names), {n: given[n] for n in named.context}
+    def _numbered(self) -> tuple[str, ...]:
+        """Names for the positions of a model of `*args`: the inputs', or the first one's of a container."""
+        starts = accumulate((c.num_leaves for c in self.input_tree.child(0).children()), initial=0)
+        count = self.input_tree.child(0).num_children
+        return tuple(self.inputs[i].name if i < len(self.inputs) else str(i) for i in islice(starts, count))
 
     def unflatten_outputs(self, flat: Sequence[object]) -> object:
         """The model's own containers from the computed outputs, in order; constants are put back in."""
@@ -287,16 +268,9 @@ class Signature:
         """The computed outputs of a result in the model's own containers, constants left out."""
         leaves = pytree.tree_leaves(result)
         if len(leaves) != len(self.outputs):
-            leaves = [leaf for leaf in leaves if leaf is not None]
-            return leaves
+            # A container from a file may have left out what was None.
+            return [leaf for leaf in leaves if leaf is not None]
         return [leaf for s, leaf in zip(self.outputs, leaves, strict=True) if not isinstance(s, ConstantSpec)]
-
-
-def _short(value: object) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _same_constant(expected: object, given: object) -> bool:
@@ -305,9 +279,11 @@ def _same_constant(expected: object, given: object) -> bool:
 
 def _checked(spec: TensorSpec, leaf: object) -> torch.Tensor:
     if not isinstance(leaf, torch.Tensor):
-        raise InputError(f"input {spec} must be a tensor, got {_short(leaf)}")
+        raise InputError(f"input {spec} must be a tensor, got {short_text(leaf)}")
     if leaf.dtype != spec.dtype:
         raise InputError(f"input {spec} must have dtype {spec.dtype}, got {leaf.dtype}")
     if leaf.dim() != len(spec.shape):
-        raise InputError(f"input {spec} must have {len(spec.shape)} dimensions, got shape {tuple(leaf.shape)}")
+        raise InputError(
+            f"input {spec} must have {len(spec.shape)} dimensions, got shape {tuple(leaf.shape)}"
+        )
     return leaf

@@ -1,7 +1,7 @@
-"""Pytree specs and signatures as JSON: tuples, lists, dicts and named tuples by shape; any other container as a dict.
+"""Pytree specs and signatures as JSON: tuples, lists, dicts by shape; any other container as a dict.
 
-A file never names a class to import: what fxopt does not know comes back as a dict (or a list where the class has no
-field names), so that loading runs no code of the file's choosing.
+A file never names a class to import: what fxopt does not know comes back as a dict (or a list where the class
+has no field names), so that loading runs no code of the file's choosing.
 
 >>> from torch.utils import _pytree as pytree
 >>> tree = pytree.tree_structure({"a": (1, None)})
@@ -11,10 +11,10 @@ True
 
 from dataclasses import asdict
 
-import torch
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import ArtifactError
+from fxopt.program.containers import field_names
 from fxopt.program.signature import ConstantSpec, ScalarSpec, Signature, Spec, Symbol, TensorSpec, named_dtype
 
 __all__ = ["Json", "signature_from_json", "signature_to_json", "tree_from_json", "tree_to_json"]
@@ -31,24 +31,8 @@ def tree_to_json(tree: pytree.TreeSpec) -> object:
         return ["tuple", None, children]
     if tree.type is list:
         return ["list", None, children]
-    keys = _field_names(tree)
+    keys = field_names(tree)
     return ["dict", keys, children] if keys is not None else ["list", None, children]
-
-
-def _field_names(tree: pytree.TreeSpec) -> list[str | int] | None:
-    """The keys of a mapping-like container: a dict's, a namedtuple's fields, a registered class's key strings."""
-    context = tree.context
-    for candidate in (context, context[0] if isinstance(context, (tuple, list)) and context else None):
-        if (
-            isinstance(candidate, (list, tuple))
-            and len(candidate) == tree.num_children
-            and all(isinstance(k, (str, int)) for k in candidate)
-        ):
-            return list(candidate)
-    fields = getattr(context, "_fields", None) or getattr(tree.type, "_fields", None)
-    if fields is not None and len(fields) == tree.num_children:
-        return list(fields)
-    return None
 
 
 def tree_from_json(value: object) -> pytree.TreeSpec:
@@ -78,7 +62,11 @@ def _skeleton(value: object) -> object:
 
 def _spec_to_json(spec: Spec) -> Json:
     if isinstance(spec, TensorSpec):
-        entry: Json = {**asdict(spec), "dtype": str(spec.dtype).removeprefix("torch."), "shape": list(spec.shape)}
+        entry: Json = {
+            **asdict(spec),
+            "dtype": str(spec.dtype).removeprefix("torch."),
+            "shape": list(spec.shape),
+        }
         return {"kind": "tensor", **{k: v for k, v in entry.items() if v is not None}}
     if isinstance(spec, ConstantSpec):
         return {"kind": "constant", "name": spec.name, "value": _literal(spec.value)}
@@ -146,11 +134,3 @@ def signature_from_json(value: object) -> Signature:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"the file's signature is malformed: {error!r}") from error
-
-
-def static_specs(tensors: list[torch.Tensor], names: list[str]) -> tuple[TensorSpec, ...]:
-    """Specs of fixed size for example tensors."""
-    return tuple(
-        TensorSpec(n, t.dtype, tuple(int(d) for d in t.shape), str(t.device))
-        for n, t in zip(names, tensors, strict=True)
-    )
