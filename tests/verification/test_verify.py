@@ -397,6 +397,45 @@ def test_the_candidates_float64_serves_where_the_reference_has_none():
     assert example.actual == pytest.approx(float(program(*example.args)[example.index]))
 
 
+class Chosen(nn.Module):
+    """The best of classes of which two have the same weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 4, bias=False)
+        with torch.no_grad():
+            self.linear.weight[3] = self.linear.weight[0]
+            self.linear.weight[1:3] = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x).abs().argmax(1)
+
+
+def test_ties_that_rounding_decides_are_no_difference():
+    torch.manual_seed(0)
+    program = trace(Chosen().eval(), (torch.randn(4, 16),), dynamic_shapes=[{0: "batch"}])
+    normal = [(torch.randn(n, 16),) for n in (2, 3)]
+    assert all(bool((program(*x) == 0).all()) for x in normal)
+    report = verified_run(program, lambda tensors: [3 - program.run_flat(tensors)[0]], inputs=normal)
+    assert report.ok, report.reason
+    assert "rounding decides" in report.outputs[0].reason
+    report = verified_run(program, lambda tensors: [2 - program.run_flat(tensors)[0]], inputs=normal)
+    assert report.verdict is Verdict.DIFFERENT
+
+
+def test_algebra_needs_the_references_own_float64():
+    """A rewritten float64 program is compared with the one that it was made from, or not at all."""
+    _, program = conv_bn()
+
+    def algebra(tensors: list[torch.Tensor]) -> list[object]:
+        raise AssertionError("not to be run")
+
+    file = Subject(program.signature, program.run_flat)
+    report = verify_runs(file, subject_of(program), algebra=algebra)
+    assert report.ok
+    assert report.oracle == "float64"
+
+
 def test_exact_and_approximate_contracts():
     module, program = conv_bn()
     right = module_subject(folded(module), program.signature)
