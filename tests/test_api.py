@@ -49,7 +49,7 @@ def test_optimize_writes_a_verified_file_that_takes_and_returns_the_models_own_c
 
     assert result.report.ok
     assert result.report.artifact is not None and result.report.artifact.size == path.stat().st_size
-    assert [p.name for p in result.report.passes if p.changed] == ["fuse-conv-bn"]
+    assert "fuse-conv-bn" in [p.name for p in result.report.passes if p.changed]
     assert "aten.batch_norm" not in (result.report.after.ops if result.report.after else {})
     for artifact in (result.artifact, fxopt.load(path)):
         outputs = artifact(image=torch.cat([image, image, image]))

@@ -4,7 +4,9 @@ import importlib
 import pkgutil
 
 if __name__ != "fxopt.passes":
-    raise ImportError("this folder is the package fxopt.passes: import fxopt.passes, not through the link at the root")
+    raise ImportError(
+        "this folder is the package fxopt.passes: import fxopt.passes, not through the link at the root"
+    )
 
 for _found in pkgutil.walk_packages(__path__, "fxopt.passes."):
     importlib.import_module(_found.name)

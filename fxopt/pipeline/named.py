@@ -1,7 +1,12 @@
-"""Named pipelines: `O0`, `clean`, `O1`.
+"""Named pipelines: `O0`, `clean`, `O1`, `O2`.
 
-`clean` is exact cleaning that keeps a model trainable: norms, dropout sites and provenance stay. `O1` is every exact or
-equivalent rewrite. Precision is never hidden in an O-level.
+`O0` traces only. `clean` is exact cleaning that keeps a model trainable: norms, dropout sites, tied
+weights, scales of ones and provenance stay. `O1` is every exact or equivalent rewrite, to a fixpoint: run
+again it changes nothing. `O2{target=onnx}` is O1 and what a target adds; no target adds anything yet.
+Precision is never hidden in an O-level.
+
+>>> expand_named(Named("O2", (("target", "onnx"),)))
+'O1'
 """
 
 from collections.abc import Callable
@@ -29,15 +34,32 @@ def _fixed(text: str) -> Callable[[dict[str, object]], str]:
     return expand
 
 
-_CLEAN = "fold-constants,eliminate-common-subexpressions,eliminate-dead-code"
+def _o2(options: dict[str, object]) -> str:
+    """O1, then the target's layout, prepacked and fused kernels: there are none yet."""
+    unknown = sorted(set(options) - {"target"})
+    if unknown:
+        raise PipelineError(f"O2 has no option {unknown[0]!r}; its option is target")
+    target = options.get("target")
+    if target is not None and not isinstance(target, str):
+        raise PipelineError(f"O2: expected the name of a target such as onnx, got {target!r}")
+    return "O1"
+
+
+_CLEAN = (
+    "eliminate-dead-code,eliminate-identities{exact=true,keep_dropout=true,keep_weights=true},"
+    "simplify-reshapes,fold-constants{keep_shared=true},eliminate-common-subexpressions,eliminate-dead-code"
+)
+# Identities first: they stand between what is fused. A product with a transposed weight becomes a linear
+# layer before the transpose is folded, a BatchNorm goes once its weights are known.
 _O1 = (
-    "fold-constants,eliminate-common-subexpressions,"
-    "fuse-conv-bn,fold-constants,eliminate-common-subexpressions,eliminate-dead-code"
+    "fixpoint(eliminate-dead-code,eliminate-identities,simplify-reshapes,fuse-matmul-add,"
+    "unflatten-linear,fold-constants,eliminate-common-subexpressions,fuse-conv-bn,fuse-linear-bn)"
 )
 
 register_pipeline("O0", _fixed(""))
 register_pipeline("clean", _fixed(_CLEAN))
 register_pipeline("O1", _fixed(_O1))
+register_pipeline("O2", _o2)
 
 
 def expand_named(step: Named) -> str | None:

@@ -136,9 +136,9 @@ def test_timing_and_explain(net: str, tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = ["optimize", f"{net}:build", "--target", "eager", "--output", str(tmp_path)]
     assert main([*arguments, "--timing", "--explain", "fuse-conv-bn"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    (row,) = [line.split() for line in lines if line.startswith("fuse-conv-bn ")]
-    assert row[2] == "1"
-    assert "fuse-conv-bn: 1 rewrites, 0 refusals" in lines
+    rows = [line.split() for line in lines if line.startswith("fuse-conv-bn ")]
+    assert [row[2] for row in rows] == ["1", "0"]  # O1 runs until nothing changes
+    assert any(line.startswith("fuse-conv-bn: 1 rewrites") for line in lines)
 
 
 def test_keyword_arguments(net: str, tmp_path: Path):

@@ -13,7 +13,8 @@ class EliminateDeadCode(Pass):
 
     Before: `%a = relu(%x)`, `%b = tanh(%x)`, `return %b`. After: `%b = tanh(%x)`, `return %b`.
 
-    Purity is the op table's, not torch.fx's: dead attention, LSTM and eval dropout go, a user's op that writes stays.
+    Purity is the op table's, not torch.fx's: dead attention, LSTM and eval dropout go, a user's op that
+    writes stays.
     """
 
     contract = Contract.EXACT

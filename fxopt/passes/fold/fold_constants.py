@@ -1,13 +1,23 @@
 """Folds what is computed from weights and literals alone."""
 
+import contextlib
+import operator
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
 import torch
 from torch.fx import Node
+from torch.fx.node import map_arg
 
-from fxopt.ops import is_pure, op_info
+from fxopt.ops import is_pure, is_view, op_info
 from fxopt.pipeline import Contract, Pass, register_pass
-from fxopt.rewriting import Rewriter
+from fxopt.rewriting import Const, Rewriter
 
 __all__ = ["FoldConstants"]
+
+
+def _motif(x: torch.Tensor, w: Const) -> torch.Tensor:
+    return x @ w.exp().permute(1, 0) + w.sum(1)
 
 
 @register_pass
@@ -16,91 +26,159 @@ class FoldConstants(Pass):
 
     Before: `%a = permute(w, [1, 0])`, `%b = matmul(%x, %a)`. After: `%b = matmul(%x, folded)`.
 
-    Only ops that are known to be pure are run; a result is stored only while it does not make the weights grow by more than
-    `max_growth` bytes over what it replaces (an `expand` of a constant stays an `expand`).
+    Only ops that are known to be pure are run, as the reference evaluator runs them. A result is stored only
+    while it does not make the weights grow by more than `max_growth` bytes over the weights that go for it:
+    an `expand` of a constant stays one, and so does the transpose of an embedding that is used as it is too.
+    Inner results of what stays are folded in turn.
     """
 
     contract = Contract.EXACT
 
     max_growth: int = 1_000_000
-    """Bytes by which a stored result may exceed the weights that it is computed from."""
+    """Bytes by which a stored result may exceed the weights that go for it."""
+    keep_shared: bool = False
+    """Leave alone what is computed from a weight that is also used as it is: they may be tied in training."""
+
+    motifs: ClassVar[tuple[Callable[..., object], ...]] = (_motif,)
 
     def run(self, rewriter: Rewriter) -> None:
-        """Folds the outermost constant calls."""
-        constant: set[Node] = set()
+        """Folds the last calls of the constant part, those that others read."""
+        constant = _constant_calls(rewriter)
+        folding = _Folding(rewriter, constant, self)
         for node in rewriter.nodes():
-            if _foldable(node) and all(n in constant or rewriter.value(n) is not None for n in node.all_input_nodes):
-                constant.add(node)
-        values: dict[Node, object] = {}
-        for node in rewriter.nodes():
-            if node in constant and any(u not in constant for u in node.users) and not node._erased:
-                self._fold(rewriter, node, values)
-
-    def _fold(self, rewriter: Rewriter, node: Node, values: dict[Node, object]) -> None:
-        if not isinstance(node.meta["val"], torch.Tensor):
-            return
-        recorded = node.meta["val"]
-        size = recorded.numel() * recorded.element_size()
-        sources = {n for n in _sources(node) if rewriter.value(n) is not None}
-        held = sum(n.meta["val"].numel() * n.meta["val"].element_size() for n in sources)
-        if size > held + self.max_growth:
-            rewriter.refuse(node, f"the folded tensor would take {size} bytes, its sources take {held}")
-            return
-        tensor = _evaluate(rewriter, node, values)
-        assert isinstance(tensor, torch.Tensor)
-        with rewriter.rewrite("fold-constants", node):
-            rewriter.replace(node, rewriter.constant(tensor.detach()))
+            if node in constant and any(user not in constant for user in node.users):
+                folding.fold(node)
 
 
-def _foldable(node: Node) -> bool:
-    """A pure, deterministic call with one tensor (or several) as its value and no symbolic size in it."""
+def _constant_calls(rewriter: Rewriter) -> set[Node]:
+    constant: set[Node] = set()
+    for node in rewriter.nodes():
+        inputs = node.all_input_nodes
+        if all(n in constant or rewriter.value(n) is not None for n in inputs) and _is_foldable(node):
+            constant.add(node)
+    return constant
+
+
+def _is_foldable(node: Node) -> bool:
+    """A pure call without dynamic sizes, of an op whose purity is known: a user's op may count its calls."""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
         known = target.namespace in ("aten", "prims") or op_info(target).pure is True
         if not known or not is_pure(node):
             return False
-    elif getattr(target, "__name__", "") != "getitem":
+    elif target is not operator.getitem:
         return False
-    return all(_static(v) for v in _tensors(node.meta.get("val")))
+    value = node.meta["val"]
+    return all(map(_is_static, value if isinstance(value, (list, tuple)) else [value]))
 
 
-def _tensors(value: object) -> list[object]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _static(value: object) -> bool:
+def _is_static(value: object) -> bool:
     return isinstance(value, torch.Tensor) and all(isinstance(d, int) for d in value.shape)
 
 
-def _sources(node: Node) -> set[Node]:
-    seen: set[Node] = set()
-    todo = [node]
-    while todo:
-        current = todo.pop()
-        if current not in seen:
-            seen.add(current)
-            todo += current.all_input_nodes
-    return seen
+class _Folding:
+    """The values of constant calls, and how many bytes the weights may still grow."""
 
+    def __init__(self, rewriter: Rewriter, constant: set[Node], options: FoldConstants) -> None:
+        self.rewriter, self.constant, self.options = rewriter, constant, options
+        self.values: dict[Node, object] = {}
+        self.spent: set[Node] = set()
+        """Weights whose bytes a stored result has taken the place of."""
 
-def _evaluate(rewriter: Rewriter, node: Node, values: dict[Node, object]) -> object:
-    """The value of a constant call; inner results are kept for other calls that share them."""
+    def fold(self, node: Node) -> None:
+        """Stores the value of a constant call if it is small enough, else those of its operands."""
+        todo = [node]
+        while todo:
+            current = todo.pop()
+            value = current.meta["val"]
+            if current._erased or not isinstance(value, torch.Tensor):
+                continue
+            weights = self._weights_behind(current)
+            sources = [w for w in weights if w not in self.spent and self._goes(w)]
+            why = self._objection(value, weights, sources)
+            if why:
+                self.rewriter.refuse(current, why, rule="fold-constants")
+                todo += [n for n in current.all_input_nodes if n in self.constant]
+                continue
+            self.spent.update(sources)
+            tensor = self._value(current)
+            assert isinstance(tensor, torch.Tensor)
+            with self.rewriter.rewrite("fold-constants", current):
+                self.rewriter.replace(current, self.rewriter.constant(tensor.detach()))
 
-    def value(argument: Node) -> object:
-        stored = rewriter.value(argument)
-        return stored if stored is not None else values[argument]
+    def _objection(self, value: torch.Tensor, weights: list[Node], sources: list[Node]) -> str:
+        """Why a result is not stored; empty if it may be."""
+        shared = next((w for w in weights if not self._goes(w)), None)
+        if self.options.keep_shared and shared is not None:
+            return f"{shared.target} is also used as it is (keep_shared)"
+        size, freed = _bytes(value), sum(_bytes(w.meta["val"]) for w in sources)
+        if size > freed + self.options.max_growth:
+            return f"the result takes {size} bytes, the weights that go for it {freed}"
+        return ""
 
-    pending = [node]
-    while pending:
-        current = pending[-1]
-        waiting = [n for n in current.all_input_nodes if n not in values and rewriter.value(n) is None]
-        if waiting:
+    def _goes(self, weight: Node) -> bool:
+        """Whether only constant calls use a weight."""
+        return all(user in self.constant for user in weight.users)
+
+    def _weights_behind(self, node: Node) -> list[Node]:
+        seen: dict[Node, None] = {}
+        todo = [node]
+        while todo:
+            current = todo.pop()
+            if current not in seen:
+                seen[current] = None
+                todo += current.all_input_nodes
+        return [n for n in seen if n.op == "get_attr"]
+
+    def _value(self, node: Node) -> object:
+        """The value of a constant call; inner results are kept for other calls that share them."""
+        pending = [node]
+        while pending:
+            current = pending[-1]
+            waiting = [
+                n for n in current.all_input_nodes if n not in self.values and self.rewriter.value(n) is None
+            ]
             pending += waiting
-            continue
-        pending.pop()
-        if current not in values:
-            args = torch.fx.node.map_arg(current.args, value)  # type: ignore[arg-type]
-            kwargs = torch.fx.node.map_arg(dict(current.kwargs), value)  # type: ignore[arg-type]
-            with torch.no_grad():
-                values[current] = current.target(*args, **kwargs)  # type: ignore[operator, misc]
-    return values[node]
+            if not waiting:
+                pending.pop()
+                if current not in self.values:
+                    self.values[current] = self._run(current)
+        return self.values[node]
+
+    def _run(self, node: Node) -> object:
+        """Runs a call as the reference evaluator does; views stay views of their weight."""
+        view = is_view(node.target)
+
+        def operand(argument: Node) -> object:
+            stored = self.rewriter.value(argument)
+            value = self.values[argument] if stored is None else stored
+            return value if view or not isinstance(value, torch.Tensor) else _plain(value)
+
+        args = map_arg(node.args, operand)  # type: ignore[arg-type]
+        kwargs = map_arg(dict(node.kwargs), operand)  # type: ignore[arg-type]
+        with torch.no_grad(), _one_thread():
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _bytes(value: torch.Tensor) -> int:
+    return value.numel() * value.element_size()
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Contiguous, of its own memory: kernels may sum in another order elsewhere."""
+    if tensor.is_contiguous() and not tensor.storage_offset():
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
