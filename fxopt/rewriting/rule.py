@@ -23,8 +23,15 @@ from fxopt.errors import PassError
 __all__ = ["ArgumentKind", "Const", "Match", "Parameter", "Refused", "Rule", "rule_parameters"]
 
 
-class Const:
-    """Annotation: a tensor known at compile time, a weight or a folded constant."""
+if typing.TYPE_CHECKING:
+
+    class Const(torch.Tensor):
+        """A tensor, for a type checker: patterns hand it to torch's functions."""
+
+else:
+
+    class Const:
+        """Annotation: a tensor known at compile time, a weight or a folded constant."""
 
 
 class ArgumentKind(enum.Enum):

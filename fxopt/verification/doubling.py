@@ -1,9 +1,10 @@
 """`double_program`: the same program in float64, the reference that rounding is measured against.
 
-Weights and float inputs become float64, and so does every low-precision float dtype that stands in the graph
-as a literal: in `to.dtype`, in factory functions, in accumulation dtypes. What rests on torch's default dtype
-(a factory without a dtype, an integer divided by an integer) is made explicit. Integers and booleans stay as
-they are. The result is a canonical Program over the same sizes, so that a pass can be run on it.
+Weights and float inputs become float64, and so does every low-precision float dtype that stands in the
+graph as a literal: in `to.dtype`, in factory functions, in accumulation dtypes. What rests on torch's
+default dtype (a factory without a dtype, an integer divided by an integer) is made explicit. Integers and
+booleans stay as they are; casts that widen nothing any more go. The result is a canonical Program over the
+same sizes, so that a pass can be run on it.
 
 >>> import torch
 >>> from fxopt.frontend import trace
@@ -99,6 +100,14 @@ def _double_spec(spec: Spec) -> Spec:
     return dataclasses.replace(spec, dtype=double_dtype(spec.dtype)) if isinstance(spec, TensorSpec) else spec
 
 
+def _uncast(target: object, args: tuple[object, ...]) -> Node | None:
+    """The operand of a cast to the dtype that it has already, which is no canonical call."""
+    if target is not aten.to.dtype or not isinstance(args[0], Node):
+        return None
+    value = args[0].meta.get("val")
+    return args[0] if isinstance(value, torch.Tensor) and value.dtype == args[1] else None
+
+
 def _kept(old: object, new: object) -> object:
     """The old value where the new one is the same, so that what follows is not inferred again."""
     return old if value_key(old) == value_key(new) else new
@@ -147,6 +156,10 @@ class _Doubling:
     def _call(self, node: Node) -> None:
         args = tuple(self._argument(a) for a in node.args)
         kwargs = {name: self._argument(a) for name, a in node.kwargs.items()}
+        same = _uncast(node.target, args)
+        if same is not None:
+            self.twins[node] = same
+            return
         operands = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
         if op_key(node.target) == "aten.view.dtype" and any(map(_is_low, operands)):
             raise NoFloat64Error(
