@@ -7,7 +7,7 @@
 import difflib
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,7 @@ import typer
 
 from fxopt.cli.console import progress, stdout
 from fxopt.cli.options import JsonFlag, QuietFlag, TrustFlag, read_model
-from fxopt.cli.user_code import ModelSource
+from fxopt.cli.user_code import ModelSource, read_function, split_factory
 from fxopt.cli.values import calls, parse_dynamic, read_npz
 from fxopt.errors import ArtifactError, InputError, PipelineError, VerificationError
 from fxopt.report import Report
@@ -40,6 +40,13 @@ _Dynamic = Annotated[
 ]
 _Calibration = Annotated[
     Path | None, typer.Option("--calibration", metavar="DATA.npz", help="Records by input name, for passes.")
+]
+_Metric = Annotated[
+    str | None,
+    typer.Option("--metric", metavar="FILE.py:FUNCTION", help="Scores a callable, higher is better."),
+]
+_MaxDrop = Annotated[
+    float | None, typer.Option("--max-drop", help="By how much the metric may fall, absolute, such as 0.005.")
 ]
 _Opset = Annotated[int | None, typer.Option("--opset", help="The ONNX opset.")]
 _Plugin = Annotated[
@@ -66,9 +73,21 @@ class _Request:
     folder: Path | None
     dynamic: dict[str, dict[int, object]]
     calibration: Path | None
+    metric: "Callable[[Callable[..., object]], float] | None"
+    max_drop: float | None
     opset: int | None
     check_each: bool
     trust: bool
+
+
+@dataclass(frozen=True)
+class _View:
+    """What of the report is shown."""
+
+    explain: str | None
+    timing: bool
+    json: bool
+    quiet: bool
 
 
 def optimize(
@@ -78,6 +97,8 @@ def optimize(
     output: _Output = None,
     dynamic: _Dynamic = None,
     calibration: _Calibration = None,
+    metric: _Metric = None,
+    max_drop: _MaxDrop = None,
     opset: _Opset = None,
     plugin: _Plugin = None,
     explain: _Explain = None,
@@ -91,7 +112,7 @@ def optimize(
     """Optimize a model, lower it, verify the file.
 
     Writes DIR/model.onnx, .pt or .fxopt and DIR/report.json. Exit code 0: done. 1: the file differs from
-    the model and was not kept. 2: a mistake in what was asked for.
+    the model, or the metric fell too far; it was not kept. 2: a mistake in what was asked for.
     """
     manager = _manager(pipeline, target, plugin or ())
     _check_explained(explain, manager)
@@ -99,16 +120,20 @@ def optimize(
         raise InputError("give --output DIR for the files, or --dry-run to write none")
     shapes, source = parse_dynamic(dynamic or ()), read_model(model)
     folder = None if dry_run or output is None else _made(output)
-    request = _Request(source, manager, target, folder, shapes, calibration, opset, check_each, trust)
-    with progress(quiet=quiet or json):
-        report, failure = _run(request)
-    if folder is not None and report is not None:
-        report.save(folder / REPORT_FILE)
-    if report is not None:
-        _show(report, explain=explain, timing=timing, json=json, quiet=quiet)
-    if failure is not None:
-        raise failure
-    return 0
+    request = _Request(
+        source=source,
+        manager=manager,
+        target=target,
+        folder=folder,
+        dynamic=shapes,
+        calibration=calibration,
+        metric=_metric(metric, max_drop),
+        max_drop=max_drop,
+        opset=opset,
+        check_each=check_each,
+        trust=trust,
+    )
+    return _carry_out(request, _View(explain, timing, json, quiet))
 
 
 def _manager(pipeline: str, target: str, plugins: Iterable[Path]) -> "PassManager":
@@ -129,6 +154,31 @@ def _check_explained(name: str | None, manager: "PassManager") -> None:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"its passes are {', '.join(known) or 'none'}"
     raise PipelineError(f"--explain {name!r}: the pipeline has no such pass; {hint}")
+
+
+def _metric(text: str | None, max_drop: float | None) -> Callable[[Callable[..., object]], float] | None:
+    """The user's score as a function that returns a float.
+
+    Raises:
+        InputError: `--max-drop` without a metric, or a metric that is no FILE.py:FUNCTION.
+    """
+    if text is None:
+        if max_drop is not None:
+            raise InputError("--max-drop needs --metric FILE.py:FUNCTION")
+        return None
+    place = split_factory(text)
+    if place is None:
+        raise InputError(f"--metric {text}: expected FILE.py:FUNCTION")
+    function = read_function(*place)
+
+    def score(run: Callable[..., object]) -> float:
+        value = function(run)
+        try:
+            return float(value)  # type: ignore[arg-type]  # what has no float is the user's mistake, told below
+        except (TypeError, ValueError):
+            raise InputError(f"--metric {text} returned {value!r}; expected a number") from None
+
+    return score
 
 
 def _made(folder: Path) -> Path:
@@ -159,6 +209,8 @@ def _run(request: _Request) -> tuple[Report | None, VerificationError | None]:
                 path=request.folder / f"model{suffix}" if request.folder else None,
                 calibration=_records(request),
                 dynamic_shapes=request.dynamic or None,
+                metric=request.metric,
+                max_drop=request.max_drop,
                 opset=request.opset,
                 check_each=request.check_each,
                 trust=request.trust,
@@ -184,18 +236,30 @@ def _records(request: _Request) -> list[tuple[object, ...]] | None:
     return calls(read_npz(request.calibration), signature, batch=None if first is None else len(first))
 
 
-def _show(report: Report, *, explain: str | None, timing: bool, json: bool, quiet: bool) -> None:
-    if json:
+def _carry_out(request: _Request, view: _View) -> int:
+    with progress(quiet=view.quiet or view.json):
+        report, failure = _run(request)
+    if report is not None:
+        if request.folder is not None:
+            report.save(request.folder / REPORT_FILE)
+        _show(report, view)
+    if failure is not None:
+        raise failure
+    return 0
+
+
+def _show(report: Report, view: _View) -> None:
+    if view.json:
         sys.stdout.write(report.dumps() + "\n")
         return
-    if quiet:
+    if view.quiet:
         return
     from fxopt.reporting import pass_table, refusal_table, summary
 
     console = stdout()
     console.print(summary(report))
-    if timing:
+    if view.timing:
         console.print(pass_table(report.passes))
     for passed in report.passes:
-        if passed.name == explain:
+        if passed.name == view.explain:
             console.print(refusal_table(passed))

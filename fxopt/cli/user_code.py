@@ -21,7 +21,7 @@ from fxopt.errors import FxoptError
 if TYPE_CHECKING:
     from fxopt.api import Model
 
-__all__ = ["ModelSource", "UserCodeError", "read_factory", "split_factory"]
+__all__ = ["ModelSource", "UserCodeError", "read_factory", "read_function", "split_factory"]
 
 _EXPECTED = "expected (model, args) or (model, args, kwargs)"
 
@@ -46,6 +46,22 @@ def split_factory(text: str) -> tuple[Path, str] | None:
     return (Path(file), factory) if colon and file.endswith(".py") else None
 
 
+def read_function(file: Path, name: str) -> Callable[..., object]:
+    """A function of the user's; what it raises becomes a `UserCodeError`.
+
+    Raises:
+        UserCodeError: The file can't be imported, or has no such function.
+    """
+    module = _import_file(file)
+    function = getattr(module, name, None)
+    if not callable(function):
+        names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it defines {', '.join(sorted(names)) or 'none'}"
+        raise UserCodeError(f"{file} has no function {name!r}; {hint}")
+    return lambda *args: _call(lambda: function(*args), file, f"{file}:{name} failed")
+
+
 def read_factory(file: Path, factory: str) -> ModelSource:
     """Call a factory: a function without arguments that returns `(model, args)` or `(model, args, kwargs)`.
 
@@ -53,14 +69,7 @@ def read_factory(file: Path, factory: str) -> ModelSource:
         UserCodeError: The file or the function is missing, fails, or returns something else.
     """
     where = f"{file}:{factory}"
-    module = _import_file(file)
-    function = getattr(module, factory, None)
-    if not callable(function):
-        names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        close = difflib.get_close_matches(factory, names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it defines {', '.join(sorted(names)) or 'none'}"
-        raise UserCodeError(f"{file} has no function {factory!r}; {hint}")
-    result = _call(function, file, f"{where} failed")
+    result = read_function(file, factory)()
     if not isinstance(result, tuple) or len(result) not in (2, 3):
         raise UserCodeError(f"{where} returned {_describe(result)}; {_EXPECTED}")
     model, args, kwargs = result if len(result) == 3 else (*result, {})

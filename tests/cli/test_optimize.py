@@ -31,6 +31,18 @@ def with_keywords():
 def in_training():
     return nn.Linear(3, 3), (torch.randn(2, 3),)
 
+def score(run):
+    return float(run(torch.ones(2, 1, 4, 4)).sum())
+
+def score_halved(run):
+    return 1.0 if type(run).__name__ == "Program" else 0.5
+
+def no_score(run):
+    return "high"
+
+def failing_score(run):
+    raise ValueError("no data")
+
 class Branches(nn.Module):
     def forward(self, x):
         if x.sum() > 0:
@@ -212,6 +224,42 @@ def test_a_pt2_needs_trust(net: str, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "trust" in capsys.readouterr().err
     assert main([*arguments, "--trust"]) == 0
     assert (tmp_path / "model.fxopt").is_file()
+
+
+def test_a_metric_within_its_budget(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["optimize", f"{net}:build", "--target", "eager", "--output", str(tmp_path)]
+    assert main([*arguments, "--metric", f"{net}:score", "--max-drop", "0.01"]) == 0
+    assert "metric" in capsys.readouterr().out
+
+
+def test_a_metric_beyond_its_budget(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["optimize", f"{net}:build", "--target", "eager", "--output", str(tmp_path)]
+    assert main([*arguments, "--metric", f"{net}:score_halved", "--max-drop", "0.4"]) == 1
+    assert "the metric fell from 1 to 0.5" in capsys.readouterr().err
+    assert not (tmp_path / "model.fxopt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-drop", "0.1"], "--max-drop needs --metric"),
+        (["--metric", "score"], "expected FILE.py:FUNCTION"),
+        (["--metric", "net_of_user.py:scor"], "did you mean 'score'?"),
+        (["--metric", "net_of_user.py:no_score"], "returned 'high'; expected a number"),
+        (["--metric", "net_of_user.py:failing_score"], "ValueError: no data"),
+    ],
+)
+def test_a_wrong_metric(
+    net: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["optimize", f"{net}:build", "--target", "eager", "--output", "out", "-q", *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_an_opset(net: str, tmp_path: Path):
