@@ -117,11 +117,13 @@ def diagonal_of_square(b: Builder, c: Call) -> Value:
 @rule("aten.bucketize.Tensor", "aten.searchsorted.Tensor")
 def bucketize(b: Builder, c: Call) -> Value:
     """How many boundaries lie below."""
-    boundaries = "boundaries" if "boundaries" in c.arguments else "sorted_sequence"
-    if c.fake(boundaries).dim() != 1:
-        raise c.error("boundaries of several dimensions")
+    name = "boundaries" if "boundaries" in c.arguments else "sorted_sequence"
+    if c.has("sorter"):
+        raise c.error("boundaries that a sorter orders")
     right = c.flag("right") or c.arguments.get("side") == "right"
-    dtype = torch.promote_types(c.fake("self").dtype, c.fake(boundaries).dtype)
-    x = b.unsqueeze(c.tensor("self", dtype), c.fake("self").dim())
-    below = b.op("LessOrEqual" if right else "Less", c.tensor(boundaries, dtype), x)
+    dtype = torch.promote_types(c.fake("self").dtype, c.fake(name).dtype)
+    x, boundaries = b.unsqueeze(c.tensor("self", dtype), c.fake("self").dim()), c.tensor(name, dtype)
+    if c.fake(name).dim() > 1:
+        boundaries = b.unsqueeze(boundaries, c.fake(name).dim() - 1)
+    below = b.op("LessOrEqual" if right else "Less", boundaries, x)
     return b.op("ReduceSum", b.cast(below, c.out.dtype), b.ints([-1]), keepdims=0)

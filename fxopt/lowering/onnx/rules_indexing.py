@@ -50,7 +50,13 @@ def gather(b: Builder, c: Call) -> Value:
 @rule("aten.take_along_dim")
 def take_along_dim(b: Builder, c: Call) -> Value:
     if not c.has("dim"):
-        raise c.error("take_along_dim without dim")
+        flat = b.ints([-1])
+        index = b.op("Reshape", c.tensor("indices"), flat)
+        return b.op("Gather", b.op("Reshape", c.x, flat), index, axis=0)
+    return _along_dim(b, c)
+
+
+def _along_dim(b: Builder, c: Call) -> Value:
     axis, index = c.dim(), c.fake("indices")
     target = broadcast(_without(c.shape, axis), _without(index.shape, axis))
     wide, many = ([*target[:axis], s, *target[axis:]] for s in (c.shape[axis], index.shape[axis]))

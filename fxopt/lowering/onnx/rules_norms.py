@@ -26,14 +26,18 @@ def batch_norm(b: Builder, c: Call) -> Value:
     return _with_statistics(b, c)
 
 
-@rule("aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update")
+@rule("aten._native_batch_norm_legit_no_training", "aten._batch_norm_no_update", "aten.native_batch_norm")
 def native_batch_norm(b: Builder, c: Call) -> tuple[Value, ...]:
+    if c.flag("training"):
+        raise c.error("it is in training mode")
     return (_with_statistics(b, c),)
 
 
 def _with_statistics(b: Builder, c: Call) -> Value:
     if not c.has("running_mean") or not c.has("running_var"):
         raise c.error("it has no stored statistics")
+    if c.rank < 2:
+        raise c.error("a vector has no channels")
     channels = c.shape[1]
     scale, bias = _vector(b, c, "weight", channels, 1.0), _vector(b, c, "bias", channels, 0.0)
     return b.op(

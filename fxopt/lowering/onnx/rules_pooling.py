@@ -57,14 +57,19 @@ def _max_pool(spatial: int) -> None:
 
     @rule(f"aten.max_pool{spatial}d_with_indices")
     def lower_with_indices(b: Builder, c: Call) -> Result:
-        if not any(u.args[1] == 1 and u.users for u in c.node.users):
+        if not _reads_second(c):
             return (_batched(b, c, spatial, lambda x: _max(b, c, spatial, x, 1)[0]), "")
-        if c.rank != spatial + 2:
-            raise c.error("indices of an example without batch")
-        values, indices = _max(b, c, spatial, c.x, 2)
+        single = c.rank != spatial + 2
+        values, indices = _max(b, c, spatial, b.unsqueeze(c.x, 0) if single else c.x, 2)
         # ONNX counts from the start of the tensor, torch from that of the channel.
-        area = b.op("ReduceProd", b.op("Shape", c.x, start=2), b.ints([0]), keepdims=1)
-        return values, b.op("Mod", indices, area)
+        area = b.op("ReduceProd", b.op("Shape", c.x, start=c.rank - spatial), b.ints([0]), keepdims=1)
+        indices = b.op("Mod", indices, area)
+        return (b.squeeze(values, 0), b.squeeze(indices, 0)) if single else (values, indices)
+
+
+def _reads_second(c: Call) -> bool:
+    """Whether anything reads the indices, the second result."""
+    return any(user.args[1] == 1 and user.users for user in c.node.users)
 
 
 def _max(b: Builder, c: Call, spatial: int, x: Value, outputs: int) -> tuple[Value, ...]:
@@ -93,13 +98,14 @@ def _average(b: Builder, c: Call, spatial: int, x: Value) -> Value:
     extra = _overhang(c, kernel, stride, padding, dilation) if c.flag("ceil_mode") else [0] * spatial
     counted = c.flag("count_include_pad") and any(padding)
     divisor = c.arguments.get("divisor_override")
-    if (any(extra) and counted) or divisor is not None:
-        # Padding that counts is made real; what ceil_mode adds never counts.
-        x = b.op("Pad", x, b.ints([0, 0, *padding, 0, 0, *padding])) if any(padding) else x
-        padding, counted = [0] * spatial, False
     ends = [p + e for p, e in zip(padding, extra, strict=True)]
-    if divisor is not None and any(extra):
-        raise c.error("divisor_override together with ceil_mode")
+    if divisor is not None:
+        x = _padded(b, x, padding, ends)
+        padding = ends = [0] * spatial
+    elif any(extra) and counted:
+        # Padding that counts is made real; what ceil_mode adds never counts.
+        x = _padded(b, x, padding, padding)
+        padding, ends, counted = [0] * spatial, extra, False
     result = b.op(
         "AveragePool",
         x,
@@ -116,6 +122,11 @@ def _average(b: Builder, c: Call, spatial: int, x: Value) -> Value:
     return b.op("Mul", result, b.like(area / c.integer("divisor_override"), result))
 
 
+def _padded(b: Builder, x: Value, before: list[int], after: list[int]) -> Value:
+    """With zeros around the image."""
+    return b.op("Pad", x, b.ints([0, 0, *before, 0, 0, *after])) if any(before + after) else x
+
+
 def _adaptive(spatial: int) -> None:
     @rule(f"aten.adaptive_avg_pool{spatial}d")
     def lower_average(b: Builder, c: Call) -> Value:
@@ -123,7 +134,7 @@ def _adaptive(spatial: int) -> None:
 
     @rule(f"aten.adaptive_max_pool{spatial}d")
     def lower_max(b: Builder, c: Call) -> tuple[Value, ...]:
-        if any(u.args[1] == 1 and u.users for u in c.node.users):
+        if _reads_second(c):
             raise c.error("the indices of adaptive max pooling")
         return _batched(b, c, spatial, lambda x: _adaptive_max(b, c, spatial, x)), ""
 

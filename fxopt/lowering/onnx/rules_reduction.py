@@ -8,6 +8,7 @@ from fxopt.lowering.onnx.builder import Builder, Result
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.dtypes import is_float
 from fxopt.lowering.onnx.graph import Value
+from fxopt.lowering.onnx.sizes import broadcast
 from fxopt.ops.sizes import Size, product
 
 __all__: list[str] = []
@@ -161,11 +162,12 @@ def cumprod(b: Builder, c: Call) -> Value:
 @rule("aten.diff")
 def diff(b: Builder, c: Call) -> Value:
     """Differences of neighbours, after joining what is given to put before and behind."""
-    axis = c.dim()
-    parts = [c.tensor(n, c.out.dtype) for n in ("prepend", "self", "append") if c.has(n)]
+    axis, times = c.dim(), c.integer("n")
+    names = ("prepend", "self", "append") if times else ("self",)
+    parts = [c.tensor(n, c.out.dtype) for n in names if c.has(n)]
     x = b.op("Concat", *parts, axis=axis) if len(parts) > 1 else parts[0]
     end = torch.iinfo(torch.int64).max
-    for _ in range(c.integer("n")):
+    for _ in range(times):
         later, earlier = b.slice(x, axis, 1, end), b.slice(x, axis, 0, -1)
         x = b.op("Xor", later, earlier) if c.out.dtype is torch.bool else b.op("Sub", later, earlier)
     return x
@@ -173,7 +175,7 @@ def diff(b: Builder, c: Call) -> Value:
 
 @rule("aten.topk")
 def topk(b: Builder, c: Call) -> Result:
-    return _top(b, c, b.size(c.out.shape[c.dim()]), largest=c.flag("largest"))
+    return _top(b, c, b.size(c.out.shape[c.dim()]) if c.rank else "", largest=c.flag("largest"))
 
 
 @rule("aten.sort")
@@ -204,8 +206,10 @@ def median(b: Builder, c: Call) -> Value:
 @rule("aten.cummax", "aten.cummin")
 def running_extreme(b: Builder, c: Call) -> tuple[Value, ...]:
     """The largest of every prefix and where it stands, the last of equals, from a square of prefixes."""
-    axis, size = c.dim(), c.shape[c.dim()] if c.rank else 1
-    if not isinstance(size, int) or c.rank == 0:
+    if c.rank == 0:
+        return c.x, b.constant(0, torch.int64)
+    axis, size = c.dim(), c.shape[c.dim()]
+    if not isinstance(size, int):
         raise c.error("a running extreme needs a fixed size")
     high = "max" in c.name
     mask = torch.ones(size, size, dtype=torch.bool).tril().reshape(size, size, *[1] * (c.rank - axis - 1))
@@ -220,6 +224,8 @@ def running_extreme(b: Builder, c: Call) -> tuple[Value, ...]:
 @rule("aten.median.dim", "aten.kthvalue")
 def kth(b: Builder, c: Call) -> tuple[Value, ...]:
     """The k-th smallest along an axis; the median is the lower middle one."""
+    if c.rank == 0:
+        return c.x, b.constant(0, torch.int64)
     axis, size = c.dim(), c.shape[c.dim()]
     k = c.integer("k") if "k" in c.arguments else (size + 1) // 2
     values, indices = b.ops("TopK", c.x, b.size(k), outputs=2, axis=axis, largest=0, sorted=1)
@@ -233,8 +239,11 @@ def kth(b: Builder, c: Call) -> tuple[Value, ...]:
 def cosine_similarity(b: Builder, c: Call) -> Value:
     """x·y / (max(|x|, eps) max(|y|, eps)), as torch bounds each norm."""
     x, y = c.promoted("x1", "x2", dtype=c.out.dtype)
-    rank = max(c.fake("x1").dim(), c.fake("x2").dim())
-    axes = b.ints([c.dim(rank=rank)])
+    shape = broadcast(c.shape_of("x1"), c.shape_of("x2"))
+    if not shape:
+        raise c.error("tensors without dimensions")
+    x, y = b.expand(x, c.shape_of("x1"), shape), b.expand(y, c.shape_of("x2"), shape)
+    axes = b.ints([c.dim(rank=len(shape))])
     eps = b.like(float(c.number("eps")), x)
     norms = [b.op("Max", b.op("ReduceL2", v, axes, keepdims=1), eps) for v in (x, y)]
     parts = b.op("Mul", b.op("Div", x, norms[0]), b.op("Div", y, norms[1]))

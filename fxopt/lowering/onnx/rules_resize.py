@@ -44,6 +44,8 @@ _smooth("_upsample_bicubic2d_aa", 2, "cubic", cubic_coeff_a=-0.5, antialias=1, e
 
 def _resize(b: Builder, c: Call, spatial: int, **attributes: Attribute) -> Value:
     """By the given factors, which torch uses for places too, else by the result's sizes."""
+    if attributes.get("antialias") and c.flag("align_corners"):
+        raise c.error("antialias together with align_corners")
     scales = _scales(c, spatial)
     sizes: tuple[Value, ...]
     if scales is not None and attributes.get("coordinate_transformation_mode") != "align_corners":
@@ -63,7 +65,18 @@ def _scales(c: Call, spatial: int) -> list[float] | None:
         values = [c[n] for n in names]
     if len(values) != spatial or not all(isinstance(v, (int, float)) for v in values):
         return None
-    return [float(str(v)) for v in values]
+    factors = [_single(float(str(v))) for v in values]
+    fits = (
+        not isinstance(before, int) or int(before * factor) == after
+        for before, factor, after in zip(c.shape[2:], factors, c.out.shape[2:], strict=True)
+    )
+    return factors if all(fits) else None
+
+
+def _single(factor: float) -> float:
+    """The float32 at or above a factor: below it, `floor(10 * 0.7)` would be 6."""
+    near = torch.tensor(factor, dtype=torch.float32)
+    return float(near if float(near) >= factor else torch.nextafter(near, torch.tensor(torch.inf)))
 
 
 @rule("aten.grid_sampler", "aten.grid_sampler_2d", "aten.grid_sampler_3d")
