@@ -73,9 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_usage_message(error), MISTAKE)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read the output has gone; there is nobody to tell
-        return FAILED
+    except OSError as error:  # a full disk, a folder that went away
+        return _fail(str(error), MISTAKE)
     except Exception:
         # A fault of fxopt, not of the user: shown in full, and never with the exit code of a verdict.
         traceback.print_exc()

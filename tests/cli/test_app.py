@@ -86,6 +86,7 @@ def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], arguments: li
     [
         (VerificationError("output y differs"), 1),
         (ArtifactError("the file is corrupt"), 2),
+        (OSError(28, "No space left on device"), 2),
         (KeyboardInterrupt(), 130),
     ],
 )
