@@ -36,6 +36,7 @@ FUNCTIONS = {
     "root of an integer": lambda x: x.long().abs().sqrt(),
     "integer by number": lambda x: x.long() * 0.1 + x,
     "number chosen by a mask": lambda x: torch.where(x > 0, 0.5, 2.0) + x / 3,
+    "number chosen by a mask alone": lambda x: torch.where(x > 0, 0.5, 2.0),
     "mean of integers": lambda x: x.long().mean(dtype=torch.float32),
     "softmax in float32": lambda x: torch.softmax(x, -1, dtype=torch.float32),
     "full like": lambda x: torch.full_like(x, 0.1) * x,

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from fxopt.errors import InputError
 from fxopt.frontend import trace
 from fxopt.program import Program
 from fxopt.report import Verdict, VerifyReport
@@ -461,8 +460,6 @@ def test_modules_without_a_spec():
     assert verify_runs(reference, module_subject(folded(module), signature), inputs=given).ok
     wrong = module_subject(folded(module, eps=100), signature)
     assert verify_runs(reference, wrong, inputs=given).verdict is Verdict.DIFFERENT
-    with pytest.raises(InputError, match="input0 is a object: expected tensors"):
-        open_signature((object(),))
 
 
 def test_a_random_reference_is_undecided():
