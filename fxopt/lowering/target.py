@@ -21,7 +21,16 @@ from fxopt.lowering.artifact import Artifact
 from fxopt.ops.info import op_key
 from fxopt.program.program import Program
 
-__all__ = ["Emitted", "LoweringRule", "Target", "find_rule", "get_target", "lowering_rule", "register_target", "target_names"]
+__all__ = [
+    "Emitted",
+    "LoweringRule",
+    "Target",
+    "find_rule",
+    "get_target",
+    "lowering_rule",
+    "register_target",
+    "target_names",
+]
 
 LoweringRule = Callable[..., object]
 """(builder of the target, node) -> what stands for the node's value in the target."""
@@ -58,9 +67,12 @@ class Target(ABC):
         """Whether the target can lower this call."""
 
     @abstractmethod
-    def emit(self, program: Program, *, opset: int | None = None, stem: str = "model", optimize: bool = True) -> Emitted:
+    def emit(
+        self, program: Program, *, opset: int | None = None, stem: str = "model", optimize: bool = True
+    ) -> Emitted:
         """The file content of a program, all of whose ops have rules. `stem` names the file, for sibling data files;
-        `optimize` allows rewriting of the emitted file that must be verified (onnxsim)."""
+        `optimize` allows rewriting of the emitted file that must be verified (onnxsim).
+        """
 
     @abstractmethod
     def open(self, path: str) -> Artifact:
@@ -138,7 +150,7 @@ _loaded = False
 
 
 def _load() -> None:
-    global _loaded  # noqa: PLW0603  (once a process)
+    global _loaded
     if _loaded:
         return
     _loaded = True

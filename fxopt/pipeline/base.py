@@ -1,8 +1,8 @@
 """`Pass` and `RewritePass`: what a pass author writes.
 
-A pass is a frozen dataclass by itself: its fields are its options, its docstring's first line its help. It declares its
-contract, the properties that it requires, establishes and breaks, and whether it needs calibration data; the manager checks
-all of these.
+A pass is a frozen dataclass by itself: its fields are its options, its docstring's first line its help. It
+declares its contract, the properties that it requires, establishes and breaks, and whether it needs
+calibration data; the manager checks all of these.
 
 >>> class Halve(Pass):
 ...     '''Scales by a half.'''

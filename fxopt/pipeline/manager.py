@@ -6,8 +6,10 @@
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from torch.fx import Node
 
 from fxopt.dialect import check_program
 from fxopt.errors import FxoptError, PassError, PipelineError
@@ -172,7 +174,8 @@ class PassManager:
             for excluded in sorted(item.excludes):
                 if excluded in established:
                     raise PipelineError(
-                        f"pass {name!r} can't run on a program that is {excluded!r}, as {established[excluded]!r} makes it: move it before that"
+                        f"pass {name!r} can't run on a program that is {excluded!r}, "
+                        f"as {established[excluded]!r} makes it: move it before that"
                     )
             for gone in item.breaks:
                 broken[gone] = name
@@ -285,11 +288,11 @@ def _check_requirements(item: Pass, program: Program) -> None:
         raise PipelineError(f"pass {item.pass_name()!r} can't run on a program that is {excluded[0]!r}")
 
 
-def _check_journal(name: str, before: dict[object, object], program: Program, journal: Journal) -> None:  # type: ignore[type-arg]
+def _check_journal(name: str, before: Mapping[Node, object], program: Program, journal: Journal) -> None:
     """Catches edits around the Rewriter: a node that differs and that the journal does not know."""
     after = fingerprint(program.graph)
     edited = [n for n, key in after.items() if before.get(n) != key and n not in journal.touched]
-    edited += [n for n in before if n not in after and n not in journal.touched]  # type: ignore[misc]
+    edited += [n for n in before if n not in after and n not in journal.touched]
     if edited:
         raise PassError(
             f"pass {name!r} edited {edited[0].name} around the Rewriter; edit with rewriter.rewrite(...) only"

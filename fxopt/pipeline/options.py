@@ -18,7 +18,8 @@ def make_pass(cls: type[Pass], step: Named) -> Pass:
     """The pass of a step.
 
     Raises:
-        PipelineError: an unknown option, a value of another type, a missing option, a value that the pass refuses.
+        PipelineError: an unknown option, a value of another type, a missing option, a value that the pass
+            refuses.
     """
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]

@@ -5,8 +5,8 @@
     option   := key "=" value
     value    := number | size | word | "quoted" | "[" value ("," value)* "]"
 
-Parsing what was printed gives the same steps, for every value: floats print as Python's shortest form, other strings than
-plain words are quoted as JSON.
+Parsing what was printed gives the same steps, for every value: floats print as Python's shortest form, other
+strings than plain words are quoted as JSON.
 
 >>> print_steps(parse_steps('O1, prune{ratio=1e-07,name="a b",sizes=[1,2]}'))
 'O1,prune{ratio=1e-07,name="a b",sizes=[1,2]}'
@@ -16,6 +16,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fxopt.errors import PipelineError
 
@@ -25,7 +26,15 @@ __all__ = ["Fixpoint", "Named", "Size", "Step", "Value", "parse_steps", "print_s
 class Size(int):
     """A number of bytes, written `10MB`."""
 
-    _UNITS = {"B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+    _UNITS: ClassVar[dict[str, int]] = {
+        "B": 1,
+        "KB": 1000,
+        "MB": 1000**2,
+        "GB": 1000**3,
+        "KiB": 1024,
+        "MiB": 1024**2,
+        "GiB": 1024**3,
+    }
 
     def __str__(self) -> str:
         for unit in ("GB", "MB", "KB", "GiB", "MiB", "KiB"):

@@ -1,8 +1,8 @@
 """The engine: applies rules to a program by one indexed sweep and a worklist, to a fixpoint.
 
-A structural match is confirmed in a second stage: pattern and replacement are recorded on the matched values themselves
-(cached by literals, dtypes and symbolic shapes). What differs there, another dtype or shape, or an exception, is a refusal
-with its reason.
+A structural match is confirmed in a second stage: pattern and replacement are recorded on the matched values
+themselves (cached by literals, dtypes and symbolic shapes). What differs there, another dtype or shape, or an
+exception, is a refusal with its reason.
 """
 
 from collections import deque
@@ -17,11 +17,12 @@ from fxopt.ops import is_commutative, op_key
 from fxopt.program.inference import value_key
 from fxopt.rewriting.instantiate import instantiate
 from fxopt.rewriting.matcher import Miss, State, match_template
+from fxopt.rewriting.pattern import Template
 from fxopt.rewriting.recorder import Recording, RecordingError, record
 from fxopt.rewriting.rewriter import OrderError, Rewriter
 from fxopt.rewriting.rule import ArgumentKind, Match, Refused, Rule, rule_parameters
 from fxopt.rewriting.sizes import NoSize
-from fxopt.rewriting.template import Template, rule_templates
+from fxopt.rewriting.template import rule_templates
 
 __all__ = ["apply_rules"]
 
@@ -89,17 +90,21 @@ class _Engine:
         match = self._bind(candidate, state)
         reads = self._extra_users(candidate, state, match) if isinstance(match, Match) else match
         if isinstance(reads, str) or isinstance(match, str):
-            return self._refuse(candidate.rule, state, str(reads))
+            self._refuse(candidate.rule, state, str(reads))
+            return None
         recording = self._confirm(candidate, match)
         if isinstance(recording, str):
-            return self._refuse(candidate.rule, state, recording)
+            self._refuse(candidate.rule, state, recording)
+            return None
         if candidate.rule.guard is not None:
             verdict = candidate.rule.guard(match)
             if isinstance(verdict, Refused):
-                return self._refuse(candidate.rule, state, verdict.why)
+                self._refuse(candidate.rule, state, verdict.why)
+                return None
             if verdict is not None:
                 raise PassError(
-                    f"rule {candidate.rule.title!r}: the guard returned {verdict!r}; expected None or match.refuse(...)"
+                    f"rule {candidate.rule.title!r}: the guard returned {verdict!r}; "
+                    "expected None or match.refuse(...)"
                 )
         return self._apply(candidate, match, recording, reads)
 

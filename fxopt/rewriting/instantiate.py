@@ -1,7 +1,8 @@
 """A recorded replacement in the program: constants computed at once in float64, the rest as calls.
 
-What depends on weights and literals alone is evaluated here and rounded once to the recorded dtype, so that folding a
-BatchNorm into a convolution is two plain functions and loses no accuracy to the order of operations.
+What depends on weights and literals alone is evaluated here and rounded once to the recorded dtype, so that
+folding a BatchNorm into a convolution is two plain functions and loses no accuracy to the order of
+operations.
 """
 
 import torch

@@ -1,6 +1,7 @@
 """Structural matching of a template at an anchor: commutative without copies of the pattern, lists, several results.
 
-The state of a match is two small dicts; alternatives (swapped operands, another user of a shared value) are tried in turn.
+The state of a match is two small dicts; alternatives (swapped operands, another user of a shared value) are
+tried in turn.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,8 +12,7 @@ from torch.fx import Node
 
 from fxopt.ops import is_commutative, op_key
 from fxopt.program.inference import value_key
-from fxopt.rewriting.rule import ArgumentKind
-from fxopt.rewriting.template import (
+from fxopt.rewriting.pattern import (
     Argument,
     Bind,
     BindLiteral,
@@ -22,7 +22,9 @@ from fxopt.rewriting.template import (
     TemplateNode,
     Use,
     Wild,
+    used_calls,
 )
+from fxopt.rewriting.rule import ArgumentKind
 
 __all__ = ["Miss", "State", "match_template"]
 
@@ -67,7 +69,7 @@ class _Matcher:
             yield state
             return
         wanted = self.template.nodes[missing]
-        for index in (u for a in (*wanted.args, *(v for _, v in wanted.kwargs)) for u in _uses(a)):
+        for index in (u for a in (*wanted.args, *(v for _, v in wanted.kwargs)) for u in used_calls(a)):
             for user in list(state.nodes[index].users) if index in state.nodes else []:
                 if user.target == wanted.target and user not in state.nodes.values():
                     for found in self.node(wanted, user, state):
@@ -94,7 +96,7 @@ class _Matcher:
         if node in state.nodes.values():
             return
         entered = State(state.bindings, {**state.nodes, template.index: node})
-        orders = [list(node.args)]
+        orders: list[list[object]] = [list(node.args)]
         if is_commutative(node):
             orders.append([node.args[1], node.args[0], *node.args[2:]])
         for args in orders:
@@ -158,12 +160,6 @@ class _Matcher:
             yield state
         else:
             self.miss.note(state, node, f"{name!r} would be two different values")
-
-
-def _uses(argument: Argument) -> list[int]:
-    if isinstance(argument, Use):
-        return [argument.index]
-    return [u for i in argument.items for u in _uses(i)] if isinstance(argument, Listed) else []
 
 
 def _plain(value: object) -> object:

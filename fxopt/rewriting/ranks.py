@@ -1,8 +1,9 @@
 """Ranks and dtypes of pattern arguments, found by running the pattern.
 
-A pattern says nothing of ranks, but its first use of an argument mostly does: `conv2d(x, w, b)` takes 4, 4 and 1. Arguments
-are therefore lazy; at the first op that reads one, ranks (then dtypes) are tried until the op accepts them, and a later
-failure steps back to the next choice. All sizes are equal, so that everything broadcasts.
+A pattern says nothing of ranks, but its first use of an argument mostly does: `conv2d(x, w, b)` takes 4, 4
+and 1. Arguments are therefore lazy; at the first op that reads one, ranks (then dtypes) are tried until the
+op accepts them, and a later failure steps back to the next choice. All sizes are equal, so that everything
+broadcasts.
 """
 
 import itertools

@@ -1,10 +1,11 @@
 """Recording a plain function as a canonical graph: patterns and replacements pass through the same door as programs.
 
-The function runs on fake tensors under a mode on torch's PreDispatch key, where composite ops are still whole. A run costs
-about a millisecond, a `make_fx` trace of the same function ten.
+The function runs on fake tensors under a mode on torch's PreDispatch key, where composite ops are still
+whole. A run costs about a millisecond, a `make_fx` trace of the same function ten.
 """
 
 import operator
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -62,7 +63,7 @@ class _Recorder(ProxyTorchDispatchMode):
         return self
 
     def __exit__(self, *exc: object) -> None:
-        TorchDispatchMode.__exit__(self, *exc)  # type: ignore[arg-type]
+        TorchDispatchMode.__exit__(self, *exc)
 
 
 @dataclass
@@ -154,6 +155,12 @@ class _Build:
                     getitem.meta = {"val": item}
                     self.env[id(item)] = getitem
 
+    def _node(self, op: object, args: tuple[object, ...], kwargs: dict[str, object]) -> Node:
+        """A call whose sizes may be symbols: this graph is read, never run, which torch.fx does not know."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Raw SymInt value", UserWarning)
+            return self.graph.create_node("call_function", op, args, kwargs)  # type: ignore[arg-type]
+
     def _map(self, value: object) -> object:
         if isinstance(value, torch.Tensor):
             known = self.env.get(id(value), self.memory.get(_memory(value)))
@@ -176,7 +183,7 @@ class _Build:
             args, kwargs = canonical_arguments(op, args, kwargs or {})
         if value is None:
             value = infer_value(self.program, op, args, kwargs)
-        node = self.graph.create_node("call_function", op, args, kwargs or {})  # type: ignore[arg-type]
+        node = self._node(op, args, kwargs or {})
         node.meta = {"val": value}
         return node
 
@@ -184,4 +191,10 @@ class _Build:
 def _memory(tensor: torch.Tensor) -> object:
     """Which part of which storage a fake tensor is, and as what."""
     offset = tensor.storage_offset()
-    return (tensor.untyped_storage()._cdata, str(offset), tuple(map(str, tensor.shape)), tuple(map(str, tensor.stride())), tensor.dtype)
+    return (
+        tensor.untyped_storage()._cdata,
+        str(offset),
+        tuple(map(str, tensor.shape)),
+        tuple(map(str, tensor.stride())),
+        tensor.dtype,
+    )

@@ -1,8 +1,8 @@
 """`Rewriter`: the only way to edit a Program.
 
-Every edit stands in `with rewriter.rewrite("rule", root):`, the unit of provenance, statistics, undo and bisection. An
-exception inside rolls the edits back; at the end the nodes made get the origins of what they replace, and what is dead is
-removed.
+Every edit stands in `with rewriter.rewrite("rule", root):`, the unit of provenance, statistics, undo and
+bisection. An exception inside rolls the edits back; at the end the nodes made get the origins of what they
+replace, and what is dead is removed.
 
     with rewriter.rewrite("double-negation", node):
         rewriter.replace(node, node.args[0].args[0])
@@ -59,7 +59,8 @@ class Rewriter:
 
     Args:
         program: it is edited in place; the pass manager hands in a copy of the user's.
-        allow: asked before each rewrite is kept, with the running number of it; a rewrite that is not allowed is rolled
+        allow: asked before each rewrite is kept, with the running number of it; a rewrite that is not allowed
+            is rolled
             back (bisection).
         calibration: batches of example inputs, for passes that declare that they need them.
     """

@@ -2,10 +2,11 @@
 
     def pattern(x, w: Const, b: Const): return torch.matmul(x, w) + b
     def replacement(x, w, b): return torch.nn.functional.linear(x, w.t(), b)
-    Rule(pattern, replacement, guard=lambda match: None if match["w"].dim() == 2 else match.refuse("w is no matrix"))
+    Rule(pattern, replacement, guard=lambda match: None if match["w"].dim() == 2 else match.refuse("w is no
+    matrix"))
 
-An unannotated argument is any tensor, `Const` one that comes from weights only, `int`, `float`, `bool` or `list[int]` a
-literal, `Const | None` and `torch.Tensor | None` optional.
+An unannotated argument is any tensor, `Const` one that comes from weights only, `int`, `float`, `bool` or
+`list[int]` a literal, `Const | None` and `torch.Tensor | None` optional.
 """
 
 import enum
@@ -68,7 +69,9 @@ class Refused:
 
 @dataclass(frozen=True)
 class Match:
-    """What a pattern matched: `match[name]` is a weight's tensor for a `Const`, the value (`meta["val"]`) of a tensor, the
+    """What a pattern matched.
+
+    `match[name]` is a weight's tensor for a `Const`, the value (`meta["val"]`) of a tensor, the
     Python value of a literal, None for an absent optional argument.
     """
 

@@ -1,12 +1,12 @@
 """Templates: a pattern as nodes, literals and wildcards, made by recording it several times.
 
-What differs between two sizes, two ranks or two values of a literal is a wildcard; where a literal argument's own value
-stands, the literal is bound.
+What differs between two sizes, two ranks or two values of a literal is a wildcard; where a literal argument's
+own value stands, the literal is bound.
 """
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch.fx import Graph, Node
@@ -14,101 +14,28 @@ from torch.utils import _pytree as pytree
 
 from fxopt.errors import PassError
 from fxopt.frontend.capture import quiet_torch
-from fxopt.program.inference import value_key
 from fxopt.program.program import Program, new_fake_mode
 from fxopt.program.signature import Signature
+from fxopt.rewriting.pattern import BindLiteral, Template, TemplateNode, Wild
 from fxopt.rewriting.ranks import find_arguments
 from fxopt.rewriting.recorder import Recording, RecordingError, record
 from fxopt.rewriting.rule import ArgumentKind, Parameter, Rule, rule_parameters
+from fxopt.rewriting.unify import binds, depth_of, template_nodes, unified
 
-__all__ = [
-    "Argument",
-    "Bind",
-    "BindLiteral",
-    "Listed",
-    "Literal",
-    "Template",
-    "TemplateNode",
-    "Use",
-    "Wild",
-    "rule_templates",
-]
+__all__ = ["example_arguments", "rule_templates"]
 
 
-@dataclass(frozen=True)
-class Use:
-    """The result of another template node."""
-
-    index: int
-
-
-@dataclass(frozen=True)
-class Bind:
-    """A tensor argument of the pattern."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class BindLiteral:
-    """A literal argument of the pattern."""
-
-    name: str
-    kind: ArgumentKind
-
-
-@dataclass(frozen=True)
-class Literal:
-    """A literal of the pattern."""
-
-    value: object
-
-
-@dataclass(frozen=True)
-class Wild:
-    """Anything: it depends on sizes or ranks and is confirmed by recording on the matched values."""
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A list of arguments."""
-
-    items: tuple["Argument", ...]
-
-
-Argument = Use | Bind | BindLiteral | Literal | Wild | Listed
-
-
-@dataclass(frozen=True)
-class TemplateNode:
-    """One call of a pattern."""
-
-    index: int
-    target: object
-    args: tuple[Argument, ...]
-    kwargs: tuple[tuple[str, Argument], ...]
-
-
-@dataclass(frozen=True)
-class Template:
-    """One shape of a pattern: its calls in order, which of them are results (argument names where a result is one)."""
-
-    nodes: tuple[TemplateNode, ...]
-    outputs: tuple[int, ...]
-    absent: frozenset[str]
-    depth: int
-
-    @property
-    def anchor(self) -> TemplateNode:
-        """The call that matching starts at: the last result."""
-        return self.nodes[max(self.outputs)]
+def _lists(length: int) -> list[list[int]]:
+    """Likely lists: equal ones, one that differs in its last number, and orders (for permutations)."""
+    order = list(range(length))
+    return [[1] * length, [2] * length, [1] * (length - 1) + [2], [0] * length, order, order[::-1]]
 
 
 _ALTERNATIVES: dict[ArgumentKind, tuple[object, ...]] = {
     ArgumentKind.INT: (1, 2, 0, 3, -1),
     ArgumentKind.FLOAT: (0.5, 0.25, 1.5),
     ArgumentKind.BOOL: (False, True),
-    ArgumentKind.INTS: tuple([*p] for n in (2, 3, 1, 4) for p in ([1] * n, [2] * n, [1] * (n - 1) + [2], [0] * n, list(range(n)), list(range(n))[::-1])),
+    ArgumentKind.INTS: tuple(p for n in (2, 3, 1, 4) for p in _lists(n)),
 }  # fmt: skip
 
 _Found = tuple[dict[str, object], dict[str, torch.Tensor]]
@@ -183,7 +110,8 @@ class _Variant:
         known: "tuple[_Found, tuple[TemplateNode, ...]] | None",
     ) -> None:
         self.rule, self.absent = rule, absent
-        self.known, self.full = known if known is not None else (None, None)
+        self.known: _Found | None = known[0] if known is not None else None
+        self.full: tuple[TemplateNode, ...] | None = known[1] if known is not None else None
         self.found: _Found | None = None
         self.parameters = parameters
         self.names = [p.name for p in parameters]
@@ -197,25 +125,34 @@ class _Variant:
             return base
         self.found = base
         literals, tensors = base
+        untouched = [n for n in self.tensors if n not in tensors]
+        if untouched and len(untouched) < len(self.tensors):
+            raise PassError(
+                f"rule {self.rule.title!r}: the pattern does not use its argument {untouched[0]!r}"
+            )
+        if untouched:
+            raise PassError(f"rule {self.rule.title!r}: the pattern computes nothing from its arguments")
         recording = self._record(literals, tensors)
         if not recording.calls or not all(isinstance(o, Node) for o in recording.outputs):
             raise PassError(f"rule {self.rule.title!r}: the pattern computes nothing from its arguments")
         unused = [n for n in self.tensors if not recording.placeholders[n].users]
         if unused:
             raise PassError(f"rule {self.rule.title!r}: the pattern does not use its argument {unused[0]!r}")
-        nodes = self._inherited(_nodes(recording)) or self._generalised(_nodes(recording), literals, tensors)
+        nodes = self._inherited(template_nodes(recording)) or self._generalised(
+            template_nodes(recording), literals, tensors
+        )
         order = {n: i for i, n in enumerate(recording.calls)}
         results = [o for o in recording.outputs if isinstance(o, Node)]
         if any(o not in order for o in results):
             raise PassError(f"rule {self.rule.title!r}: the pattern returns one of its arguments")
-        return [Template(nodes, tuple(order[o] for o in results), self.absent, _depth(nodes))]
+        return [Template(nodes, tuple(order[o] for o in results), self.absent, depth_of(nodes))]
 
     def _generalised(
         self, nodes: tuple[TemplateNode, ...], literals: dict[str, object], tensors: dict[str, torch.Tensor]
     ) -> tuple[TemplateNode, ...]:
         """The recording with wildcards and bound literals, found by recording it otherwise."""
         for other in self._other_shapes(literals, tensors):
-            nodes = _unified(nodes, _nodes(other), None) or nodes
+            nodes = unified(nodes, template_nodes(other), None) or nodes
         for parameter in self.literals:
             nodes = self._bind_literal(parameter, nodes, literals, tensors)
         return nodes
@@ -344,11 +281,12 @@ class _Variant:
                 continue
             for value in values:
                 other = self._try({**literals, parameter.name: value}, changed)
-                unified = _unified(nodes, _nodes(other), (parameter, base, value)) if other else None
-                if unified is not None and _binds(unified, parameter.name):
-                    return unified
+                common = unified(nodes, template_nodes(other), (parameter, base, value)) if other else None
+                if common is not None and binds(common, parameter.name):
+                    return common
         raise PassError(
-            f"rule {self.rule.title!r}: the literal {parameter.name!r} is no argument of any op of the pattern, so that it can't be matched"
+            f"rule {self.rule.title!r}: the literal {parameter.name!r} "
+            "is no argument of any op of the pattern, so that it can't be matched"
         )
 
     def _resize(
@@ -371,104 +309,3 @@ def _scratch() -> Program:
 
 def _same_length(a: object, b: object) -> bool:
     return not isinstance(a, list) or not isinstance(b, list) or len(a) == len(b)
-
-
-def _nodes(recording: Recording) -> tuple[TemplateNode, ...]:
-    order = {n: i for i, n in enumerate(recording.calls)}
-    names = {n: name for name, n in recording.placeholders.items()}
-
-    def argument(value: object) -> Argument:
-        if isinstance(value, Node):
-            return Use(order[value]) if value in order else Bind(names[value])
-        if isinstance(value, (list, tuple)):
-            return Listed(tuple(map(argument, value)))
-        return Wild() if isinstance(value, torch.SymInt) else Literal(value)
-
-    return tuple(
-        TemplateNode(
-            i,
-            n.target,
-            tuple(map(argument, n.args)),
-            tuple((k, argument(v)) for k, v in n.kwargs.items()),
-        )
-        for n, i in order.items()
-    )
-
-
-_Changed = tuple[Parameter, object, object]
-
-
-def _unified(
-    a: tuple[TemplateNode, ...], b: tuple[TemplateNode, ...], changed: _Changed | None
-) -> tuple[TemplateNode, ...] | None:
-    """What two recordings have in common, differing literals as wildcards; None if they are different graphs."""
-    if [n.target for n in a] != [n.target for n in b]:
-        return None
-    nodes = []
-    for x, y in zip(a, b, strict=True):
-        args = [_unified_argument(p, q, changed) for p, q in zip(x.args, y.args, strict=True)]
-        kwargs = [
-            (k, _unified_argument(p, q, changed)) for (k, p), (_, q) in zip(x.kwargs, y.kwargs, strict=True)
-        ]
-        if any(arg is None for arg in args) or any(arg is None for _, arg in kwargs):
-            return None
-        nodes.append(
-            TemplateNode(
-                x.index,
-                x.target,
-                tuple(arg for arg in args if arg is not None),
-                tuple((k, arg) for k, arg in kwargs if arg is not None),
-            )
-        )
-    return tuple(nodes)
-
-
-def _literal_value(argument: Argument) -> object:
-    """The Python value of an argument made of literals only, else the argument itself."""
-    if isinstance(argument, Literal):
-        return argument.value
-    if isinstance(argument, Listed) and all(isinstance(i, Literal) for i in argument.items):
-        return [i.value for i in argument.items if isinstance(i, Literal)]
-    return argument
-
-
-def _unified_argument(a: Argument, b: Argument, changed: _Changed | None) -> Argument | None:
-    if isinstance(a, (Wild, BindLiteral)):
-        return a
-    x, y = _literal_value(a), _literal_value(b)
-    if changed is not None and not isinstance(x, (Use, Bind, Listed)):
-        parameter, base, value = changed
-        if value_key(x) == value_key(base) and value_key(y) == value_key(value):
-            return BindLiteral(parameter.name, parameter.kind)
-    if isinstance(a, Listed) and isinstance(b, Listed) and len(a.items) == len(b.items):
-        items = [_unified_argument(p, q, changed) for p, q in zip(a.items, b.items, strict=True)]
-        return None if any(i is None for i in items) else Listed(tuple(i for i in items if i is not None))
-    if isinstance(a, (Use, Bind)) or isinstance(b, (Use, Bind)):
-        return a if a == b else None
-    if isinstance(a, Literal) and isinstance(b, Literal):
-        return a if value_key(a.value) == value_key(b.value) else Wild()
-    return Wild()
-
-
-def _binds(nodes: tuple[TemplateNode, ...], name: str) -> bool:
-    def inside(argument: Argument) -> bool:
-        if isinstance(argument, Listed):
-            return any(map(inside, argument.items))
-        return isinstance(argument, BindLiteral) and argument.name == name
-
-    return any(inside(a) for n in nodes for a in (*n.args, *(v for _, v in n.kwargs)))
-
-
-def _depth(nodes: tuple[TemplateNode, ...]) -> int:
-    """The longest chain of calls."""
-    depth: list[int] = []
-    for node in nodes:
-        uses = [u for a in (*node.args, *(v for _, v in node.kwargs)) for u in _uses(a)]
-        depth.append(1 + max((depth[u] for u in uses), default=0))
-    return max(depth, default=0)
-
-
-def _uses(argument: Argument) -> list[int]:
-    if isinstance(argument, Use):
-        return [argument.index]
-    return [u for i in argument.items for u in _uses(i)] if isinstance(argument, Listed) else []

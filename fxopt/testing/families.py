@@ -61,8 +61,24 @@ def axis_of(draw: Choose, b: ProgramBuilder, x: Node, *, dynamic: bool = False) 
     return draw.latest(axes) if axes else None
 
 
-_UNARY = tuple(
-    "relu sigmoid tanh neg abs silu exp square sin cos erf softplus mish hardswish relu6 selu log1p".split()
+_UNARY = (
+    "relu",
+    "sigmoid",
+    "tanh",
+    "neg",
+    "abs",
+    "silu",
+    "exp",
+    "square",
+    "sin",
+    "cos",
+    "erf",
+    "softplus",
+    "mish",
+    "hardswish",
+    "relu6",
+    "selu",
+    "log1p",
 )
 
 

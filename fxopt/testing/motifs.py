@@ -103,7 +103,12 @@ def _tried(motif: Function) -> Iterator[_Example]:
         dtypes = {n: t.dtype for n, t in tensors.items()}
         ranks: list[Shapes] = [
             {},
-            *({n: [4] * r} for n in shapes for r in (1, 2, 3, 4) if r != len(shapes[n])),
+            *(
+                dict[str, list[Size]]({n: [4] * r})
+                for n in shapes
+                for r in (1, 2, 3, 4)
+                if r != len(shapes[n])
+            ),
         ]
         for changed in ranks:
             example = _Example(motif, literals, {**shapes, **changed}, dtypes)
