@@ -31,11 +31,7 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
     Raises:
         TraceError: torch.export can't capture it; names the user's line.
     """
-    from torch.export import _trace  # late: it loads torch's compiler
-
-    # torch.export prints the unfinished graph of a failure to standard error.
-    silent = _patched(_trace, "print", lambda *_, **__: None)
-    with quiet_torch(), silent, _exact_frames(), _explicit_keywords(model, example):
+    with quiet_torch(), _silent_export(), _exact_frames(), _explicit_keywords(model, example):
         try:
             return torch.export.export(
                 model, example.args, example.kwargs, dynamic_shapes=example.shapes(model), strict=False
@@ -44,6 +40,15 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
             raise
         except Exception as error:
             raise trace_error(error) from error
+
+
+@contextlib.contextmanager
+def _silent_export() -> Iterator[None]:
+    """Without the unfinished graph of a failure, which torch.export prints to standard error."""
+    from torch.export import _trace  # late: it loads torch's compiler
+
+    with _patched(_trace, "print", lambda *_, **__: None):
+        yield
 
 
 @contextlib.contextmanager

@@ -42,7 +42,10 @@ def check_against_model(program: Program, model: nn.Module, example: Example) ->
         return
     comparison = _Comparison(program, model, example)
     with _comparable():
-        comparison.run()
+        apart = comparison.run()
+    if apart:
+        names = ", ".join(apart)
+        warnings.warn(f"the model treats {names} = 1 apart: the program takes sizes from 2", stacklevel=3)
 
 
 @contextlib.contextmanager
@@ -67,14 +70,19 @@ class _Comparison:
         names = program.symbol_names
         self.guards = size_guards(program.fake_mode.shape_env, names) if self.symbols else []
 
-    def run(self) -> None:
+    def run(self) -> list[str]:
+        """The names of sizes for which 1 is left out.
+
+        Raises:
+            TraceError: as `check_against_model`.
+        """
         if not self._agrees_elsewhere():
             self._at_example()
         for sizes, guard in broken_guards(self.sizes, self.symbols, self.guards):
             problem = self._problem(self._resized(sizes))
             if problem:
                 raise self._decided(guard, sizes, problem)
-        self._at_one()
+        return self._at_one()
 
     def _agrees_elsewhere(self) -> bool:
         """Whether there are other sizes that the model takes, and the program is the same function there."""
@@ -102,16 +110,15 @@ class _Comparison:
             f"traced with {_written(self.sizes)}, at {_written(sizes)} the program {problem}; {_REMEDY}"
         )
 
-    def _at_one(self) -> None:
+    def _at_one(self) -> list[str]:
         """Leaves sizes below 2 out of the range where the model computes something else there."""
         small = [n for n in self.sizes if n in self.symbols and self.symbols[n].min < 2]
         if not small or not self._problem(self._resized(self.sizes | dict.fromkeys(small, 1))):
-            return
+            return []
         apart = [n for n in small if self._problem(self._resized({**self.sizes, n: 1}))] or small
         narrowed = {n: dataclasses.replace(s, min=2) if n in apart else s for n, s in self.symbols.items()}
         self.program.signature = dataclasses.replace(self.program.signature, symbols=narrowed)
-        names = ", ".join(apart)
-        warnings.warn(f"the model treats {names} = 1 apart: the program takes sizes from 2", stacklevel=6)
+        return apart
 
     def _resized(self, sizes: Sizes) -> Example:
         """The example at other sizes."""

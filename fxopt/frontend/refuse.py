@@ -12,7 +12,7 @@ from fxopt.frontend.diagnose import NUMBER_OUT_OF_TENSOR
 from fxopt.frontend.origins import node_line
 from fxopt.ops import bind, is_random, op_key
 
-__all__ = ["check_captured"]
+__all__ = ["check_captured", "is_training"]
 
 _INLINED = frozenset({"wrap_with_set_grad_enabled", "wrap_with_autocast"})
 """Regions that functionalisation opens."""
@@ -45,7 +45,7 @@ def _check_call(node: Node) -> None:
             f"the graph holds the training op {key}{where}: trace it in eval mode "
             "(model.eval() before torch.export; training=self.training in functional calls)"
         )
-    if is_random(node):
+    if is_random(node) and not _drops_nothing(node):
         raise TraceError(f"the model draws random numbers ({key}){where}: make them an input")
     if key in _READS_A_VALUE:
         raise TraceError(f"the model can't be traced{where}: {NUMBER_OUT_OF_TENSOR}")
@@ -60,8 +60,14 @@ def is_training(node: Node) -> bool:
     if bound.get("training") is True and op_key(node.target).startswith("aten.batch_norm"):
         return bound["running_mean"] is not None
     if bound.get("train") is True:
-        return bound.get("p") != 0 and bound.get("dropout") != 0
+        return not _drops_nothing(node)
     return bound.get("training") is True
+
+
+def _drops_nothing(node: Node) -> bool:
+    """Whether a call drops values out at a rate of 0."""
+    bound = bind(node)
+    return bound.get("p", bound.get("dropout")) == 0
 
 
 def _check_tensor(value: torch.Tensor, key: str, where: str) -> None:

@@ -36,12 +36,12 @@ class _Sizes:
                 self._check_fixed(name, value, i, axis)
                 if axis.name is not None and not axis.is_expression:
                     self._given(_expression(value.shape[i]), axis)
-        for name, value, _ in self.leaves:
+        for name, value, axes in self.leaves:
             for i, size in enumerate(value.shape):
                 expression = _expression(size)
                 if isinstance(expression, sympy.Symbol) and expression not in self.names:
                     default = re.sub(r"\W", "_", f"{name}_{i}")
-                    self._name(expression, unique(default, self.symbols), Axis(None))
+                    self._name(expression, unique(default, self.symbols), axes.get(i, Axis(None)))
 
     def _check_fixed(self, name: str, value: torch.Tensor, i: int, axis: Axis) -> None:
         if axis.required and _expression(value.shape[i]).is_number:

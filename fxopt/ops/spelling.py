@@ -82,6 +82,30 @@ def _expand_as(emit: Emit, a: Arguments, value: object) -> object:
     return emit(aten.expand.default, (a["self"], _sizes(emit, a["other"])), value=value)
 
 
+def _broadcast(emit: Emit, source: object, a: Arguments, value: object) -> object:
+    """A tensor in the shape and dtype of `self`, which it overwrites."""
+    target, given = _value(a["self"]), _value(source)
+    if given.dtype != target.dtype:
+        source = emit(aten.to.dtype, (source, target.dtype))
+    if given.shape == target.shape:
+        return source
+    return emit(aten.expand.default, (source, _sizes(emit, a["self"])), value=value)
+
+
+def _copy(emit: Emit, a: Arguments, value: object) -> object:
+    return _broadcast(emit, a["src"], a, value)
+
+
+def _fill(emit: Emit, a: Arguments, value: object) -> object:
+    if isinstance(a["value"], Node) and isinstance(a["value"].meta.get("val"), torch.Tensor):
+        return _broadcast(emit, a["value"], a, value)
+    return emit(aten.full_like.default, (a["self"], a["value"]), value=value)
+
+
+def _zero(emit: Emit, a: Arguments, value: object) -> object:
+    return emit(aten.full_like.default, (a["self"], 0), value=value)
+
+
 def _cast(emit: Emit, a: Arguments, value: object) -> object:
     """Any `to`: nothing, a change of dtype, or a move."""
     source = _value(a["self"])
@@ -138,7 +162,7 @@ def _swapped_sub(emit: Emit, a: Arguments, value: object) -> object:
 
 
 def _number_minus(emit: Emit, a: Arguments, value: object) -> object:
-    """Writes a - alpha * x as (-x * alpha) + a, which rounds the same way."""
+    """Writes a - alpha * x as (-x * alpha) + a; without alpha that rounds the same way."""
     negated = emit(aten.neg.default, (a["self"],))
     if a["alpha"] != 1:
         negated = emit(aten.mul.Tensor, (negated, a["alpha"]))
@@ -196,6 +220,11 @@ SPELLINGS: dict[str, Spelling] = {
     "aten.view_as.default": _reshape_as,
     "aten.reshape_as.default": _reshape_as,
     "aten.expand_as.default": _expand_as,
+    "aten._reshape_alias.default": _reshape,
+    "aten.copy.default": _copy,
+    "aten.fill.Tensor": _fill,
+    "aten.fill.Scalar": _fill,
+    "aten.zero.default": _zero,
     "aten.contiguous.default": _same,
     "aten.clone.default": _same,
     "aten.alias.default": _same,
