@@ -70,8 +70,10 @@ class Target(ABC):
     def emit(
         self, program: Program, *, opset: int | None = None, stem: str = "model", optimize: bool = True
     ) -> Emitted:
-        """The file content of a program, all of whose ops have rules. `stem` names the file, for sibling data files;
-        `optimize` allows rewriting of the emitted file that must be verified (onnxsim).
+        """The file content of a program, all of whose ops have rules.
+
+        `stem` names the file, for sibling data files; `optimize` allows rewriting of the emitted file that must be
+        verified (onnxsim).
         """
 
     @abstractmethod
