@@ -109,7 +109,14 @@ def _run(
 
 def _check_application(before: Program, after: Program, item: Pass) -> None:
     """Raises if one pass application changed the function."""
-    report = check_programs(before, after, item.contract.value)
+
+    def again(program: Program) -> Program:
+        """The pass on the float64 twin: the oracle of algebra sees what float32's rounding hides."""
+        return PassManager.of([item]).run(program).program
+
+    report = check_programs(
+        before, after, item.contract.value, transform=None if item.needs_calibration else again
+    )
     if report.verdict is Verdict.DIFFERENT:
         raise VerificationError(f"pass {item.pass_name()!r} changed the function: {report.reason}", report)
 
