@@ -11,6 +11,7 @@ import enum
 import linecache
 import re
 import sysconfig
+import textwrap
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Frame:
     line: int
 
     def __str__(self) -> str:
-        source = linecache.getline(self.file, self.line).strip()
+        source = textwrap.shorten(linecache.getline(self.file, self.line), 120, placeholder=" ...")
         return f"{self.file}:{self.line}" + (f" ({source})" if source else "")
 
 

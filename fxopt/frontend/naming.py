@@ -68,7 +68,7 @@ def call_name(target: object) -> str:
 def output_names(tree: pytree.TreeSpec, taken: Iterable[str]) -> list[str]:
     """`output`, `output_1`, or the keys of dicts and fields of classes; never an input's name."""
     paths, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(tree.num_leaves)), tree))
-    return list(_distinct((_output_name(path) for path, _ in paths), set(taken)))
+    return list(_distinct((_output_name(path) for path, _ in paths), frozenset(taken)))
 
 
 def _output_name(path: Iterable[object]) -> str:
@@ -76,8 +76,9 @@ def _output_name(path: Iterable[object]) -> str:
     return "_".join(parts) if parts and not parts[0].isdigit() else "_".join(["output", *parts])
 
 
-def _distinct(names: Iterable[str], taken: set[str]) -> Iterator[str]:
+def _distinct(names: Iterable[str], inputs: frozenset[str]) -> Iterator[str]:
+    taken = set(inputs)
     for name in names:
-        fresh = unique(name if name not in taken else f"{name}_out", taken)
+        fresh = unique(f"{name}_out" if name in inputs else name, taken)
         taken.add(fresh)
         yield fresh

@@ -210,7 +210,17 @@ def _dropout(op: torch._ops.OpOverload) -> Spelling:
     return spell
 
 
+def _rrelu(emit: Emit, a: Arguments, value: object) -> object:
+    """Out of training the slope is the middle of its range."""
+    if a["training"] is not False:
+        return emit(aten.rrelu.default, tuple(a.values()), value=value)
+    lower, upper = a["lower"], a["upper"]
+    assert isinstance(lower, (int, float)) and isinstance(upper, (int, float))
+    return emit(aten.leaky_relu.default, (a["self"], (lower + upper) / 2), value=value)
+
+
 SPELLINGS: dict[str, Spelling] = {
+    "aten.rrelu.default": _rrelu,
     "aten.batch_norm.default": _batch_norm,
     "aten.dropout.default": _dropout(aten.dropout.default),
     "aten.feature_dropout.default": _dropout(aten.feature_dropout.default),
@@ -280,6 +290,7 @@ STANDING = frozenset(
         "aten.to.dtype",
         "aten.to.device",
         "aten.batch_norm.default",
+        "aten.rrelu.default",
         "aten.dropout.default",
         "aten.feature_dropout.default",
         "aten.alpha_dropout.default",

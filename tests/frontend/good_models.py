@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fxopt.frontend import trace
+from fxopt.program import Program
+
 Forward = Callable[..., object]
 
 
@@ -42,6 +45,12 @@ class Function2(Function):
 
 
 CASES: dict[str, Case] = {}
+
+
+def traced(function: Forward, dynamic: object, *args: torch.Tensor) -> Program:
+    """The program of a function of one or two tensors."""
+    model = (Function if len(args) == 1 else Function2)(function).eval()
+    return trace(model, args, dynamic_shapes=dynamic)
 
 
 def noise(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -603,7 +612,9 @@ CASES["lstm_with_state"] = Case(
 CASES["gru"] = Case(lambda: nn.GRU(4, 5, batch_first=True), (noise(2, 3, 4), noise(1, 2, 5)))
 CASES["rnn"] = Case(lambda: nn.RNN(4, 5, batch_first=True), (noise(2, 3, 4),))
 CASES["lstm_cell"] = Case(lambda: nn.LSTMCell(4, 5), (noise(2, 4),))
-CASES["attention"] = Case(lambda: nn.MultiheadAttention(8, 2, batch_first=True), (noise(2, 3, 8),) * 3, exact=False)
+CASES["attention"] = Case(
+    lambda: nn.MultiheadAttention(8, 2, batch_first=True), (noise(2, 3, 8),) * 3, exact=False
+)
 CASES["attention_masked"] = Case(
     lambda: nn.MultiheadAttention(8, 2, batch_first=True),
     (noise(2, 3, 8),) * 3,

@@ -9,8 +9,12 @@ x, y = torch.zeros(4, 3), torch.zeros(8, 3)
 n = Dim("n", min=3, max=9)
 
 
-def names(shapes: dict[str, object], arguments: list[tuple[str, object]] | None = None) -> list[dict[int, str | None]]:
-    return [{i: a.name for i, a in leaf.items()} for leaf in read_axes(shapes, arguments or [("x", x), ("y", y)])]
+def names(
+    shapes: dict[str, object], arguments: list[tuple[str, object]] | None = None
+) -> list[dict[int, str | None]]:
+    return [
+        {i: a.name for i, a in leaf.items()} for leaf in read_axes(shapes, arguments or [("x", x), ("y", y)])
+    ]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +39,9 @@ def test_sizes_in_any_form(shapes: dict[str, object], expected: list[dict[int, s
 
 
 def test_ranges_and_what_torch_is_told():
-    [first, second] = read_axes({"x": {0: n, 1: Dim.DYNAMIC(min=2, max=5)}, "y": {0: Dim.AUTO}}, [("x", x), ("y", y)])
+    [first, second] = read_axes(
+        {"x": {0: n, 1: Dim.DYNAMIC(min=2, max=5)}, "y": {0: Dim.AUTO}}, [("x", x), ("y", y)]
+    )
     assert (first[0].low, first[0].high, first[0].required) == (3, 9, True)
     assert (first[1].low, first[1].high, first[1].required) == (2, 5, True)
     assert (second[0].low, second[0].high, second[0].required) == (None, None, False)

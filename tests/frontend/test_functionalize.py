@@ -50,7 +50,10 @@ def norm_then_write(x):
     return y, x
 
 
-@pytest.mark.parametrize("function", [walk_only, promoting, written_after_its_last_view, view_written_and_read_no_more, norm_then_write])
+@pytest.mark.parametrize(
+    "function",
+    [walk_only, promoting, written_after_its_last_view, view_written_and_read_no_more, norm_then_write],
+)
 def test_the_walk_is_the_same_function(function):
     exported = captured(function, noise(2, 3))
     graph = functionalize(exported.graph)
@@ -58,7 +61,9 @@ def test_the_walk_is_the_same_function(function):
     assert any(is_mutating(n.target) for n in exported.graph.nodes), "the export is left as it was"
     program = trace(Function(function).eval(), (noise(2, 3),))
     got, expected = program(noise(2, 3)), function(noise(2, 3))
-    for a, b in zip(torch.utils._pytree.tree_leaves(got), torch.utils._pytree.tree_leaves(expected), strict=True):
+    for a, b in zip(
+        torch.utils._pytree.tree_leaves(got), torch.utils._pytree.tree_leaves(expected), strict=True
+    ):
         assert torch.equal(a, b)
 
 

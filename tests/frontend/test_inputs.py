@@ -16,7 +16,10 @@ def variadic(*xs, **more):
     """Takes anything."""
 
 
-def read(function=forward, args=(noise(2, 3),), kwargs=None, dynamic=None) -> Example:
+ONE = (noise(2, 3),)
+
+
+def read(function=forward, args=ONE, kwargs=None, dynamic=None) -> Example:
     return example_inputs(function, args, kwargs, dynamic)
 
 
@@ -28,7 +31,13 @@ def read(function=forward, args=(noise(2, 3),), kwargs=None, dynamic=None) -> Ex
         (forward, (), {"y": noise(2), "x": noise(2)}, ["y", "x"], ("x", "y", "scale")),
         (forward, noise(2), {}, ["x"], ("x", "y", "scale")),
         (forward, [noise(2)], None, ["x"], ("x", "y", "scale")),
-        (forward, ({"a": noise(2), "b": (noise(2), None)},), {}, ["x_a", "x_b_0", "x_b_1"], ("x", "y", "scale")),
+        (
+            forward,
+            ({"a": noise(2), "b": (noise(2), None)},),
+            {},
+            ["x_a", "x_b_0", "x_b_1"],
+            ("x", "y", "scale"),
+        ),
         (forward, (Pair(noise(2), noise(2)),), {}, ["x_first", "x_second"], ("x", "y", "scale")),
         (forward, ({"a_b": noise(2), "a": {"b": noise(2)}},), {}, ["x_a_b", "x_a_b_2"], ("x", "y", "scale")),
         (variadic, (noise(2), noise(2)), {"k": 1}, ["xs_0", "xs_1", "k"], ()),
@@ -36,7 +45,9 @@ def read(function=forward, args=(noise(2, 3),), kwargs=None, dynamic=None) -> Ex
         (lambda a, **more: None, (noise(2),), {"b": noise(2)}, ["a", "b"], ("a", "b")),
     ],
 )
-def test_every_leaf_has_a_name_of_its_own(function, args, kwargs, names: list[str], arguments: tuple[str, ...]):
+def test_every_leaf_has_a_name_of_its_own(
+    function, args, kwargs, names: list[str], arguments: tuple[str, ...]
+):
     example = read(function, args, kwargs)
     assert list(example.names) == names
     assert example.arguments == arguments
@@ -58,7 +69,11 @@ def test_the_callers_tensors_are_not_used_themselves():
         ((1, 2, 3), {}, "too many positional arguments"),
         ((noise(2),), {"z": 1}, "unexpected keyword argument 'z'"),
         ((noise(2),), {"x": 1}, "multiple values for argument 'x'"),
-        ({"x": noise(2)}, {}, "args must be a tuple of example inputs, got dict; keyword arguments are kwargs"),
+        (
+            {"x": noise(2)},
+            {},
+            "args must be a tuple of example inputs, got dict; keyword arguments are kwargs",
+        ),
         (3, {}, "args must be a tuple of example inputs, got int"),
         ((noise(2),), [1], "kwargs must be a dict"),
         ((numpy.zeros(2),), {}, "input 'x' is a ndarray: pass tensors"),

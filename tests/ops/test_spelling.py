@@ -24,6 +24,7 @@ CALLS: dict[str, list[tuple[object, ...]]] = {
         (image, None, None, None, None, True, 0.1, 1e-5, False),
         (image, v, v, v, v.abs(), False, 0.1, 1e-5, False),
     ],
+    "aten.rrelu.default": [(x, 0.1, 0.3), (x,)],
     "aten.dropout.default": [(x, 0.5, False), (x, 0.0, True)],
     "aten.feature_dropout.default": [(x, 0.5, False), (x, 0.0, True)],
     "aten.alpha_dropout.default": [(x, 0.5, False), (x, 0.0, True)],
@@ -79,8 +80,15 @@ CALLS: dict[str, list[tuple[object, ...]]] = {
     "aten.__xor__.Scalar": [(whole, 3)],
     "aten._softmax.default": [(m, 1, False)],
     "aten._log_softmax.default": [(m, -1, False)],
-    "aten.conv1d.padding": [(signal, kernel, v.new_ones(4), [1], "same"), (signal, even, None, [1], "same"), (signal, even, None, [2], "valid")],
-    "aten.conv2d.padding": [(image, noise(2, 3, 4, 3), None, [1, 1], "same", [2, 1]), (image, noise(3, 1, 2, 2), None, [1, 1], "same", [1, 1], 3)],
+    "aten.conv1d.padding": [
+        (signal, kernel, v.new_ones(4), [1], "same"),
+        (signal, even, None, [1], "same"),
+        (signal, even, None, [2], "valid"),
+    ],
+    "aten.conv2d.padding": [
+        (image, noise(2, 3, 4, 3), None, [1, 1], "same", [2, 1]),
+        (image, noise(3, 1, 2, 2), None, [1, 1], "same", [1, 1], 3),
+    ],
     "aten.conv3d.padding": [(noise(1, 2, 4, 4, 4), noise(2, 2, 2, 3, 2), None, [1, 1, 1], "same")],
 }  # fmt: skip
 KEYWORDS: dict[str, dict[str, object]] = {
@@ -92,7 +100,9 @@ KEYWORDS: dict[str, dict[str, object]] = {
 class Call(nn.Module):
     """One op on tensors among its arguments."""
 
-    def __init__(self, op: torch._ops.OpOverload, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+    def __init__(
+        self, op: torch._ops.OpOverload, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> None:
         super().__init__()
         self.op, self.kwargs = op, kwargs
         self.literals = [None if isinstance(a, torch.Tensor) else (a,) for a in args]
@@ -146,12 +156,17 @@ def test_what_stands_is_spelt_and_legal():
 )
 def test_with_a_dynamic_size(name: str, args: tuple[object, ...]):
     program = spelt(name, args, dynamic=True)
-    larger = torch.cat([args[0]] * 3) * torch.arange(1.0, 1 + 3 * len(args[0])).reshape(-1, *[1] * (args[0].dim() - 1))
+    larger = torch.cat([args[0]] * 3) * torch.arange(1.0, 1 + 3 * len(args[0])).reshape(
+        -1, *[1] * (args[0].dim() - 1)
+    )
     torch.testing.assert_close(program(larger), overload(name)(larger, *args[1:]), rtol=1e-5, atol=1e-5)
 
 
 def test_a_cast_to_the_same_dtype_is_nothing():
-    assert [len(list(spelt("aten.to.dtype", (m, d)).calls())) for d in (torch.float32, torch.float64)] == [0, 1]
+    assert [len(list(spelt("aten.to.dtype", (m, d)).calls())) for d in (torch.float32, torch.float64)] == [
+        0,
+        1,
+    ]
 
 
 def test_half_softmax_in_single_precision():

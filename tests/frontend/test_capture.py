@@ -1,0 +1,72 @@
+import logging
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from fxopt.errors import TraceError
+from fxopt.frontend.capture import capture, quiet_torch
+from fxopt.frontend.inputs import example_inputs
+from tests.frontend.good_models import noise
+
+
+def test_torch_is_quiet_inside_and_as_before_after(caplog: pytest.LogCaptureFixture):
+    logger, loud = logging.getLogger("torch.a.test"), logging.getLogger("torch.a.loud.test")
+    loud.setLevel(logging.DEBUG)
+    with quiet_torch():
+        logger.error("hidden")
+        loud.debug("somebody asked for this")
+        logging.getLogger("mine").error("shown")
+        warnings.warn("hidden", stacklevel=1)
+    logger.error("back")
+    assert [r.getMessage() for r in caplog.records if r.levelno > logging.DEBUG] == ["shown", "back"]
+    assert "somebody asked for this" in caplog.text or loud.level == logging.DEBUG
+    loud.setLevel(logging.NOTSET)
+
+
+def test_nested_quiet():
+    logger = logging.getLogger("torch.a.test")
+    with quiet_torch():
+        with quiet_torch():
+            pass
+        assert logger.disabled
+    assert not logger.disabled
+
+
+class Keywords(nn.Module):
+    def forward(self, x, **more):
+        return x + more["y"]
+
+
+def test_nameless_keywords_can_be_dynamic():
+    model = Keywords()
+    example = example_inputs(
+        model.forward, (noise(2, 3),), {"y": noise(2, 3)}, {"x": {0: "n"}, "y": {0: "n"}}
+    )
+    exported = capture(model, example)
+    shapes = [n.meta["val"].shape for n in exported.graph.nodes if n.op == "placeholder"]
+    assert all(isinstance(shape[0], torch.SymInt) for shape in shapes)
+    assert "forward" not in vars(model)
+
+
+def test_what_a_model_says_to_its_user_is_not_swallowed(capsys: pytest.CaptureFixture[str]):
+    class Talks(nn.Module):
+        def forward(self, x):
+            print("tracing me")
+            return x + 1
+
+    model = Talks()
+    capture(model, example_inputs(model.forward, (noise(2),), None, None))
+    assert "tracing me" in capsys.readouterr().out
+
+
+def test_an_error_keeps_its_cause():
+    class Fails(nn.Module):
+        def forward(self, x):
+            raise OSError("no disk")
+
+    model = Fails()
+    with pytest.raises(TraceError, match="OSError: no disk") as caught:
+        capture(model, example_inputs(model.forward, (noise(2),), None, None))
+    assert isinstance(caught.value.__cause__, OSError)

@@ -1,0 +1,126 @@
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fxopt.errors import InputError, TraceError
+from fxopt.frontend import trace
+from tests.frontend.good_models import noise, traced
+
+x = noise(4, 6)
+
+
+def test_a_model_that_refuses_larger_sizes_is_checked_at_smaller_ones():
+    table = noise(4, 6)
+    program = traced(lambda x: x + table[torch.arange(x.shape[0])], {"x": {0: "n"}}, x)
+    assert program(noise(3, 6)).shape == (3, 6)
+
+
+def test_half_a_size_is_no_guard():
+    program = traced(lambda x: x[: x.shape[0] // 2], {"x": {0: "n"}}, x)
+    assert str(program.signature.outputs[0]) == "output: f32[n // 2, 6]"
+    assert [len(program(noise(k, 6))) for k in (1, 2, 3, 9)] == [0, 1, 1, 4]
+
+
+def test_a_size_that_must_divide_is_accepted():
+    program = traced(lambda x: x.reshape(-1, 2, 6), {"x": {0: "n"}}, x)
+    assert program(noise(8, 6)).shape == (4, 2, 6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[: int(x.shape[0] * 0.5)],
+        lambda x: x[: int(x.shape[0] * 0.1) + 1],
+        lambda x: x + 1 if x.shape[0] % 2 == 0 else x,
+        lambda x: x * (2 if round(x.shape[0] / 3) == 1 else 3),
+        lambda x: x * (2 if x.shape[0] ** 2 < 30 else 3),
+    ],
+)
+def test_a_number_made_of_a_size_is_found_at_another_size(function):
+    with pytest.raises(TraceError) as caught:
+        traced(function, {"x": {0: "n"}}, x)
+    line = function.__code__.co_firstlineno
+    assert f"fixes a number that depends on a size at {__file__}:{line} (lambda x:" in str(caught.value)
+    assert "traced with n = 4, at n = " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x / x.shape[0],
+        lambda x: x * (x.shape[0] ** -0.5),
+        lambda x: x * torch.sym_float(x.shape[0]),
+        lambda x: torch.full((x.shape[0],), x.shape[0] * 0.5),
+        lambda x: x.repeat(x.shape[0] * 2 + 1, 1),
+        lambda x: torch.arange(x.shape[0]).float() / max(x.shape[0] - 1, 1),
+        lambda x: nn.functional.interpolate(x[None], scale_factor=1.5),
+        lambda x: nn.functional.adaptive_avg_pool1d(x.t(), 3),
+    ],
+)
+def test_computing_with_sizes_is_fine(function):
+    program = traced(function, {"x": {0: "n"}}, x)
+    for size in (1, 2, 7):
+        torch.testing.assert_close(program(noise(size, 6)), function(noise(size, 6)))
+
+
+def test_a_model_that_treats_one_apart_takes_sizes_from_two():
+    def forward(x):
+        return x[0] if x.shape[0] == 1 else x
+
+    with pytest.warns(UserWarning, match="the model treats n = 1 apart") as caught:
+        program = traced(forward, {"x": {0: "n"}}, x)
+    assert Path(caught[0].filename).name == "good_models.py"  # which calls trace
+    assert program.signature.symbols["n"].min == 2
+    with pytest.raises(InputError, match="size n is 1, the model takes it from 2"):
+        program(noise(1, 6))
+
+
+def test_of_several_sizes_only_that_which_is_treated_apart():
+    def forward(x):
+        return x.sum(1) if x.shape[1] == 1 else x
+
+    with pytest.warns(UserWarning, match="treats k = 1 apart"):
+        program = traced(forward, {"x": {0: "n", 1: "k"}}, x)
+    assert {n: s.min for n, s in program.signature.symbols.items()} == {"n": 0, "k": 2}
+
+
+class Counting(nn.Module):
+    """Counts its runs on values (torch.export runs it on stand-ins)."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.sizes = function, None
+
+    def forward(self, x):
+        if type(x) is torch.Tensor and not isinstance(x, torch._subclasses.FakeTensor):
+            RUNS.append(tuple(x.shape))
+        return self.function(x)
+
+
+RUNS: list[tuple[int, ...]] = []
+
+
+@pytest.mark.parametrize(
+    ("function", "dynamic", "runs"),
+    [
+        (lambda x: x + 1, None, [(4, 6)]),
+        (lambda x: x + 1, {"x": {0: "n"}}, [(5, 6), (1, 6)]),
+        (lambda x: x.sum(), {"x": {0: "n", 1: "k"}}, [(5, 8), (1, 1)]),
+        (lambda x: x.reshape(-1, 2, 6), {"x": {0: "n"}}, [(6, 6), (2, 6), (3, 6), (5, 6), (1, 6)]),
+    ],
+)
+def test_the_model_is_run_no_more_than_needed(function, dynamic: object, runs: list[tuple[int, ...]]):
+    RUNS.clear()
+    trace(Counting(function).eval(), (x,), dynamic_shapes=dynamic)
+    assert runs == RUNS
+
+
+def test_warnings_of_the_model_are_no_errors_of_the_trace():
+    def forward(x):
+        warnings.warn("look out", stacklevel=1)
+        return x * 2
+
+    assert traced(forward, {"x": {0: "n"}}, x)(noise(3, 6)).shape == (3, 6)

@@ -1,0 +1,60 @@
+import pytest
+
+from fxopt.errors import TraceError
+from fxopt.frontend.diagnose import first_line, trace_error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("bad\nmore"), "ValueError: bad"),
+        (KeyError("k"), "KeyError: 'k'"),
+        (StopIteration(), "StopIteration"),
+        (RuntimeError("\n\n  indented  \n"), "RuntimeError: indented"),
+        (
+            AttributeError("'FakeTensor' object has no attribute 'x'"),
+            "AttributeError: 'Tensor' object has no attribute 'x'",
+        ),
+        (RuntimeError("Constraints violated (n)! see logs\n  - n is 4\n"), "RuntimeError: n is 4"),
+    ],
+)
+def test_the_first_line(error: Exception, expected: str):
+    assert first_line(error) == expected
+
+
+def test_long_texts_are_cut():
+    assert len(first_line(ValueError("x" * 999))) < 330
+
+
+def caught(cause: Exception, *, wrapped: bool = False) -> TraceError:
+    def model():
+        raise cause
+
+    try:
+        try:
+            model()
+        except Exception as error:
+            if not wrapped:
+                raise
+            raise RuntimeError("something of torch's") from error
+    except Exception as error:  # the chain as a tracer sees it
+        return trace_error(error)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_place_and_words_of_the_first_cause(wrapped: bool):
+    line = caught.__code__.co_firstlineno + 2
+    assert str(caught(ValueError("bad"), wrapped=wrapped)) == (
+        f"the model can't be traced at {__file__}:{line} (raise cause): ValueError: bad"
+    )
+
+
+def test_a_users_word_numpy_is_no_numpy_in_forward():
+    assert "numpy file is missing" in str(caught(OSError("the numpy file is missing")))
+
+
+def test_a_ring_of_causes_ends():
+    error = ValueError("a")
+    error.__context__ = other = KeyError("b")
+    other.__context__ = error
+    assert "KeyError: 'b'" in str(trace_error(error)) or "ValueError: a" in str(trace_error(error))
