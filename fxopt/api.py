@@ -242,6 +242,11 @@ def optimize(
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     report.model = original.name
     report.before = _summary(original)
+    report.notes += [
+        f"the model takes other sizes in another way: in this file {symbol.limits}"
+        for symbol in original.signature.symbols.values()
+        if symbol.limits
+    ]
     clock.lap("trace")
     log.info("run the pipeline %s", report.pipeline)
     result = _run(manager, original, calibration, check_each=check_each)

@@ -129,3 +129,15 @@ def test_a_pass_that_changes_the_function_is_caught_by_check_each(
     program = fxopt.trace(model, (image,), dynamic_shapes=DYNAMIC)
     with pytest.raises(fxopt.VerificationError, match="pass 'drop-relu' changed the function"):
         fxopt.run_pipeline(program, [DropRelu()], check_each=True)
+
+
+def test_a_size_that_the_model_branches_on_is_said(image: torch.Tensor) -> None:
+    class Branches(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if x.shape[0] > 4 else x - 1
+
+    result = fxopt.optimize(Branches().eval(), (image,), target="eager", dynamic_shapes={"x": {0: "batch"}})
+    assert any("batch is at most 4" in note for note in result.report.notes)
+    assert "# batch is at most 4" in str(result.program)
+    with pytest.raises(fxopt.InputError, match="batch"):
+        result.artifact(torch.cat([image] * 4))

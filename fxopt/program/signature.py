@@ -71,6 +71,16 @@ class Symbol:
     min: int = 0
     max: int | None = None
 
+    @property
+    def limits(self) -> str:
+        """The range in words, empty if every size is taken.
+
+        >>> Symbol("batch", max=4).limits, Symbol("batch", 5).limits, Symbol("batch").limits
+        ('batch is at most 4', 'batch is at least 5', '')
+        """
+        parts = [f"at least {self.min}"] * (self.min > 0) + [f"at most {self.max}"] * (self.max is not None)
+        return f"{self.name} is {' and '.join(parts)}" if parts else ""
+
     def takes(self, size: int) -> bool:
         """Whether a size is in the range."""
         return self.min <= size and (self.max is None or size <= self.max)
