@@ -85,7 +85,8 @@ def frac(b: Builder, c: Call) -> Value:
 
 @rule("aten.square")
 def square(b: Builder, c: Call) -> Value:
-    return b.op("Mul", c.x, c.x)
+    x = c.tensor(dtype=c.out.dtype)
+    return b.op("Mul", x, x)
 
 
 @rule("aten.rsqrt")

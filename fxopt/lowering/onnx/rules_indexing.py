@@ -101,7 +101,18 @@ def scatter(b: Builder, c: Call) -> Value:
         source = b.expand(c.tensor("value", c.out.dtype), (), shape)
     if c.rank == 0:
         raise c.error("scatter into a tensor without dimensions")
-    return b.op("ScatterElements", c.x, index, source, axis=c.dim(), reduction=names[reduce])
+    return _scattered(b, "ScatterElements", (c.x, index, source), names[reduce], axis=c.dim())
+
+
+def _scattered(
+    b: Builder, op_type: str, inputs: tuple[Value, Value, Value], reduction: str, *, axis: int | None = None
+) -> Value:
+    """A scatter into the first input; half precision is added up in float32, for which onnxruntime has a kernel."""
+    x, index, source = inputs
+    dtype = b.dtype(x)
+    if reduction != "none" and dtype is torch.float16:
+        x, source = b.cast(x, torch.float32), b.cast(source, torch.float32)
+    return b.cast(b.op(op_type, x, index, source, axis=axis, reduction=reduction), dtype)
 
 
 @rule("aten.index_add", "aten.index_copy", "aten.index_fill")
@@ -123,12 +134,14 @@ def index_write(b: Builder, c: Call) -> Value:
         source = b.expand(source, (), shape)
     if c.arguments.get("alpha", 1) != 1:
         source = b.op("Mul", source, b.operand(c["alpha"], c.out.dtype))
-    reduction = "add" if "index_add" in name else None
-    return b.op("ScatterElements", c.x, index, source, axis=axis, reduction=reduction)
+    reduction = "add" if "index_add" in name else "none"
+    return _scattered(b, "ScatterElements", (c.x, index, source), reduction, axis=axis)
 
 
 @rule("aten.nonzero")
 def nonzero(b: Builder, c: Call) -> Value:
+    if c.rank == 0:
+        raise c.error("a tensor without dimensions")
     return b.op("Transpose", b.op("NonZero", c.x), perm=[1, 0])
 
 
@@ -249,10 +262,9 @@ def index_put(b: Builder, c: Call) -> Value:
     back = indices.result_order(c.rank)
     updates = b.op("Expand", values, indices.shape_value(b, [shape[d] for d in back]))
     updates = b.transpose(updates, _inverse(back))
-    reduction = "add" if accumulate else None
-    return b.transpose(
-        b.op("ScatterND", x, indices.columns(b), updates, reduction=reduction), _inverse(order)
-    )
+    reduction = "add" if accumulate else "none"
+    written = _scattered(b, "ScatterND", (x, indices.columns(b), updates), reduction)
+    return b.transpose(written, _inverse(order))
 
 
 def _fill_masked(

@@ -209,8 +209,8 @@ def running_extreme(b: Builder, c: Call) -> tuple[Value, ...]:
     if c.rank == 0:
         return c.x, b.constant(0, torch.int64)
     axis, size = c.dim(), c.shape[c.dim()]
-    if not isinstance(size, int):
-        raise c.error("a running extreme needs a fixed size")
+    if not isinstance(size, int) or c.out.dtype is torch.bool:
+        raise c.error("a running extreme needs a fixed size and numbers")
     high = "max" in c.name
     mask = torch.ones(size, size, dtype=torch.bool).tril().reshape(size, size, *[1] * (c.rank - axis - 1))
     floor = torch.finfo(c.out.dtype) if is_float(c.out.dtype) else torch.iinfo(c.out.dtype)

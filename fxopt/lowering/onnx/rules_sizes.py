@@ -54,10 +54,8 @@ def ne(b: Builder, node: Node) -> Value:
 def division(b: Builder, node: Node) -> Value:
     """Rounded down, and the rest with the divisor's sign."""
     x, y = _operands(b, node)
-    if b.dtype(x).is_floating_point:
-        quotient = b.op("Floor", b.op("Div", x, y))
-    else:
-        quotient = floor_divide(b.graph, x, y)
+    whole = not b.dtype(x).is_floating_point
+    quotient = floor_divide(b.graph, x, y) if whole else b.op("Floor", b.op("Div", x, y))
     if op_key(node.target) == "_operator.floordiv":
         return quotient
     return b.op("Sub", x, b.op("Mul", quotient, y))

@@ -105,6 +105,7 @@ CASES = [
     Case("pow-of-int-number", lambda x: 2**x, (J,)),
     Case("pow-tensors", lambda x, y: x.abs() ** y, (X, Y)),
     Case("float_power", lambda x: torch.float_power(x, 2), (J,)),
+    Case("copysign", torch.copysign, (X, torch.tensor([[0.0, -0.0, 1, -1, 2, -2, -0.0]]).repeat(3, 1))),
     Case("xlogy", lambda x, y: torch.xlogy(x.clamp(min=0), y.abs()), (X, Y)),
     Case("lerp-number", lambda x, y: torch.lerp(x, y, 0.3), (X, Y)),
     Case("lerp-tensor", lambda x, y, w: torch.lerp(x, y, w), (X, Y, X)),

@@ -65,6 +65,7 @@ CASES = [
     Case("bmm", lambda x, y: torch.bmm(x, y), (BATCH, random(3, 6, 2))),
     Case("mv", Product(torch.mv, 6), (M,)),
     Case("dot", lambda x, y: torch.dot(x.flatten(), y.flatten()), (M, M)),
+    Case("outer-of-inputs", torch.outer, (random(5), random(4)), fixed=True),
     Case("outer", lambda x, y: torch.outer(x[:, 0], y[:, 1]), (M, M)),
     Case("addmm", lambda x: torch.addmm(torch.ones(5), x, torch.ones(6, 5), beta=0.5, alpha=2), (M,)),
     Case("addmm-beta-0", lambda x: torch.addmm(x.new_full((5,), 1.0), x, torch.ones(6, 5), beta=0), (M,)),

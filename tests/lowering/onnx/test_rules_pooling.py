@@ -23,6 +23,8 @@ CASES = [
     Case("max2d-ceil-drops-a-window", nn.MaxPool2d(2, 3, 1, ceil_mode=True), (IMAGE,)),
     Case("max2d-unbatched", nn.MaxPool2d(2), (IMAGE[0],), fixed=True),
     Case("max2d-indices", nn.MaxPool2d(3, 2, 1, return_indices=True), (IMAGE,)),
+    Case("max2d-indices-unbatched", nn.MaxPool2d(3, 2, 1, return_indices=True), (IMAGE[0],), fixed=True),
+    Case("average2d-divisor-ceil", nn.AvgPool2d(3, 2, 1, ceil_mode=True, divisor_override=5), (IMAGE,)),
     Case("max2d-half", nn.MaxPool2d(2).half(), (IMAGE.half(),)),
     Case("max3d", nn.MaxPool3d((2, 3, 2), 2), (CUBE,)),
     Case("average1d", nn.AvgPool1d(3, 2, 1), (LINE,)),

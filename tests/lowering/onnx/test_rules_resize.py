@@ -26,6 +26,7 @@ CASES = [
     Case("nearest1d", scaled(scale_factor=3), (LINE,)),
     Case("nearest3d", scaled(scale_factor=2), (CUBE,)),
     Case("nearest-exact", scaled(size=(9, 4), mode="nearest-exact"), (IMAGE,)),
+    Case("nearest-factor-0.7", scaled(scale_factor=0.7), (torch.randn(2, 3, 10, 10, generator=GENERATOR),)),
     Case("linear1d", scaled(scale_factor=2, mode="linear"), (LINE,)),
     Case("bilinear", scaled(scale_factor=2, mode="bilinear"), (IMAGE,)),
     Case("bilinear-size", scaled(size=(4, 9), mode="bilinear"), (IMAGE,)),
