@@ -6,7 +6,7 @@
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch.fx import Node
 from fxopt.errors import PassError
 from fxopt.ops import canonical_arguments, is_mutating, is_random, op_key
 from fxopt.ops.spelling import SPELLINGS, STANDING
-from fxopt.program.inference import infer_value, value_key
+from fxopt.program.inference import infer_value, is_data_dependent, value_key
 from fxopt.program.program import Program, origins_of
 from fxopt.program.signature import ScalarSpec, TensorSpec
 
@@ -58,47 +58,59 @@ class Violation:
         return f"{self.node}: {self.what}{place}"
 
 
-def violations(program: Program, dialect: Dialect = ATEN, *, values: bool = False) -> Iterator[Violation]:
+def violations(
+    program: Program, dialect: Dialect = ATEN, *, values: bool = False, nodes: Iterable[Node] | None = None
+) -> Iterator[Violation]:
     """The broken invariants of a program, in graph order.
 
     Args:
         program: to check.
         dialect: its rules.
         values: also infer each call's value afresh and compare (slow).
+        nodes: only these, where all others are known to be as they should.
     """
-    seen: set[Node] = set()
     names: set[str] = set()
-    for node in program.graph.nodes:
-        where = "; ".join(map(str, origins_of(node)))
-        for what in _node_problems(program, dialect, node, seen, names):
-            yield Violation(node.name, what, where)
-        if values and node.op == "call_function":
-            what = _stale_value(program, node)
-            if what:
-                yield Violation(node.name, what, where)
-        seen.add(node)
+    for node in program.graph.nodes if nodes is None else nodes:
+        if nodes is None and node.name in names:
+            yield _violation(node, "another node has the same name")
         names.add(node.name)
+        for what in _node_problems(program, dialect, node):
+            yield _violation(node, what)
+        if values and node.op == "call_function":
+            stale = _stale_value(program, node)
+            if stale:
+                yield _violation(node, stale)
     yield from _signature_problems(program)
 
 
-def _node_problems(
-    program: Program, dialect: Dialect, node: Node, seen: set[Node], names: set[str]
-) -> Iterator[str]:
-    if node.name in names:
-        yield "another node has the same name"
+def _violation(node: Node, what: str) -> Violation:
+    return Violation(node.name, what, "; ".join(map(str, origins_of(node))))
+
+
+def _node_problems(program: Program, dialect: Dialect, node: Node) -> Iterator[str]:
     for used in node.all_input_nodes:
-        if used not in seen:
+        if used._erased or used.graph is not node.graph:
+            yield f"it uses {used.name}, which is not in the graph"
+        elif not used < node:
             yield f"it uses {used.name} before it is made"
     if node.op == "output":
         return
     if "val" not in node.meta:
         yield "it has no value (meta['val'])"
-    if node.op == "get_attr" and str(node.target) not in program.weights:
-        yield f"its weight {node.target!r} is not in the weight table"
+    if node.op == "get_attr":
+        yield from _weight_problems(program, node)
     if node.op == "call_function":
         yield from _call_problems(dialect, node)
     elif node.op not in ("placeholder", "get_attr"):
         yield f"a {node.op} node is not allowed"
+
+
+def _weight_problems(program: Program, node: Node) -> Iterator[str]:
+    tensor, value = program.weights.get(str(node.target)), node.meta.get("val")
+    if tensor is None:
+        yield f"its weight {node.target!r} is not in the weight table"
+    elif isinstance(value, torch.Tensor) and (value.dtype, value.shape) != (tensor.dtype, tensor.shape):
+        yield f"its value is {value!r}, its weight {tensor.dtype} {tuple(tensor.shape)}"
 
 
 def _call_problems(dialect: Dialect, node: Node) -> Iterator[str]:
@@ -115,19 +127,30 @@ def _call_problems(dialect: Dialect, node: Node) -> Iterator[str]:
         yield f"{op_key(target)} writes in place"
     if is_random(node):
         yield f"{op_key(target)} draws random numbers"
-    args, kwargs = canonical_arguments(target, node.args, dict(node.kwargs))
-    if _plain_key(args) != _plain_key(node.args) or set(kwargs) != set(node.kwargs):
+    try:
+        args, kwargs = canonical_arguments(target, node.args, dict(node.kwargs))
+    except TypeError as error:
+        yield f"its arguments do not fit the op: {error}"
+        return
+    if _plain_key(args) != _plain_key(node.args) or _plain_key(kwargs) != _plain_key(dict(node.kwargs)):
         yield "its arguments are not canonical"
 
 
 def _plain_key(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return tuple(map(_plain_key, value))
+    if isinstance(value, dict):
+        return tuple((k, _plain_key(v)) for k, v in sorted(value.items()))
     return id(value) if isinstance(value, Node) else (type(value), repr(value))
 
 
 def _stale_value(program: Program, node: Node) -> str:
-    fresh = infer_value(program, node.target, node.args, dict(node.kwargs))
+    if is_data_dependent(node.target):
+        return ""  # each evaluation makes new symbols
+    try:
+        fresh = infer_value(program, node.target, node.args, dict(node.kwargs))
+    except Exception as error:
+        return f"its shape can't be inferred: {str(error).strip().splitlines()[:1]}"
     if value_key(fresh) == value_key(node.meta.get("val")) or _same_shape(fresh, node.meta.get("val")):
         return ""
     return f"its value is stale: {node.meta.get('val')!r} is noted, {fresh!r} is inferred"
@@ -155,10 +178,8 @@ def _signature_problems(program: Program) -> Iterator[Violation]:
         yield Violation("inputs", f"{len(placeholders)} placeholders for {len(specs)} tensor inputs")
     for node, spec in zip(placeholders, specs, strict=False):
         value = node.meta.get("val")
-        if isinstance(value, torch.Tensor) and (value.dtype != spec.dtype or value.dim() != len(spec.shape)):
-            yield Violation(
-                node.name, f"it is {value.dtype} of rank {value.dim()}, the signature says {spec}"
-            )
+        if not _fits(value, spec):
+            yield Violation(node.name, f"it is {value!r}, the signature says {spec}")
     returned, outputs = program.output_nodes(), program.signature.computed_outputs
     if len(returned) != len(outputs):
         yield Violation("output", f"{len(returned)} results for {len(outputs)} outputs of the signature")
@@ -171,24 +192,39 @@ def _output_problems(result: object, spec: TensorSpec | ScalarSpec) -> Iterator[
         yield Violation("output", f"{spec.name} is {result!r}, not a node")
         return
     value = result.meta.get("val")
-    if isinstance(spec, TensorSpec) and not (
-        isinstance(value, torch.Tensor) and value.dtype == spec.dtype and value.dim() == len(spec.shape)
-    ):
+    if isinstance(spec, TensorSpec) and not _fits(value, spec):
         yield Violation(result.name, f"the output {spec} is {value!r}")
 
 
-def check_program(program: Program, dialect: Dialect = ATEN, *, after: str = "") -> None:
+def _fits(value: object, spec: TensorSpec) -> bool:
+    """Whether a value has the dtype, rank and, where both are numbers, the sizes of a spec."""
+    if not isinstance(value, torch.Tensor) or value.dtype != spec.dtype or value.dim() != len(spec.shape):
+        return False
+    sizes = zip(value.shape, spec.shape, strict=True)
+    return all(a == b for a, b in sizes if isinstance(a, int) and isinstance(b, int))
+
+
+def check_program(
+    program: Program,
+    dialect: Dialect = ATEN,
+    *,
+    after: str = "",
+    values: bool = False,
+    nodes: Iterable[Node] | None = None,
+) -> None:
     """Raises where a program breaks an invariant.
 
     Args:
         program: to check.
         dialect: its rules.
         after: the pass that is to blame, for the message.
+        values: as in `violations`.
+        nodes: as in `violations`.
 
     Raises:
         PassError: lists the first violations.
     """
-    found = list(violations(program, dialect))
+    found = list(violations(program, dialect, values=values, nodes=nodes))
     if found:
         shown = "; ".join(map(str, found[:3]))
         more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""

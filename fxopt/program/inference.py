@@ -4,15 +4,17 @@ Re-evaluating a graph costs 100 to 1,500 us a node on fake tensors; what changes
 and a call with the same op, literals, dtypes and symbolic shapes is looked up.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
 from torch.fx import Node
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from fxopt.program.program import Program
 
-__all__ = ["fake_value", "infer_value", "value_key"]
+__all__ = ["by_example", "fake_value", "infer_value", "is_data_dependent", "value_key"]
 
 _Key = tuple[object, ...]
 
@@ -52,6 +54,24 @@ def _values(argument: object) -> object:
     return argument
 
 
+@contextlib.contextmanager
+def by_example(shape_env: ShapeEnv | None) -> Iterator[None]:
+    """Inside, shape functions may decide by the example's sizes where a size varies, and no guard is noted.
+
+    It holds within `shape_env.error_on_new_guards()` too, under which the code around the ops is run.
+    """
+    if shape_env is None:
+        yield
+        return
+    strict = shape_env._error_on_new_guards
+    shape_env._error_on_new_guards = False
+    try:
+        with shape_env.suppress_guards():
+            yield
+    finally:
+        shape_env._error_on_new_guards = strict
+
+
 def infer_value(
     program: Program, op: object, args: tuple[object, ...], kwargs: Mapping[str, object] | None = None
 ) -> object:
@@ -77,19 +97,14 @@ def infer_value(
     mode = program.fake_mode
     values = [_values(a) for a in args]
     named = {k: _values(v) for k, v in kwargs.items()}
-    with torch.no_grad(), enable_python_dispatcher(), mode:
-        shape_env = mode.shape_env
-        if shape_env is None:
-            result = op(*values, **named)  # type: ignore[operator]
-        else:
-            with shape_env.suppress_guards():
-                result = op(*values, **named)  # type: ignore[operator]
-    if not _data_dependent(op):
+    with torch.no_grad(), enable_python_dispatcher(), mode, by_example(mode.shape_env):
+        result = op(*values, **named)  # type: ignore[operator]
+    if not is_data_dependent(op):
         memo[key] = result
     return result
 
 
-def _data_dependent(op: object) -> bool:
+def is_data_dependent(op: object) -> bool:
     """Whether each evaluation makes new symbols (nonzero, item), so that its value can't be shared."""
     return isinstance(op, torch._ops.OpOverload) and (
         torch.Tag.data_dependent_output in op.tags or torch.Tag.dynamic_output_shape in op.tags
