@@ -1,7 +1,7 @@
 """The public functions: each a few lines over the layers below.
 
 >>> import torch, fxopt
->>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU())
+>>> model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()).eval()
 >>> program = fxopt.trace(model, (torch.zeros(2, 4),), dynamic_shapes={"input": {0: "batch"}})
 >>> program(torch.zeros(5, 4)).shape
 torch.Size([5, 4])
