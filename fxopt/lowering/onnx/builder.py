@@ -21,7 +21,6 @@ from fxopt.lowering.onnx.sizes import Sizes, UnknownSizeError, aligned
 from fxopt.ops.info import op_key
 from fxopt.ops.sizes import Size
 from fxopt.program.program import Program, origins_of
-from fxopt.program.signature import Dim
 
 __all__ = ["Builder", "Result", "place_of"]
 
@@ -50,7 +49,6 @@ class Builder:
         graph: the recording.
         sizes: symbolic sizes as values.
         notes: for the report, in order.
-        declared: shapes to state in the file.
     """
 
     def __init__(self, program: Program, opset: int) -> None:
@@ -59,7 +57,6 @@ class Builder:
         self.graph = Graph()
         self.sizes = Sizes(self.graph)
         self.notes: list[str] = []
-        self.declared: dict[Value, tuple[Dim, ...]] = {}
         self.node: Node | None = None
         self._values: dict[Node, Result] = {}
         self._stored: dict[tuple[object, ...], Value] = {}
@@ -255,10 +252,6 @@ class Builder:
         return (
             value if list(order) == list(range(len(order))) else self.op("Transpose", value, perm=list(order))
         )
-
-    def declare(self, value: Value, shape: Sequence[Size]) -> None:
-        """States a value's shape in the file, for ops that ONNX infers none for."""
-        self.declared[value] = tuple(self.program.dim(s) for s in shape)
 
     def slice(self, value: Value, axis: int, start: int, end: int, step: int = 1) -> Value:
         """Elements `start` to `end` of an axis."""

@@ -17,7 +17,7 @@ from fxopt.lowering.onnx.sizes import UnknownSizeError
 from fxopt.lowering.target import find_rule
 from fxopt.ops.info import op_key
 from fxopt.program.program import Program
-from fxopt.program.signature import Dim, ScalarSpec
+from fxopt.program.signature import ScalarSpec
 
 __all__ = ["Recording", "has_rule", "live_nodes", "record"]
 
@@ -26,15 +26,13 @@ __all__ = ["Recording", "has_rule", "live_nodes", "record"]
 class Recording:
     """A lowered graph: nodes with their final names, what is stored, what goes in and out.
 
-    `outputs` are in the order of the signature's computed outputs; `declared` are shapes of inner values.
+    `outputs` are in the order of the signature's computed outputs.
     """
 
     nodes: list[OnnxNode]
     initializers: dict[Value, torch.Tensor]
     inputs: list[Value]
     outputs: list[Value]
-    dtypes: dict[Value, torch.dtype]
-    declared: dict[Value, tuple[Dim, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -143,8 +141,6 @@ def _finish(builder: Builder, nodes: list[Node], inputs: list[Value], outputs: l
         initializers={v: t for v, t in graph.initializers.items() if v in used},
         inputs=inputs,
         outputs=outputs,
-        dtypes={names.get(v, v): d for v, d in graph.dtypes.items()},
-        declared={names.get(v, v): s for v, s in builder.declared.items()},
         notes=_torchlib_note(builder.notes),
     )
 

@@ -192,9 +192,6 @@ def _add_values(graph: onnx.GraphProto, program: Program, recording: Recording) 
     graph.input.extend(_value_info(v, s) for v, s in specs)
     results = zip(recording.outputs, program.signature.computed_outputs, strict=True)
     graph.output.extend(_value_info(v, s) for v, s in results)
-    for value, shape in recording.declared.items():
-        kind = onnx_type(recording.dtypes[value])
-        graph.value_info.append(helper.make_tensor_value_info(value, kind, list(shape)))
 
 
 def _value_info(name: str, spec: Spec) -> onnx.ValueInfoProto:

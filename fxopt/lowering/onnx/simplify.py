@@ -53,10 +53,7 @@ def restore(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     after.producer_name, after.producer_version = before.producer_name, before.producer_version
     del after.metadata_props[:]
     after.metadata_props.extend(before.metadata_props)
-    declared = {v.name for v in before.graph.value_info}
-    kept = [v for v in after.graph.value_info if v.name in declared]
     del after.graph.value_info[:]
-    after.graph.value_info.extend(kept)
     for node in after.graph.node:
         entries = [p for p in node.metadata_props if p.key == "fxopt.module"]
         del node.metadata_props[:]
