@@ -25,7 +25,11 @@ def _positional(signature: Signature) -> bool:
 
 def _single(signature: Signature) -> bool:
     """Whether the model returns one tensor in no container."""
-    return len(signature.outputs) == 1 and isinstance(signature.outputs[0], TensorSpec) and signature.output_tree.is_leaf()
+    return (
+        len(signature.outputs) == 1
+        and isinstance(signature.outputs[0], TensorSpec)
+        and signature.output_tree.is_leaf()
+    )
 
 
 class QuickArtifact(Artifact):
