@@ -45,7 +45,7 @@ def check_against_model(program: Program, model: nn.Module, example: Example) ->
         apart = comparison.run()
     if apart:
         names = ", ".join(apart)
-        warnings.warn(f"the model treats {names} = 1 apart: the program takes sizes from 2", stacklevel=3)
+        warnings.warn(f"the model treats {names} = 1 apart: the program takes sizes from 2", stacklevel=4)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from fxopt.frontend.symbols import guard_place
 from fxopt.program.signature import Symbol
 
-__all__ = ["Guard", "Sizes", "broken_guards", "other_sizes", "size_guards"]
+__all__ = ["Guard", "Sizes", "broken_guards", "narrow_guard", "other_sizes", "size_guards"]
 
 Sizes = dict[str, int]
 _CHANGES: tuple[Callable[[int, int], int], ...] = (
@@ -29,6 +29,9 @@ _CHANGES: tuple[Callable[[int, int], int], ...] = (
     lambda n, i: 3,
 )
 """Other sizes for a size n, the i-th of several; those of one kind together, nearest first."""
+
+
+_FAR = range(64, 128)
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,16 @@ def _allowed(size: int, symbol: Symbol | None) -> bool:
 def other_sizes(sizes: Sizes, symbols: Mapping[str, Symbol], guards: list[Guard]) -> Iterator[Sizes]:
     """Sizes at which every guard holds, nearest to the example's first."""
     return (c for c in _candidates(sizes, symbols) if all(g.holds(c) for g in guards))
+
+
+def narrow_guard(sizes: Sizes, symbols: Mapping[str, Symbol], guards: list[Guard]) -> Guard | None:
+    """A guard that no size far from the example keeps: a number was made of a size.
+
+    What holds now and then (`n % 8 == 0`) is left to the ops, which refuse other sizes themselves.
+    """
+    far = [{n: size + step for n, size in sizes.items()} for step in _FAR]
+    far = [s for s in far if all(_allowed(size, symbols.get(n)) for n, size in s.items())]
+    return next((g for g in guards if far and not any(map(g.holds, far))), None)
 
 
 def broken_guards(

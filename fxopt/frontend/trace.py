@@ -29,9 +29,11 @@ from fxopt.frontend.inputs import DynamicShapes, Example, example_inputs
 from fxopt.frontend.origins import node_line
 from fxopt.frontend.ranges import with_value_ranges
 from fxopt.frontend.refuse import check_captured
+from fxopt.frontend.sizes import narrow_guard, size_guards
 from fxopt.frontend.unlift import unlift
 from fxopt.frontend.untouched import inference_mode
 from fxopt.program.program import Program
+from fxopt.program.signature import solve_sizes
 
 __all__ = ["trace"]
 
@@ -80,7 +82,17 @@ def trace(
                 "leave args, kwargs and dynamic_shapes out"
             )
         return _from_exported(model, state=state)
-    model = _module(model)
+    return _from_module(_module(model), args, kwargs, dynamic_shapes, state=state)
+
+
+def _from_module(
+    model: nn.Module,
+    args: Sequence[object] | torch.Tensor | None,
+    kwargs: Mapping[str, object] | None,
+    dynamic_shapes: DynamicShapes,
+    *,
+    state: bool,
+) -> Program:
     _check_weights(model)
     with inference_mode(model):
         example = example_inputs(model.forward, args, kwargs, dynamic_shapes)
@@ -153,7 +165,24 @@ def _from_exported(exported: ExportedProgram, *, state: bool) -> Program:
     with torch.no_grad():
         program = _to_program(exported, None, state=state)
     _finish(program, "ExportedProgram", None)
+    _check_assumptions(program)
     return program
+
+
+def _check_assumptions(program: Program) -> None:
+    """Refuses what was exported for few of the sizes that it takes; there is no model to compare with."""
+    shapes = [n.meta["val"].shape for n in program.placeholders()]
+    hints = [[d if isinstance(d, int) else d.node.hint for d in shape] for shape in shapes]
+    if any(d is None for shape in hints for d in shape):
+        return
+    sizes = solve_sizes(program.signature.tensor_inputs, hints)
+    guards = size_guards(program.fake_mode.shape_env, program.symbol_names)
+    guard = narrow_guard(sizes, program.signature.symbols, guards)
+    if guard is not None:
+        raise TraceError(
+            f"the exported program holds only where {guard}: "
+            "export a model that computes this from x.shape with whole numbers, or with this size static"
+        )
 
 
 def _to_program(exported: ExportedProgram, example: Example | None, *, state: bool) -> Program:
@@ -258,7 +287,7 @@ def _finish(program: Program, name: str, example: Example | None) -> None:
     bad = [n for n, t in program.weights.items() if _has_nan(t)]
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        warnings.warn(f"weights hold NaN: {', '.join(bad[:5])}{more}", stacklevel=3)
+        warnings.warn(f"weights hold NaN: {', '.join(bad[:5])}{more}", stacklevel=4)
 
 
 def _has_nan(tensor: torch.Tensor) -> bool:

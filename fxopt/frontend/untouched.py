@@ -84,7 +84,7 @@ def inference_mode(model: nn.Module) -> Iterator[None]:
     training = [name for name, module in model.named_modules() if module.training]
     if training:
         part = f"{training[0]!r} of the model" if training[0] else "the model"
-        warnings.warn(f"{part} is in training mode; it is traced and verified in eval mode", stacklevel=4)
+        warnings.warn(f"{part} is in training mode; it is traced and verified in eval mode", stacklevel=5)
     snapshot = Snapshot(model)
     try:
         for module in model.modules():

@@ -1,8 +1,9 @@
+import pytest
 import sympy
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.functions import FloorDiv
 
-from fxopt.frontend.sizes import Guard, broken_guards, other_sizes, size_guards
+from fxopt.frontend.sizes import Guard, broken_guards, narrow_guard, other_sizes, size_guards
 from fxopt.frontend.trace import trace
 from fxopt.program import Symbol
 from tests.frontend.good_models import Function2, noise
@@ -44,6 +45,22 @@ def test_broken_guards_small_sizes_first_each_guard_once():
     assert [(s["n"], g) for s, g in found] == [(3, even), (7, small)]
     assert len(list(broken_guards({"n": 4}, free, [even, small], limit=1))) == 1
     assert not list(broken_guards({"n": 4}, free, []))
+
+
+@pytest.mark.parametrize(
+    ("expression", "narrow"),
+    [
+        (sympy.Eq(sympy.floor(n / 2), 2), True),
+        (sympy.Eq(sympy.Mod(n, 8), 0), False),
+        (sympy.Ne(n, 1), False),
+        (n > 3, False),
+        (n < 7, True),
+    ],
+)
+def test_guards_that_no_far_size_keeps(expression: sympy.Basic, narrow: bool):
+    guard = Guard(expression, "")
+    assert narrow_guard({"n": 4}, free, [even, guard]) is (guard if narrow else None)
+    assert narrow_guard({"n": 4}, {"n": Symbol("n", 0, 6)}, [guard]) is None
 
 
 def test_guards_by_the_users_names_and_line():

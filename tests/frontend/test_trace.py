@@ -356,8 +356,9 @@ def test_nan_in_weights_is_a_warning_that_names_them():
     model = nn.Linear(3, 3).eval()
     with torch.no_grad():
         model.bias[1] = float("nan")
-    with pytest.warns(UserWarning, match="weights hold NaN: bias"):
+    with pytest.warns(UserWarning, match="weights hold NaN: bias") as caught:
         trace(model, (noise(2, 3),))
+    assert caught[0].filename == __file__
 
 
 def test_infinite_weights_are_no_nan():
@@ -437,6 +438,30 @@ def test_an_exported_program_in_training_mode_is_refused(layer: nn.Module, op: s
         TraceError, match=rf"training op {op}.* in module 1: .*model\.eval\(\) before torch\.export"
     ):
         trace(exported(nn.Sequential(nn.Linear(3, 3), layer).train()))
+
+
+def exported_with_rows(function) -> torch.export.ExportedProgram:
+    model = Function(function).eval()
+    return torch.export.export(model, (noise(8, 3),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+
+
+def test_an_exported_program_with_a_baked_size_is_refused():
+    with pytest.raises(TraceError, match=r"holds only where Eq\(.*x_0.*, 5\)"):
+        trace(exported_with_rows(lambda x: x[: int(x.shape[0] * 0.7)]))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[: x.shape[0] // 2],
+        lambda x: x.reshape(-1, 2, 3),
+        lambda x: x.sum(0),
+        lambda x: x + 1 if x.shape[0] < 9 else x,
+    ],
+)
+def test_exported_programs_with_harmless_assumptions(function):
+    program = trace(exported_with_rows(function))
+    assert torch.equal(program(noise(4, 3)), function(noise(4, 3)))
 
 
 def test_state_of_an_exported_program():
