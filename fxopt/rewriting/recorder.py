@@ -15,8 +15,8 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxopt.frontend.canonicalize import canonical_call
 from fxopt.ops import canonical_arguments, is_mutating, op_key
+from fxopt.ops.spelling import canonical_call
 from fxopt.program.inference import infer_value
 from fxopt.program.program import Program
 

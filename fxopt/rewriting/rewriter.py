@@ -16,8 +16,8 @@ import torch
 from torch.fx import Node
 
 from fxopt.errors import FxoptError, PassError
-from fxopt.frontend.canonicalize import canonical_call
 from fxopt.ops import canonical_arguments, is_mutating, is_pure, op_key, resolve_op
+from fxopt.ops.spelling import canonical_call
 from fxopt.program.inference import fake_value, infer_value, value_key
 from fxopt.program.program import Origin, Program, origins_of
 from fxopt.program.text import value_text

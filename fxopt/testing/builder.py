@@ -25,8 +25,8 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import DimDynamic
 from torch.utils import _pytree as pytree
 
-from fxopt.frontend.canonicalize import canonical_call
 from fxopt.ops import canonical_arguments, op_key, resolve_op
+from fxopt.ops.spelling import canonical_call
 from fxopt.program import (
     Origin,
     Program,
