@@ -1,10 +1,41 @@
 """What a model must pass before anything is written: ONNX's own checker and strict shape inference."""
 
+import math
+from collections.abc import Iterable
+
 import onnx
+from onnx import helper
 
 from fxopt.errors import LoweringError
 
-__all__ = ["check_model"]
+__all__ = ["SMALL", "check_model", "content_size", "without_weights"]
+
+SMALL = 1024
+"""Bytes up to which a tensor is part of the graph: shape inference must see the shapes among them."""
+
+
+def content_size(tensor: onnx.TensorProto) -> int:
+    """Bytes of a tensor's elements, without touching them: protobuf would serialize it to tell its size."""
+    return math.prod(tensor.dims) * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def without_weights(model: onnx.ModelProto, beside: Iterable[onnx.TensorProto] = ()) -> onnx.ModelProto:
+    """The same graph with its larger weights as inputs, for checks: they do not read weights, but would copy them.
+
+    Args:
+        model: the model; it stays as it is.
+        beside: headers of weights that are not in it.
+    """
+    twin = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph, source = twin.graph, model.graph
+    graph.name = source.name
+    graph.node.extend(source.node)
+    graph.input.extend(source.input)
+    graph.output.extend(source.output)
+    graph.initializer.extend(t for t in source.initializer if content_size(t) <= SMALL)
+    for tensor in (*(t for t in source.initializer if content_size(t) > SMALL), *beside):
+        graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return twin
 
 
 def check_model(model: onnx.ModelProto) -> None:

@@ -16,6 +16,7 @@ from onnx import helper
 
 from fxopt import __version__
 from fxopt.lowering.onnx.dtypes import onnx_type, raw_bytes, raw_memory
+from fxopt.lowering.onnx.gates import SMALL
 from fxopt.lowering.onnx.graph import Attribute, Names, OnnxNode
 from fxopt.lowering.onnx.lower import Recording
 from fxopt.program.program import Program
@@ -26,8 +27,6 @@ __all__ = ["EXTERNAL_THRESHOLD", "Model", "build_model"]
 
 EXTERNAL_THRESHOLD = 2_000_000_000
 """Bytes of weights above which they go to a sibling file; a protobuf message ends at 2^31."""
-_SMALL = 1024
-"""Bytes up to which a tensor is part of the graph: shape inference must see the shapes among them."""
 _ALIGNMENT = 4096
 """Of tensors in the sibling file, so that a runtime can map them."""
 _SCALARS = {"int": torch.int64, "float": torch.float64, "bool": torch.bool}
@@ -69,16 +68,6 @@ class Model:
         """The sibling file, if there is one."""
         return b"".join(_aligned([t for _, t in self.weights])) if self.data_name is not None else None
 
-    def without_weights(self) -> onnx.ModelProto:
-        """A model of the same graph whose larger weights are inputs: for checks that do not read them."""
-        twin = onnx.ModelProto()
-        twin.CopyFrom(self.proto)
-        for header, _ in self.weights:
-            twin.graph.input.append(
-                helper.make_tensor_value_info(header.name, header.data_type, list(header.dims))
-            )
-        return twin
-
 
 def build_model(program: Program, recording: Recording, opset: int, *, stem: str, threshold: int) -> Model:
     """The model of a recording.
@@ -97,7 +86,7 @@ def build_model(program: Program, recording: Recording, opset: int, *, stem: str
     weights: list[tuple[onnx.TensorProto, torch.Tensor]] = []
     for value, tensor in recording.initializers.items():
         header = onnx.TensorProto(name=value, data_type=onnx_type(tensor.dtype), dims=tuple(tensor.shape))
-        if _bytes(tensor) > _SMALL:
+        if _bytes(tensor) > SMALL:
             weights.append((header, tensor))
         else:
             header.raw_data = raw_bytes(tensor)

@@ -57,7 +57,7 @@ class OnnxTarget(Target):
             LoweringError: an opset that is not offered, ops without a rule, or a model that ONNX's checks
             refuse.
         """
-        from fxopt.lowering.onnx.gates import check_model
+        from fxopt.lowering.onnx.gates import check_model, without_weights
         from fxopt.lowering.onnx.lower import record
         from fxopt.lowering.onnx.model import EXTERNAL_THRESHOLD, build_model
 
@@ -68,7 +68,7 @@ class OnnxTarget(Target):
         recording = record(program, version)
         threshold = EXTERNAL_THRESHOLD if self._threshold is None else self._threshold
         model = build_model(program, recording, version, stem=stem, threshold=threshold)
-        check_model(model.without_weights())
+        check_model(without_weights(model.proto, [header for header, _ in model.weights]))
         plain = Emitted(model.content(), tuple(recording.notes), model.data(), model.data_name)
         return _simplified(plain) if optimize else plain
 
