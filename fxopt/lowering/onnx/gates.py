@@ -16,7 +16,8 @@ SMALL = 1024
 
 def content_size(tensor: onnx.TensorProto) -> int:
     """Bytes of a tensor's elements, without touching them: protobuf would serialize it to tell its size."""
-    return math.prod(tensor.dims) * int(helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+    width: int = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(math.prod(tensor.dims)) * width
 
 
 def without_weights(model: onnx.ModelProto, beside: Iterable[onnx.TensorProto] = ()) -> onnx.ModelProto:
