@@ -70,10 +70,10 @@ class _Engine:
         self._explain()
 
     def _explain(self) -> None:
-        """For rules that never fired, the nearest miss."""
-        fired = set(self.fired)
+        """For rules that neither fired nor were refused, the nearest miss."""
+        answered = {*self.fired, *(title for title, _ in self.refused)}
         for rule, miss in self.misses.items():
-            if rule.title not in fired and miss.node is not None and not miss.node._erased:
+            if rule.title not in answered and miss.node is not None and not miss.node._erased:
                 self.rewriter.refuse(miss.node, f"nearest miss: {miss.why}", rule=rule.title)
 
     def _at(self, node: Node) -> list[Node]:
@@ -93,7 +93,7 @@ class _Engine:
             self._refuse(candidate.rule, state, str(reads))
             return None
         recording = self._confirm(candidate, match)
-        if isinstance(recording, str):
+        if isinstance(recording, str) and not isinstance(recording, _Unsuited):
             self._refuse(candidate.rule, state, recording)
             return None
         if candidate.rule.guard is not None:
@@ -106,6 +106,9 @@ class _Engine:
                     f"rule {candidate.rule.title!r}: the guard returned {verdict!r}; "
                     "expected None or match.refuse(...)"
                 )
+        if isinstance(recording, str):
+            self._refuse(candidate.rule, state, recording)
+            return None
         return self._apply(candidate, match, recording, reads)
 
     def _refuse(self, rule: Rule, state: State, why: str) -> None:
@@ -171,8 +174,9 @@ class _Engine:
         try:
             replacement = record(self.program, rule.replacement, values)
         except RecordingError as error:
-            return f"the replacement does not take these values: {error}"
-        return self._same_results(rule, replacement, match) or replacement
+            return _Unsuited(f"the replacement does not take these values: {error}")
+        why = self._same_results(rule, replacement, match)
+        return _Unsuited(why) if why else replacement
 
     def _same_calls(self, pattern: Recording, match: Match) -> str:
         calls = pattern.calls
@@ -265,6 +269,12 @@ class _Engine:
             level = [u for n in level if not n._erased for u in n.users if u not in found]
             found.update(dict.fromkeys(level))
         return list(found)
+
+
+class _Unsuited(str):
+    """Why a replacement does not suit a match that its pattern confirms: the guard is asked first, it knows the reason."""
+
+    __slots__ = ()
 
 
 def _distinct(mode: torch._subclasses.FakeTensorMode, values: dict[str, object]) -> dict[str, object]:
