@@ -14,6 +14,9 @@ from fxopt.ops.sizes import same_size
 
 __all__: list[str] = []
 
+_SMALL = 65536
+"""Elements up to which a fixed mask is stored instead of computed when the file runs."""
+
 
 @rule("aten.scaled_dot_product_attention")
 def attention(b: Builder, c: Call) -> Value:
@@ -67,7 +70,7 @@ def _causal(b: Builder, c: Call) -> Value:
     if not c.flag("is_causal"):
         return ""
     queries, keys = c.shape_of("query")[-2], c.shape_of("key")[-2]
-    if isinstance(queries, int) and isinstance(keys, int):
+    if isinstance(queries, int) and isinstance(keys, int) and queries * keys <= _SMALL:
         return b.constant(torch.ones(queries, keys, dtype=torch.bool).tril(), torch.bool)
     zero, one = (b.constant(v, torch.int64) for v in (0, 1))
     rows, columns = (b.op("Range", zero, b.scalar(n), one) for n in (queries, keys))

@@ -14,7 +14,10 @@ from fxopt.lowering.onnx.gates import check_model, content_size, without_weights
 from fxopt.lowering.remote import RemoteError, worker_of
 from fxopt.lowering.wire import Packed
 
-__all__ = ["Simplified", "simplify"]
+__all__ = ["LARGEST", "Simplified", "simplify"]
+
+LARGEST = 500_000_000
+"""Bytes of a file above which onnxsim is not run: it holds half a dozen copies."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Simplified:
 
 def simplify(content: bytes) -> Simplified:
     """Runs onnxsim on a model's file content, in its own process."""
+    if len(content) > LARGEST:
+        return Simplified(None, f"onnxsim was not run: the file has more than {LARGEST // 1_000_000} MB")
     worker = worker_of("onnxsim")
     try:
         worker.files += 1

@@ -62,6 +62,12 @@ def test_multihead_attention(weights):
     check(Case("heads", Heads(weights=weights), (random(3, 5, 8),)))
 
 
+def test_a_large_causal_mask_is_computed():
+    q = random(1, 1, 300, 4)
+    emitted = check(Case("causal", lambda q: sdpa(q, q, q, is_causal=True), (q,)))
+    assert len(emitted.content) < 5000
+
+
 def test_causal_mask_of_a_dynamic_length():
     from fxopt.frontend import trace
     from fxopt.lowering.onnx.target import OnnxTarget

@@ -84,6 +84,14 @@ def test_what_onnxsim_can_not_make_smaller_stays_as_it_is():
     assert emitted.notes == ()
 
 
+def test_onnxsim_is_not_run_on_very_large_files(monkeypatch):
+    monkeypatch.setattr("fxopt.lowering.onnx.simplify.LARGEST", 1000)
+    module, args = zoo.model("digits")
+    emitted = TARGET.emit(trace(module, args, dynamic_shapes=zoo.dynamic_batch(args)))
+    assert emitted.fallback is None
+    assert emitted.notes == ("onnxsim was not run: the file has more than 0 MB",)
+
+
 def test_metadata_is_the_signature_and_a_module_path():
     program = named_program()
     model = model_of(TARGET.emit(program, optimize=False))

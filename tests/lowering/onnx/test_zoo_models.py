@@ -47,6 +47,22 @@ def test_other_opsets(name, opset):
     verify(name, dynamic=True, opset=opset)
 
 
+@pytest.mark.parametrize("opset", [20, 23])
+@pytest.mark.parametrize("name", ["bert", "tied_encoder", "llama"])
+def test_dynamic_batch_and_length(name, opset):
+    module, args = zoo.model(name)
+    program = trace(module, args, dynamic_shapes=tuple({0: "batch", 1: "length"} for _ in args))
+    emitted = OnnxTarget().emit(program, opset=opset)
+    generator = torch.Generator().manual_seed(0)
+    for content in filter(None, (emitted, emitted.fallback)):
+        artifact = opened(content)
+        for shape in ((2, 12), (1, 5), (3, 1), (4, 9)):
+            # Ids, and a mask with rows that see nothing.
+            inputs = [torch.randint(0, 2 if i else 50, shape, generator=generator) for i in range(len(args))]
+            for got, expected in zip(artifact.run_flat(inputs), program.run_flat(inputs), strict=True):
+                assert_same(got, expected)
+
+
 def test_the_trained_digits_keep_their_accuracy():
     module, args = zoo.model("digits")
     _, _, images, labels = zoo.digits_data()
