@@ -19,7 +19,7 @@ from fxopt.program.inference import infer_value, is_data_dependent, value_key
 from fxopt.program.program import Program, origins_of
 from fxopt.program.signature import ScalarSpec, TensorSpec
 
-__all__ = ["ATEN", "Dialect", "Violation", "check_program", "violations"]
+__all__ = ["ATEN", "Dialect", "Violation", "check_program", "is_legal_target", "violations"]
 
 _SIZE_FUNCTIONS: frozenset[Callable[..., object]] = frozenset(
     {
@@ -43,6 +43,11 @@ class Dialect:
 
 ATEN = Dialect("aten", frozenset(SPELLINGS) - STANDING, _SIZE_FUNCTIONS)
 """Functional ATen in canonical spelling, composites whole."""
+
+
+def is_legal_target(target: object, dialect: Dialect = ATEN) -> bool:
+    """Whether a call's target is an op, in whatever spelling, or a function on sizes."""
+    return isinstance(target, torch._ops.OpOverload) or target in dialect.functions
 
 
 @dataclass(frozen=True)
@@ -117,9 +122,9 @@ def _call_problems(dialect: Dialect, node: Node) -> Iterator[str]:
     target = node.target
     if not origins_of(node):
         yield "it has no origin"
+    if not is_legal_target(target, dialect):
+        yield f"{op_key(target)} is no op of the dialect {dialect.name}"
     if not isinstance(target, torch._ops.OpOverload):
-        if target not in dialect.functions:
-            yield f"{op_key(target)} is no op of the dialect {dialect.name}"
         return
     if op_key(target) in dialect.refused:
         yield f"{op_key(target)} is not the canonical spelling"
@@ -157,19 +162,20 @@ def _stale_value(program: Program, node: Node) -> str:
 
 
 def _same_shape(a: object, b: object) -> bool:
-    from torch.fx.experimental.symbolic_shapes import statically_known_true
-
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return (
-            a.dtype == b.dtype
-            and a.dim() == b.dim()
-            and all(statically_known_true(x == y) for x, y in zip(a.shape, b.shape, strict=True))
-        )
+        return a.dtype == b.dtype and a.dim() == b.dim() and all(map(_same_size, a.shape, b.shape))
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(_same_shape(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, (int, torch.SymInt)) and isinstance(b, (int, torch.SymInt)):
-        return bool(statically_known_true(a == b))
+        return _same_size(a, b)
     return type(a) is type(b)
+
+
+def _same_size(a: int | torch.SymInt, b: int | torch.SymInt) -> bool:
+    """Whether two sizes are equal; one that depends on values is a new symbol each time."""
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols, statically_known_true
+
+    return bool(free_unbacked_symbols(a) and free_unbacked_symbols(b)) or bool(statically_known_true(a == b))
 
 
 def _signature_problems(program: Program) -> Iterator[Violation]:

@@ -20,6 +20,8 @@ NUMBER_OUT_OF_TENSOR = (
     "keep it a tensor (torch.where, a mask), or make it a number before tracing"
 )
 _NUMPY = "numpy in forward cannot be traced: use torch functions"
+_LEAK_TEXT = "found a fake tensor in the exported program constant's list"
+_LEAK = "a tensor is read in a way that torch can't trace (x.data): use x itself, or x.detach()"
 _NUMPY_TEXTS = (".numpy() is not supported", "expected np.ndarray", "Numpy is not available")
 
 
@@ -55,6 +57,8 @@ def _advice(chain: list[BaseException]) -> str:
             return NUMBER_OUT_OF_TENSOR
         if any(text in str(error) for text in _NUMPY_TEXTS):
             return _NUMPY
+        if _LEAK_TEXT in str(error):
+            return _LEAK
         if "in output, which is not a known type" in str(error):
             kind = str(error).split("Found ", 1)[-1].split(" in output", 1)[0]
             return (

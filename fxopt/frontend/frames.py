@@ -1,4 +1,4 @@
-"""Whose code a stack frame is: the user's own, a library's, or the machinery of torch and fxopt.
+"""Whose code a stack frame is: the user's own, a library's, or the machinery of Python, torch and fxopt.
 
 Messages and provenance name the line that a user can change; a line inside torch tells nobody anything.
 
@@ -68,9 +68,9 @@ def owner(path: str) -> Owner:
         path.startswith(_FXOPT) and not path.startswith(_MODELS)
     ):
         return Owner.MACHINERY
-    if "/site-packages/" in path or "/dist-packages/" in path or path.startswith(_STANDARD):
+    if "/site-packages/" in path or "/dist-packages/" in path:
         return Owner.LIBRARY
-    return Owner.USER
+    return Owner.MACHINERY if path.startswith(_STANDARD) else Owner.USER
 
 
 @cache

@@ -13,7 +13,8 @@ import torch
 from torch._dispatch.python import enable_python_dispatcher
 from torch.fx import Graph, Node
 
-from fxopt.ops.info import Aliasing, op_info
+from fxopt.dialect import is_legal_target
+from fxopt.ops.info import Aliasing, op_info, op_key
 from fxopt.ops.schema import is_mutating, is_view, mutated_arguments
 
 __all__ = ["Refused", "functionalize"]
@@ -51,8 +52,8 @@ class _Walk:
 
     def run(self) -> Graph:
         for node in self.source.nodes:
-            if isinstance(node.target, torch._ops.HigherOrderOperator):
-                raise Refused(f"the operator {node.target} has a body of its own", node)
+            if node.op == "call_function" and not is_legal_target(node.target):
+                raise Refused(f"{op_key(node.target)} opens a region of its own", node)
             if node.op == "call_function" and is_mutating(node.target):
                 self._write(node)
                 continue

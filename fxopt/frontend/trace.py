@@ -93,6 +93,7 @@ def _from_module(
     *,
     state: bool,
 ) -> Program:
+    _check_parts(model)
     _check_weights(model)
     with inference_mode(model):
         example = example_inputs(model.forward, args, kwargs, dynamic_shapes)
@@ -123,6 +124,20 @@ def _module(model: object) -> nn.Module:
         )
     compiled = getattr(model, "_orig_mod", None)
     return compiled if isinstance(compiled, nn.Module) else model
+
+
+def _check_parts(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TraceError(
+                f"the module {name!r} is TorchScript, which can't be traced: use the module that it was made of"
+            )
+        held = next((v for v in vars(module).values() if isinstance(v, torch.ScriptObject)), None)
+        if held is not None:
+            raise TraceError(
+                f"the module {name!r} ({type(module).__name__}) holds an object that can't be traced "
+                "(packed weights of torch.ao.quantization?): trace the model in float"
+            )
 
 
 def _check_weights(model: nn.Module) -> None:

@@ -5,6 +5,7 @@ the caller's weights. Ties are found by storage. Weights are shared with the cal
 that nothing done to the program's module (`half()`, `to()`) can reach the caller's.
 """
 
+import operator
 from collections.abc import Callable
 from functools import cache
 
@@ -14,6 +15,7 @@ from torch.export.graph_signature import InputKind, InputSpec, OutputKind
 from torch.fx import Graph, GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from fxopt.dialect import is_legal_target
 from fxopt.errors import TraceError
 from fxopt.frontend.dimensions import Axis
 from fxopt.frontend.naming import NodeNames, call_name, identifier, output_names
@@ -172,8 +174,11 @@ class _Unlift:
 
     def _call(self, node: Node) -> None:
         key = op_key(node.target)
-        if key in DROPPED:
+        getitem = node.target is operator.getitem
+        if key in DROPPED or (getitem and not node.users):
             return
+        if not is_legal_target(node.target):
+            raise TraceError(f"the model can't be traced{node_line(node)}: {key} is no tensor op")
         if is_mutating(node.target):
             raise TraceError(
                 f"the model writes in place ({key}) in a way that can't be made functional{node_line(node)}: "
@@ -187,7 +192,7 @@ class _Unlift:
         value = node.meta.get("val")
         if key in _BATCH_NORMS:
             self.env[node] = (self._batch_norm(key, args, value), None, None)
-        elif getattr(node.target, "__name__", "") == "getitem" and isinstance(args[0], (tuple, list)):
+        elif getitem and isinstance(args[0], (tuple, list)):
             self.env[node] = args[0][args[1]]
         else:
             self.env[node] = canonical_call(self._emit, node.target, args, kwargs, value)

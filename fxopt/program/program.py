@@ -109,8 +109,9 @@ class Program:
 
     def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
         """Runs on the tensors of `signature.tensor_inputs`; returns the computed outputs in order."""
+        # Not by calling the module: fx would print a failure's place in its generated code.
         with torch.no_grad():
-            return list(self.graph_module(*tensors))
+            return list(self.graph_module.forward(*tensors))
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Weights by name, tied names included (the same tensor under each)."""

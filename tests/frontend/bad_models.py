@@ -4,6 +4,7 @@ A case is a forward (or module), its inputs, and what its message must say; the 
 """
 
 import inspect
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -354,6 +355,23 @@ class Box:
 @bad("StopIteration")
 def stops(x):
     return next(iter(()))  # here
+
+
+@bad("x.data", "detach")
+def data_of_a_tensor(x):
+    return x.data + 1
+
+
+@bad("'part' is TorchScript")
+class HoldsTorchScript(nn.Module):
+    def __init__(self):
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.part = torch.jit.trace(nn.ReLU(), noise(2))
+
+    def forward(self, x):
+        return self.part(x)
 
 
 # Sizes

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 from fxopt.frontend import trace
 from fxopt.program import Program
@@ -601,6 +602,40 @@ def bfloat16(x):
 CASES["half_linear"] = Case(lambda: nn.Linear(3, 3).half(), (noise(2, 3, dtype=torch.float16),))
 CASES["bfloat16_norm"] = Case(lambda: nn.LayerNorm(3).bfloat16(), (noise(2, 3, dtype=torch.bfloat16),))
 
+
+@case(noise(2, 3))
+def mapped_over_rows(x):
+    return torch.vmap(lambda row: row * row.sum())(x)
+
+
+@case(noise(4, 3), dynamic={"x": {0: "n"}})
+def first_chunk(x):
+    return x.chunk(2)[0]
+
+
+@case(noise(3, 3), torch.tensor([1, 2, 1]))
+def repeated_by_values(x, y):
+    return x.repeat_interleave(y, 0)
+
+
+class Square(torch.autograd.Function):
+    """A user's own derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient * ctx.saved_tensors[0]
+
+
+@case(noise(2, 3))
+def own_derivative(x):
+    return Square.apply(x) + 1
+
+
 # Modules
 
 CASES["lstm"] = Case(lambda: nn.LSTM(4, 5, 2, batch_first=True), (noise(2, 3, 4),))
@@ -650,6 +685,24 @@ CASES["weight_norm"] = Case(lambda: nn.utils.parametrizations.weight_norm(nn.Lin
 CASES["spectral_norm"] = Case(
     lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4)), (noise(2, 3),)
 )
+
+
+def hooked(register: Callable[[nn.Module], object]) -> Callable[[], nn.Module]:
+    """A layer whose weight is computed by a hook that assigns it."""
+
+    def make() -> nn.Module:
+        layer = nn.Linear(3, 4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            register(layer)
+        return nn.Sequential(layer)
+
+    return make
+
+
+CASES["weight_norm_by_hook"] = Case(hooked(nn.utils.weight_norm), (noise(2, 3),))
+CASES["spectral_norm_by_hook"] = Case(hooked(nn.utils.spectral_norm), (noise(2, 3),))
+CASES["pruned"] = Case(hooked(lambda m: prune.l1_unstructured(m, "weight", 0.5)), (noise(2, 3),))
 CASES["data_parallel"] = Case(lambda: nn.DataParallel(nn.Linear(3, 4)), (noise(2, 3),))
 CASES["graph_module"] = Case(
     lambda: torch.fx.symbolic_trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU())),

@@ -34,7 +34,7 @@ LIBRARY = f"{sysconfig.get_path('purelib')}/somebody/net.py"
         ("<frozen importlib._bootstrap>", Owner.MACHINERY),
         (fxopt.demo.models.__file__, Owner.USER),
         (LIBRARY, Owner.LIBRARY),
-        (linecache.__file__, Owner.LIBRARY),
+        (linecache.__file__, Owner.MACHINERY),
         ("C:\\venv\\Lib\\site-packages\\timm\\vit.py", Owner.LIBRARY),
         (__file__, Owner.USER),
         ("/home/me/torch/model.py", Owner.USER),

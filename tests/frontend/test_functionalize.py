@@ -119,7 +119,7 @@ def with_a_region(x):
         (write_through_einsum, "shares the memory and is read later", True),
         (write_to_input, "it writes to an input or weight", False),
         (out_of_place_form_missing, "writes to an argument other than its first", False),
-        (with_a_region, "has a body of its own", False),
+        (with_a_region, "opens a region of its own", False),
     ],
 )
 def test_the_walk_refuses_what_it_cannot_show(function, why: str, hidden: bool):
