@@ -1,57 +1,78 @@
 """The engine: applies rules to a program by one indexed sweep and a worklist, to a fixpoint.
 
-A structural match is confirmed in a second stage: pattern and replacement are recorded on the matched values
-themselves (cached by literals, dtypes and symbolic shapes). What differs there, another dtype or shape, or an
-exception, is a refusal with its reason.
+At each node the templates anchored at its op are matched; a match is confirmed on the matched values, the
+guard is asked, the replacement made. What a rewrite may have given a chance (its results and their users,
+what lost a user) is looked at again.
+
+>>> import torch
+>>> from fxopt.frontend import trace
+>>> from fxopt.rewriting import Rewriter, Rule
+>>> def pattern(x): return torch.neg(torch.neg(x))
+>>> program = trace(torch.nn.Sequential(torch.nn.ReLU()).eval(), (torch.ones(2),))
+>>> apply_rules(Rewriter(program), [Rule(pattern, lambda x: x)])
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.fx import Node
 
-from fxopt.errors import PassError
-from fxopt.ops import is_commutative, op_key
-from fxopt.program.inference import value_key
+from fxopt.errors import FxoptError, PassError
+from fxopt.ops import op_key
+from fxopt.report import Refusal
+from fxopt.rewriting.confirm import Confirmer
+from fxopt.rewriting.edits import OrderError
 from fxopt.rewriting.instantiate import instantiate
-from fxopt.rewriting.matcher import Miss, State, match_template
-from fxopt.rewriting.pattern import Template
-from fxopt.rewriting.recorder import Recording, RecordingError, record
-from fxopt.rewriting.rewriter import OrderError, Rewriter
-from fxopt.rewriting.rule import ArgumentKind, Match, Refused, Rule, rule_parameters
+from fxopt.rewriting.matcher import Found, Matcher, Miss
+from fxopt.rewriting.quiet import quiet
+from fxopt.rewriting.recorder import Recording, is_size_question, size_question
+from fxopt.rewriting.rewriter import Rewriter
+from fxopt.rewriting.rule import ArgumentKind, Match, Parameter, Refused, Rule, rule_parameters
+from fxopt.rewriting.sameness import same_size
 from fxopt.rewriting.sizes import NoSize
 from fxopt.rewriting.template import rule_templates
 
 __all__ = ["apply_rules"]
 
+_SIZE = torch.ops.aten.sym_size.int
 
-@dataclass(frozen=True)
+
+@dataclass
 class _Candidate:
+    """A way in which a rule may match."""
+
     rule: Rule
-    template: Template
+    parameters: tuple[Parameter, ...]
+    matcher: Matcher
 
 
 class _Engine:
     def __init__(self, rewriter: Rewriter, rules: Sequence[Rule]) -> None:
         self.rewriter = rewriter
-        self.program = rewriter.program
-        self.index: dict[object, list[_Candidate]] = {}
-        self.depth = 1
+        self.confirmer = Confirmer(rewriter.program)
+        # By the op's identity: an overload's own hash is a Python function, and dear on a hundred thousand
+        # nodes.
+        self.index: dict[int, list[_Candidate]] = {}
+        self.misses: list[tuple[Rule, str, Miss]] = []
+        templates = [(rule, t) for rule in rules for t in rule_templates(rule)]
         for rule in rules:
-            for template in rule_templates(rule):
-                self.index.setdefault(template.anchor.target, []).append(_Candidate(rule, template))
-                self.depth = max(self.depth, template.depth)
-        self.parameters = {rule: rule_parameters(rule) for rule in rules}
-        self.misses = {rule: Miss() for rule in rules}
+            own, miss = [t for r, t in templates if r is rule], Miss()
+            self.misses.append((rule, op_key(own[0].anchor.target), miss))
+            for template in own:
+                candidate = _Candidate(rule, rule_parameters(rule), Matcher(template, miss))
+                self.index.setdefault(id(template.anchor.target), []).append(candidate)
+        self.depth = max((t.depth for _, t in templates), default=1)
+        fans = [t.fan_out for _, t in templates]
+        self.fan_out = None if None in fans else max((f for f in fans if f is not None), default=0)
         self.fired: list[str] = []
-        self.cache: dict[object, Recording | str] = {}
-        self.refused: set[tuple[str, Node]] = set()
+        self.refused: dict[tuple[str, Node], str] = {}
 
     def run(self) -> None:
-        nodes = [n for n in self.program.calls() if n.target in self.index]
-        bound = 8 * sum(1 for _ in self.program.graph.nodes) + 256
+        program = self.rewriter.program
+        nodes = [n for n in program.calls() if id(n.target) in self.index]
+        bound = 8 * len(program.graph.nodes) + 256
         queue, queued = deque(nodes), set(nodes)
         while queue:
             node = queue.popleft()
@@ -59,236 +80,187 @@ class _Engine:
             if node._erased:
                 continue
             for again in self._at(node):
-                if again not in queued and not again._erased and again.target in self.index:
+                if id(again.target) in self.index and again not in queued:
                     queue.append(again)
                     queued.add(again)
             if len(self.fired) > bound:
-                names = ", ".join(sorted(set(self.fired[-64:])))
+                names = ", ".join(sorted(set(self.fired[-len(self.fired) // 4 :])))
                 raise PassError(
                     f"no fixpoint after {len(self.fired)} rewrites: the rules {names} undo one another"
                 )
         self._explain()
 
     def _explain(self) -> None:
-        """For rules that neither fired nor were refused, the nearest miss."""
-        answered = {*self.fired, *(title for title, _ in self.refused)}
-        for rule, miss in self.misses.items():
-            if rule.title not in answered and miss.node is not None and not miss.node._erased:
-                self.rewriter.refuse(miss.node, f"nearest miss: {miss.why}", rule=rule.title)
+        """Why what nearly matched was left, and for rules that found nothing at all, the nearest miss."""
+        for (title, node), why in self.refused.items():
+            if not node._erased:
+                self.rewriter.refuse(node, why, rule=title)
+        spoken = {*self.fired, *(title for title, _ in self.refused)}
+        for rule, anchor, miss in self.misses:
+            if rule.title in spoken:
+                continue
+            if miss.node is None and not self.fired:
+                self.rewriter.refusals.append(Refusal(rule.title, "", f"the program has no {anchor}"))
+            elif miss.node is not None and not miss.node._erased:  # else another rule fired there
+                why = f"nearest miss, {miss.score} matched: {miss.why}"
+                self.rewriter.refuse(miss.node, why, rule=rule.title)
 
-    def _at(self, node: Node) -> list[Node]:
+    def _at(self, node: Node) -> Iterable[Node]:
         """Tries the rules at a node; returns the nodes to look at again."""
-        for candidate in self.index.get(node.target, ()):
-            for state in match_template(candidate.template, node, self.misses[candidate.rule]):
-                changed = self._try(candidate, state)
+        for candidate in self.index.get(id(node.target), ()):
+            for found in candidate.matcher.at(node):
+                changed = self._try(candidate, found)
                 if changed is not None:
                     self.fired.append(candidate.rule.title)
                     return changed
-        return []
+        return ()
 
-    def _try(self, candidate: _Candidate, state: State) -> list[Node] | None:
-        match = self._bind(candidate, state)
-        reads = self._extra_users(candidate, state, match) if isinstance(match, Match) else match
-        if isinstance(reads, str) or isinstance(match, str):
-            self._refuse(candidate.rule, state, str(reads))
+    def _try(self, candidate: _Candidate, found: Found) -> Iterable[Node] | None:
+        rule, template = candidate.rule, candidate.matcher.template
+        match = self._bind(candidate, found)
+        if isinstance(match, str):
+            self._refuse(rule, found, match)
             return None
-        recording = self._confirm(candidate, match)
-        if isinstance(recording, str) and not isinstance(recording, _Unsuited):
-            self._refuse(candidate.rule, state, recording)
+        confirmation = self.confirmer.confirm(rule, template, found, match)
+        reads = confirmation.problem or _size_reads(match)
+        if isinstance(reads, str):
+            self._refuse(rule, found, reads)
             return None
-        if candidate.rule.guard is not None:
-            verdict = candidate.rule.guard(match)
-            if isinstance(verdict, Refused):
-                self._refuse(candidate.rule, state, verdict.why)
-                return None
-            if verdict is not None:
-                raise PassError(
-                    f"rule {candidate.rule.title!r}: the guard returned {verdict!r}; "
-                    "expected None or match.refuse(...)"
-                )
+        why = self._guard(rule, match)
+        if why:
+            self._refuse(rule, found, why)
+            return None
+        recording = self.confirmer.replacement(rule, confirmation, match)
         if isinstance(recording, str):
-            self._refuse(candidate.rule, state, recording)
+            self._refuse(rule, found, recording)
             return None
-        return self._apply(candidate, match, recording, reads)
+        return self._apply(rule, match, recording, reads, found)
 
-    def _refuse(self, rule: Rule, state: State, why: str) -> None:
-        node = state.nodes[max(state.nodes)]
-        if (rule.title, node) not in self.refused:
-            self.refused.add((rule.title, node))
-            self.rewriter.refuse(node, why, rule=rule.title)
+    def _refuse(self, rule: Rule, found: Found, why: str) -> None:
+        self.refused.setdefault((rule.title, found.nodes[-1]), why)
 
-    def _bind(self, candidate: _Candidate, state: State) -> Match | str:
+    def _bind(self, candidate: _Candidate, found: Found) -> Match | str:
         bindings: dict[str, object] = {}
         values: dict[str, object] = {}
-        for parameter in self.parameters[candidate.rule]:
-            bound = state.bindings.get(parameter.name)
-            if isinstance(bound, Node):
-                tensor = self.rewriter.value(bound)
-                if parameter.kind is ArgumentKind.CONST and tensor is None:
-                    return f"{parameter.name!r} ({bound.name}) is not known at compile time"
-                values[parameter.name] = tensor if parameter.kind is ArgumentKind.CONST else bound.meta["val"]
-            else:
-                values[parameter.name] = bound
-            bindings[parameter.name] = bound
-        template = candidate.template
-        nodes = tuple(state.nodes[i] for i in range(len(template.nodes)))
-        return Match(bindings, nodes, tuple(state.nodes[i] for i in template.outputs), values)
-
-    def _extra_users(self, candidate: _Candidate, state: State, match: Match) -> list[Node] | str:
-        """Size reads of inner values, which are redirected; any other user outside the match refuses."""
-        matched = set(match.nodes)
-        reads: list[Node] = []
-        for node in match.nodes:
-            if node in match.outputs:
+        for parameter in candidate.parameters:
+            bound = values[parameter.name] = bindings[parameter.name] = found.bindings.get(parameter.name)
+            if not isinstance(bound, Node):
                 continue
-            for user in node.users:
-                if user in matched:
-                    continue
-                if user.target is torch.ops.aten.sym_size.int:
-                    reads.append(user)
-                else:
-                    return f"{node.name} ({op_key(node.target)}) has another user, {user.name}"
-        return reads
+            values[parameter.name] = bound.meta["val"]
+            if parameter.kind is ArgumentKind.CONST:
+                tensor = values[parameter.name] = self.rewriter.value(bound)
+                if tensor is None:
+                    return f"{parameter.name!r} ({bound.name}) is not known at compile time"
+        outputs = tuple(found.nodes[i] for i in candidate.matcher.template.outputs)
+        return Match(bindings, found.nodes, outputs, values)
 
-    def _confirm(self, candidate: _Candidate, match: Match) -> Recording | str:
-        key = (
-            candidate.rule,
-            candidate.template.absent,
-            *((n.target, value_key(n.args), value_key(list(n.kwargs.values()))) for n in match.nodes),
-            *(value_key(b) for b in match.bindings.values()),
-        )
-        if key not in self.cache:
-            self.cache[key] = self._recorded(candidate.rule, match)
-        return self.cache[key]
-
-    def _recorded(self, rule: Rule, match: Match) -> Recording | str:
-        values = {n: b.meta["val"] if isinstance(b, Node) else b for n, b in match.bindings.items()}
-        values = _distinct(self.program.fake_mode, values)
+    def _guard(self, rule: Rule, match: Match) -> str:
+        """Why the guard refuses, empty if it doesn't; it must hold for all values of a size that varies."""
+        if rule.guard is None:
+            return ""
+        shape_env = self.rewriter.program.fake_mode.shape_env
+        assert shape_env is not None
         try:
-            pattern = record(self.program, rule.pattern, values)
-        except RecordingError as error:
-            return f"the pattern does not take these values: {error}"
-        why = self._same_calls(pattern, match)
-        if why:
-            return why
-        try:
-            replacement = record(self.program, rule.replacement, values)
-        except RecordingError as error:
-            return _Unsuited(f"the replacement does not take these values: {error}")
-        why = self._same_results(rule, replacement, match)
-        return _Unsuited(why) if why else replacement
-
-    def _same_calls(self, pattern: Recording, match: Match) -> str:
-        calls = pattern.calls
-        if [c.target for c in calls] != [n.target for n in match.nodes]:
-            return "on these values the pattern is another graph"
-        for call, node in zip(calls, match.nodes, strict=True):
-            wanted = [*call.args, *call.kwargs.values()]
-            given = [*node.args, *node.kwargs.values()]
-            orders = [given, [given[1], given[0], *given[2:]]] if is_commutative(node) else [given]
-            if not any(all(map(self._same_argument, wanted, order)) for order in orders):
-                return f"on these values the pattern calls {op_key(call.target)} with other arguments than {node.name}"
-        return ""
-
-    def _same_argument(self, wanted: object, given: object) -> bool:
-        if isinstance(wanted, Node):
-            return isinstance(given, Node) and self.rewriter.same_type(wanted.meta["val"], given.meta["val"])
-        if isinstance(wanted, (list, tuple)):
-            return (
-                isinstance(given, (list, tuple))
-                and len(wanted) == len(given)
-                and all(self._same_argument(w, g) for w, g in zip(wanted, given, strict=True))
+            with quiet(), shape_env.error_on_new_guards():
+                verdict = rule.guard(match)
+        except FxoptError:
+            raise
+        except Exception as error:
+            if is_size_question(error):
+                return f"the guard can't say for all sizes: {size_question(error)}"
+            bare = next(
+                (n for n, v in match.values.items() if isinstance(v, torch.Tensor) and v.is_meta), None
             )
-        if isinstance(given, Node):
-            return isinstance(wanted, (int, torch.SymInt)) and self.rewriter.same_type(
-                wanted, given.meta["val"]
-            )
-        return value_key(wanted) == value_key(given)
-
-    def _same_results(self, rule: Rule, replacement: Recording, match: Match) -> str:
-        if len(replacement.outputs) != len(match.outputs):
+            if bare is not None and not isinstance(match.values[bare], torch._subclasses.FakeTensor):
+                return f"the weight {bare!r} has no values (device meta), which the guard asks for: {error}"
             raise PassError(
-                f"rule {rule.title!r}: the pattern returns {len(match.outputs)} values, the replacement {len(replacement.outputs)}"
+                f"rule {rule.title!r}: the guard fails: {type(error).__name__}: {error}"
+            ) from error
+        if verdict is None:
+            return ""
+        if not isinstance(verdict, Refused):
+            raise PassError(
+                f"rule {rule.title!r}: the guard returned {verdict!r}; expected None or match.refuse('why')"
             )
-        for result, node in zip(replacement.outputs, match.outputs, strict=True):
-            if not isinstance(result, Node):
-                return f"the replacement returns {result!r}, not a tensor"
-            if not self.rewriter.same_type(result.meta["val"], node.meta["val"]):
-                got, expected = result.meta["val"], node.meta["val"]
-                return (
-                    f"the replacement gives {getattr(got, 'dtype', got)} {list(getattr(got, 'shape', []))}, "
-                    f"the pattern {getattr(expected, 'dtype', expected)} {list(getattr(expected, 'shape', []))}"
-                )
-        return ""
+        return verdict.why or "the guard refused"
 
     def _apply(
-        self, candidate: _Candidate, match: Match, recording: Recording, reads: list[Node]
-    ) -> list[Node] | None:
-        root = self._root(match)
-        around = self._around(match)
-        before = len(self.rewriter.journal.rewrites)
+        self, rule: Rule, match: Match, recording: Recording, reads: list[Node], found: Found
+    ) -> Iterable[Node] | None:
+        root = _root(match)
+        count = len(self.rewriter.journal.rewrites)
         try:
-            with self.rewriter.rewrite(candidate.rule.title, root):
-                results = instantiate(self.rewriter, recording, match)
+            with self.rewriter.rewrite(rule.title, root):
                 for read in reads:
-                    self.rewriter.replace(read, self._reread(read, match, results))
+                    with self.rewriter.before(read):
+                        self.rewriter.replace(read, self._reread(read, match))
+                results = instantiate(self.rewriter, recording, match)
+                made = self.rewriter.created
                 for node, result in zip(match.outputs, results, strict=True):
-                    self.rewriter.replace(node, result)
+                    self.rewriter.substitute(node, result)
         except (NoSize, OrderError) as error:
-            self.rewriter.refuse(root, str(error), rule=candidate.rule.title)
+            self._refuse(rule, found, str(error))
             return None
-        if len(self.rewriter.journal.rewrites) == before:
+        if len(self.rewriter.journal.rewrites) == count:
             return None
-        return [n for n in [*results, *self._users(results), *around] if not n._erased]
+        return self._again([*made, *results], [n for n in self.rewriter.freed if n.op == "call_function"])
 
-    def _root(self, match: Match) -> Node:
-        """Where the new calls go: the first result if every argument stands before it, else the last."""
-        first = min(match.outputs)
-        bound = [b for b in match.bindings.values() if isinstance(b, Node)]
-        return first if all(b < first for b in bound) else max(match.outputs)
-
-    def _reread(self, read: Node, match: Match, results: Sequence[Node]) -> Node:
-        """A size read of an inner value, from an argument or a result instead."""
+    def _reread(self, read: Node, match: Match) -> Node:
+        """A size read of an inner value, from an argument instead."""
         size = read.meta["val"]
-        sources = [b for b in match.bindings.values() if isinstance(b, Node)]
-        for source in sources:
-            for axis, other in enumerate(source.meta["val"].shape):
-                if self.rewriter.same_type(size, other):
-                    return self.rewriter.call(torch.ops.aten.sym_size.int, source, axis)
+        for source in match.bindings.values():
+            if not isinstance(source, Node) or not source < read:
+                continue
+            value = source.meta["val"]
+            for axis, other in enumerate(value.shape):
+                if same_size(size, other):
+                    return self.rewriter.call(_SIZE, source, axis)
         raise NoSize(f"{read.name} reads a size of an inner value that no argument has")
 
-    def _around(self, match: Match) -> list[Node]:
-        """Calls that may match once the inner values lose a user."""
-        return [u for b in match.bindings.values() if isinstance(b, Node) for u in (b, *b.users)]
+    def _again(self, made: Sequence[Node], lost: Sequence[Node]) -> Iterable[Node]:
+        """Nodes at which a rule may match now.
 
-    def _users(self, nodes: Sequence[Node]) -> list[Node]:
-        """Users of nodes, as many steps up as the deepest pattern reaches."""
-        found: dict[Node, None] = {}
-        level = list(nodes)
-        for _ in range(self.depth):
-            level = [u for n in level if not n._erased for u in n.users if u not in found]
+        What was made, and anchors above it: its users, as many steps up as the deepest pattern reaches. A
+        value that lost a user may have become an inner one; anchors above that are reached over inner values,
+        which have few users.
+        """
+        found = dict.fromkeys(n for n in made if not n._erased)
+        level = [*found, *(n for n in lost if not n._erased and self._may_be_inner(n))]
+        found.update(dict.fromkeys(level))
+        for step in range(self.depth):
+            inner = level if step == 0 else [n for n in level if self._may_be_inner(n)]
+            level = [u for n in inner for u in n.users if u not in found]
             found.update(dict.fromkeys(level))
-        return list(found)
+        return found
+
+    def _may_be_inner(self, node: Node) -> bool:
+        return self.fan_out is None or len(node.users) <= self.fan_out
 
 
-class _Unsuited(str):
-    """Why a replacement does not suit a match that its pattern confirms: the guard is asked first, it knows the reason."""
+def _size_reads(match: Match) -> list[Node] | str:
+    """Size reads of inner values, which are redirected; any other user outside the match refuses."""
+    reads: list[Node] = []
+    if len(match.nodes) == len(match.outputs):
+        return reads
+    for node in match.nodes:
+        if node in match.outputs:
+            continue
+        for user in node.users:
+            if user in match.nodes:
+                continue
+            if user.target is not _SIZE:
+                return f"{node.name} ({op_key(node.target)}) has another user, {user.name}"
+            reads.append(user)
+    return reads
 
-    __slots__ = ()
 
-
-def _distinct(mode: torch._subclasses.FakeTensorMode, values: dict[str, object]) -> dict[str, object]:
-    """Fake values as distinct objects: one node may be bound to two arguments."""
-    seen: set[int] = set()
-    result: dict[str, object] = {}
-    for name, value in values.items():
-        if isinstance(value, torch.Tensor):
-            if id(value) in seen:
-                with mode, torch.no_grad():
-                    value = value.detach()
-            seen.add(id(value))
-        result[name] = value
-    return result
+def _root(match: Match) -> Node:
+    """Where the new calls go: the first result if every argument stands before it, else the last."""
+    first = min(match.outputs) if len(match.outputs) > 1 else match.outputs[0]
+    if len(match.outputs) == 1:
+        return first
+    bound = [b for b in match.bindings.values() if isinstance(b, Node)]
+    return first if all(b < first for b in bound) else max(match.outputs)
 
 
 def apply_rules(rewriter: Rewriter, rules: Sequence[Rule]) -> None:

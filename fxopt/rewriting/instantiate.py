@@ -9,7 +9,8 @@ import torch
 from torch.fx import Node
 
 from fxopt.errors import PassError
-from fxopt.ops import is_view
+from fxopt.ops import is_view, op_key
+from fxopt.program import infer_value
 from fxopt.rewriting.recorder import Recording
 from fxopt.rewriting.rewriter import Rewriter
 from fxopt.rewriting.rule import Match
@@ -18,6 +19,9 @@ from fxopt.rewriting.sizes import size_node
 __all__ = ["instantiate"]
 
 _WIDE = {torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64}
+_BITS = frozenset({torch.ops.aten.view.dtype})
+"""Ops that read the bits of their input, which the wide form of a value does not have."""
+_FRESH = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
 
 
 class _Instance:
@@ -27,23 +31,32 @@ class _Instance:
         self.env: dict[Node, Node] = {}
         self.constant: dict[Node, object] = {}
         self.exact: set[Node] = set()
+        self.sizes: dict[object, Node | int] = {}
         self.sources = [b for b in match.bindings.values() if isinstance(b, Node)]
         for name, placeholder in recording.placeholders.items():
             bound = match.node(name)
             self.env[placeholder] = bound
-            if isinstance(match[name], torch.Tensor) and rewriter.value(bound) is match[name]:
+            if bound.op == "get_attr" and rewriter.value(bound) is match[name]:
                 self.constant[placeholder] = match[name]
                 self.exact.add(placeholder)
 
     def run(self) -> list[Node]:
         for call in self.recording.calls:
-            if self._is_constant(call):
+            if self.constant and self._is_constant(call):
                 self._evaluate(call)
             else:
-                args = [self._argument(a) for a in call.args]
+                args = tuple(self._argument(a) for a in call.args)
                 kwargs = {k: self._argument(v) for k, v in call.kwargs.items()}
-                self.env[call] = self.rewriter.call(call.target, *args, **kwargs)
+                self.env[call] = self.rewriter.emit(
+                    call.target, args, kwargs, self._value(call, args, kwargs)
+                )
         return [self._node(o) for o in self.recording.outputs if isinstance(o, Node)]
+
+    def _value(self, call: Node, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+        """The recorded value, as the types are the same; sizes that depend on data are new ones each time."""
+        if isinstance(call.target, torch._ops.OpOverload) and _FRESH & set(call.target.tags):
+            return infer_value(self.rewriter.program, call.target, args, kwargs)
+        return call.meta["val"]
 
     def _is_constant(self, call: Node) -> bool:
         """Only weights and literals go in (a call without tensors makes its tensor at run time)."""
@@ -52,37 +65,51 @@ class _Instance:
         return bool(inputs) and not symbolic and all(n in self.constant for n in inputs)
 
     def _evaluate(self, call: Node) -> None:
-        """Views stay views of the weight; arithmetic is done in float64."""
-        view = is_view(call.target) and all(n in self.exact for n in call.all_input_nodes)
+        """Views stay views of the weight; arithmetic is done in float64, by ops that are known to take it."""
+        op = call.target
+        assert callable(op)
+        view = is_view(op) and all(n in self.exact for n in call.all_input_nodes)
+        wide = not view and op not in _BITS and getattr(op, "namespace", "aten") in ("aten", "prims")
 
         def value(argument: object) -> object:
             if isinstance(argument, Node):
                 tensor = self.constant[argument]
-                if isinstance(tensor, torch.Tensor) and not view:
-                    return tensor.to(_WIDE.get(tensor.dtype, tensor.dtype))
-                return tensor
+                if not isinstance(tensor, torch.Tensor) or view:
+                    return tensor
+                return tensor.to(_WIDE.get(tensor.dtype, tensor.dtype)) if wide else self._rounded(argument)
             if isinstance(argument, (list, tuple)):
                 return [value(a) for a in argument]
-            return torch.float64 if isinstance(argument, torch.dtype) and argument in _WIDE else argument
+            return _WIDE.get(argument, argument) if wide and isinstance(argument, torch.dtype) else argument
 
         with torch.no_grad():
-            self.constant[call] = call.target(  # type: ignore[operator]
-                *(value(a) for a in call.args), **{k: value(v) for k, v in call.kwargs.items()}
-            )
+            self.constant[call] = op(*map(value, call.args), **{k: value(v) for k, v in call.kwargs.items()})
         if view:
             self.exact.add(call)
+
+    def _rounded(self, source: Node) -> torch.Tensor:
+        """A computed constant in the dtype and shape that were recorded.
+
+        Raises:
+            PassError: it has another shape, or is no tensor.
+        """
+        tensor, recorded = self.constant[source], source.meta["val"]
+        if not isinstance(tensor, torch.Tensor):
+            raise PassError(
+                f"a replacement computes {type(tensor).__name__} from weights; only tensors can be stored"
+            )
+        if source in self.exact:
+            return tensor.detach()
+        if tensor.shape != recorded.shape:
+            raise PassError(
+                f"{op_key(source.target)} of weights gives {list(tensor.shape)} in float64, "
+                f"{list(recorded.shape)} in {recorded.dtype}"
+            )
+        return tensor.to(recorded.dtype).contiguous()
 
     def _node(self, source: Node) -> Node:
         """The program's node for a recorded value; a computed constant is stored when it is first needed."""
         if source not in self.env:
-            tensor = self.constant[source]
-            recorded = source.meta["val"]
-            if not isinstance(tensor, torch.Tensor):
-                raise PassError(
-                    f"a replacement computes {type(tensor).__name__} from weights; only tensors can be stored"
-                )
-            rounded = tensor.detach() if source in self.exact else tensor.to(recorded.dtype).contiguous()
-            self.env[source] = self.rewriter.constant(rounded)
+            self.env[source] = self.rewriter.constant(self._rounded(source))
         return self.env[source]
 
     def _argument(self, argument: object) -> object:
@@ -91,7 +118,10 @@ class _Instance:
         if isinstance(argument, (list, tuple)):
             return [self._argument(a) for a in argument]
         if isinstance(argument, torch.SymInt):
-            return size_node(self.rewriter.call, argument.node.expr, self.sources)
+            expression = argument.node.expr
+            if expression not in self.sizes:
+                self.sizes[expression] = size_node(self.rewriter.call, expression, self.sources)
+            return self.sizes[expression]
         return argument
 
 

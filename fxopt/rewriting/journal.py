@@ -1,17 +1,23 @@
-"""The edit journal: what each rewrite created, replaced and removed; rollback, "changed" and bisection come from it."""
+"""The edit journal: what each rewrite created, replaced and removed; "changed" and bisection come from it.
 
+>>> journal = Journal([Rewrite("fuse", "add", ("linear",), ("matmul", "add"), ())])
+>>> journal.changed, journal.counts()
+(True, {'fuse': 1})
+"""
+
+from collections import Counter
 from dataclasses import dataclass, field
 
-from torch.fx import Graph, Node
+from torch.fx import Node
 
-from fxopt.program.program import Origin
+from fxopt.program import Origin
 
-__all__ = ["Journal", "Rewrite", "fingerprint"]
+__all__ = ["Journal", "Rewrite"]
 
 
 @dataclass(frozen=True)
 class Rewrite:
-    """One applied rewrite: rule, the node it was anchored at, names of nodes made and removed, where they came from."""
+    """One applied rewrite: rule, the node it was anchored at, names of nodes made and removed, sources."""
 
     rule: str
     root: str
@@ -26,6 +32,7 @@ class Journal:
 
     rewrites: list[Rewrite] = field(default_factory=list)
     touched: set[Node] = field(default_factory=set)
+    """Made, removed, or with other arguments than before."""
 
     @property
     def changed(self) -> bool:
@@ -34,22 +41,4 @@ class Journal:
 
     def counts(self) -> dict[str, int]:
         """Applications by rule."""
-        counts: dict[str, int] = {}
-        for rewrite in self.rewrites:
-            counts[rewrite.rule] = counts.get(rewrite.rule, 0) + 1
-        return counts
-
-
-def fingerprint(graph: Graph) -> dict[Node, tuple[object, ...]]:
-    """Each node's op, target and arguments by identity: two fingerprints differ exactly where the graph was edited."""
-    return {n: (n.op, n.target, _identity(n.args), _identity(n.kwargs)) for n in graph.nodes}
-
-
-def _identity(value: object) -> object:
-    if isinstance(value, Node):
-        return id(value)
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_identity, value))
-    if isinstance(value, dict):
-        return tuple((k, _identity(v)) for k, v in value.items())
-    return (type(value).__name__, repr(value))
+        return dict(Counter(r.rule for r in self.rewrites))

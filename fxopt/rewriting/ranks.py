@@ -57,10 +57,11 @@ def _dunder(name: str) -> Callable[..., object]:
     return method
 
 
-for _name in (
-    "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "floordiv", "rfloordiv", "mod", "pow", "rpow", "matmul",
-    "rmatmul", "neg", "and", "or", "xor", "invert", "eq", "ne", "lt", "le", "gt", "ge", "getitem", "len",
-):  # fmt: skip
+_OPERATORS = (
+    "add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod rmod pow rpow matmul rmatmul neg "
+    "pos abs and rand or ror xor rxor invert lshift rshift eq ne lt le gt ge getitem len "
+)
+for _name in _OPERATORS.split():
     setattr(_Lazy, f"__{_name}__", _dunder(f"__{_name}__"))
 _Lazy.__hash__ = object.__hash__  # type: ignore[method-assign]
 
@@ -147,7 +148,7 @@ _Choice = tuple[tuple[int, torch.dtype], ...]
 
 
 def _choices(count: int, samples: Iterable[_Choice], thorough: bool) -> Iterable[_Choice]:
-    """Ranks for several arguments: the op table's samples, equal ranks; if thorough, all mixtures and other dtypes."""
+    """Ranks of several arguments: the op table's, equal ones; if thorough, mixtures and other dtypes."""
     yield from samples
     for rank in _RANKS:
         yield ((rank, torch.float32),) * count
@@ -167,7 +168,7 @@ def _choices(count: int, samples: Iterable[_Choice], thorough: bool) -> Iterable
 
 
 def _sample_ranks(func: Callable[..., object], args: tuple[object, ...], unknown: list[str]) -> list[_Choice]:
-    """What the op table's sample calls give for the unknown arguments of a function that is an op of the same name."""
+    """What the op table's sample calls give for the unknown arguments, if the function is named as an op."""
     samples = op_info(f"aten.{getattr(func, '__name__', '')}").samples
     found: dict[_Choice, None] = {}
     for sample, _ in samples() if samples is not None else ():

@@ -1,10 +1,13 @@
-"""Recording a plain function as a canonical graph: patterns and replacements pass through the same door as programs.
+"""Recording a plain function as a canonical graph: patterns pass through the same door as programs.
 
 The function runs on fake tensors under a mode on torch's PreDispatch key, where composite ops are still
-whole. A run costs about a millisecond, a `make_fx` trace of the same function ten.
+whole. A run costs about a millisecond, a `make_fx` trace of the same function ten. Where a size varies, the
+function must hold for all its values: a branch on the example's size is an error.
 """
 
+import contextlib
 import operator
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,18 +16,26 @@ import torch
 from torch._dispatch.python import enable_python_dispatcher
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, _ShapeEnvGuardError
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxopt.ops import canonical_arguments, is_mutating, op_key
 from fxopt.ops.spelling import canonical_call
-from fxopt.program.inference import infer_value
-from fxopt.program.program import Program
+from fxopt.program import Program, infer_value
+from fxopt.program.inference import by_example
+from fxopt.rewriting.quiet import quiet
 
-__all__ = ["Recording", "RecordingError", "record"]
+__all__ = ["Recording", "RecordingError", "is_size_question", "record", "size_question"]
+
+_Call = tuple[object, tuple[object, ...], Mapping[str, object], object]
+"""Op, arguments and result."""
 
 
 class RecordingError(Exception):
-    """A function can't be recorded on these values: it raises, writes in place, or makes tensors out of nothing."""
+    """A function can't be recorded on these values.
+
+    It raises, writes in place, branches on a size that varies, or makes tensors out of nothing.
+    """
 
 
 class _Recorder(ProxyTorchDispatchMode):
@@ -33,10 +44,11 @@ class _Recorder(ProxyTorchDispatchMode):
     torch admits only its own infra modes on that key, hence the base class; nothing of its tracing is used.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shape_env: ShapeEnv) -> None:
         TorchDispatchMode.__init__(self, torch._C.DispatchKey.PreDispatch)
         self._mode_key = torch._C._TorchDispatchModeKey.PROXY
-        self.calls: list[tuple[object, tuple[object, ...], Mapping[str, object], object]] = []
+        self.shape_env = shape_env
+        self.calls: list[_Call] = []
 
     def __torch_dispatch__(
         self,
@@ -45,7 +57,10 @@ class _Recorder(ProxyTorchDispatchMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
-        out = func(*args, **(kwargs or {}))
+        if is_mutating(func):  # before it runs: the values are those of the program's own nodes
+            raise RecordingError(f"{op_key(func)} writes in place")
+        with by_example(self.shape_env):
+            out = func(*args, **(kwargs or {}))
         self.calls.append((func, args, kwargs or {}, out))
         return out
 
@@ -77,10 +92,9 @@ class Recording:
     placeholders: dict[str, Node]
     outputs: list[object]
 
-    @property
-    def calls(self) -> list[Node]:
+    def __post_init__(self) -> None:
+        self.calls = [n for n in self.graph.nodes if n.op == "call_function"]
         """The calls that the results need, in order."""
-        return [n for n in self.graph.nodes if n.op == "call_function"]
 
 
 def record(program: Program, function: Callable[..., object], values: Mapping[str, object]) -> Recording:
@@ -94,21 +108,59 @@ def record(program: Program, function: Callable[..., object], values: Mapping[st
     Raises:
         RecordingError: the function raises, or does what no graph can hold.
     """
+    shape_env = program.fake_mode.shape_env
+    assert shape_env is not None
+    with quiet(), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Raw Sym", UserWarning
+        )  # sizes stand in a recording, not in a program
+        try:
+            calls, result = _run(program, function, values, shape_env.error_on_new_guards())
+        except _ShapeEnvGuardError as error:
+            if not _asked_by_torch(error):
+                raise RecordingError(size_question(error)) from error
+            # Checks in torch's own Python functions, such as group_norm's, go by the example, as in tracing.
+            calls, result = _run(program, function, values, by_example(shape_env))
+        return _Build(program, values).build(calls, result)
+
+
+def is_size_question(error: Exception) -> bool:
+    """Whether an exception says that a branch on a size that varies was not decided."""
+    return isinstance(error, _ShapeEnvGuardError)
+
+
+def size_question(error: Exception) -> str:
+    """What was asked of a size that varies, from torch's error."""
+    asked = str(error).rsplit(": ", 1)[-1].rsplit(" == ", 1)[0]
+    return f"it branches on a size that varies ({asked})"
+
+
+def _run(
+    program: Program,
+    function: Callable[..., object],
+    values: Mapping[str, object],
+    sizes: contextlib.AbstractContextManager[None],
+) -> tuple[list[_Call], object]:
     mode = program.fake_mode
     assert mode.shape_env is not None
-    with (
-        torch.no_grad(),
-        enable_python_dispatcher(),
-        mode,
-        mode.shape_env.suppress_guards(),
-        _Recorder() as recorder,
-    ):
+    recorder = _Recorder(mode.shape_env)
+    with torch.no_grad(), enable_python_dispatcher(), mode, sizes, recorder:
         try:
             result = function(*values.values())
+        except (_ShapeEnvGuardError, RecordingError):
+            raise
         except Exception as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise RecordingError(first) from error
-    return _Build(program, values).build(recorder.calls, result)
+    return recorder.calls, result
+
+
+def _asked_by_torch(error: Exception) -> bool:
+    """Whether it is torch's own Python code, rather than the function, that asks for a size."""
+    files = [f.filename.replace("\\", "/") for f in traceback.extract_tb(error.__traceback__)]
+    asking = [f for f in files if not f.endswith("torch/__init__.py") and "/torch/fx/experimental/" not in f]
+    asking = [f for f in asking if not f.endswith("torch/utils/_config_module.py")]
+    return "/torch/" in asking[-1] if asking else True
 
 
 class _Build:
@@ -126,12 +178,8 @@ class _Build:
                 self.placeholders[name] = node
                 self.env[id(value)] = node
 
-    def build(
-        self, calls: Sequence[tuple[object, tuple[object, ...], Mapping[str, object], object]], result: object
-    ) -> Recording:
+    def build(self, calls: Sequence[_Call], result: object) -> Recording:
         for op, args, kwargs, out in calls:
-            if is_mutating(op):
-                raise RecordingError(f"{op_key(op)} writes in place")
             mapped = tuple(self._map(a) for a in args)
             named = {k: self._map(v) for k, v in kwargs.items()}
             self._bind(out, canonical_call(self._emit, op, mapped, named, out))
@@ -155,15 +203,10 @@ class _Build:
                     getitem.meta = {"val": item}
                     self.env[id(item)] = getitem
 
-    def _node(self, op: object, args: tuple[object, ...], kwargs: dict[str, object]) -> Node:
-        """A call whose sizes may be symbols: this graph is read, never run, which torch.fx does not know."""
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Raw SymInt value", UserWarning)
-            return self.graph.create_node("call_function", op, args, kwargs)  # type: ignore[arg-type]
-
     def _map(self, value: object) -> object:
         if isinstance(value, torch.Tensor):
-            known = self.env.get(id(value), self.memory.get(_memory(value)))
+            known = self.env.get(id(value))
+            known = self.memory.get(_memory(value)) if known is None else known
             if known is None:
                 raise RecordingError("it uses a tensor that is neither an argument nor computed from one")
             return known
@@ -183,18 +226,12 @@ class _Build:
             args, kwargs = canonical_arguments(op, args, kwargs or {})
         if value is None:
             value = infer_value(self.program, op, args, kwargs)
-        node = self._node(op, args, kwargs or {})
+        node = self.graph.create_node("call_function", op, args, kwargs or {})  # type: ignore[arg-type]
         node.meta = {"val": value}
         return node
 
 
 def _memory(tensor: torch.Tensor) -> object:
     """Which part of which storage a fake tensor is, and as what."""
-    offset = tensor.storage_offset()
-    return (
-        tensor.untyped_storage()._cdata,
-        str(offset),
-        tuple(map(str, tensor.shape)),
-        tuple(map(str, tensor.stride())),
-        tensor.dtype,
-    )
+    layout = (tensor.storage_offset(), tuple(tensor.shape), tuple(tensor.stride()))
+    return (tensor.untyped_storage()._cdata, str(layout), tensor.dtype)

@@ -1,12 +1,15 @@
 """`Rule`: a pattern, what replaces it, and a guard, as plain functions.
 
-    def pattern(x, w: Const, b: Const): return torch.matmul(x, w) + b
-    def replacement(x, w, b): return torch.nn.functional.linear(x, w.t(), b)
-    Rule(pattern, replacement, guard=lambda match: None if match["w"].dim() == 2 else match.refuse("w is no
-    matrix"))
+>>> import torch
+>>> def pattern(x, w: Const, b: Const): return torch.matmul(x, w) + b
+>>> def replacement(x, w, b): return torch.nn.functional.linear(x, w.t(), b)
+>>> def guard(match): return None if match["w"].dim() == 2 else match.refuse("w is no matrix")
+>>> rule = Rule(pattern, replacement, guard, name="matmul-bias")
+>>> [(p.name, p.kind.value) for p in rule_parameters(rule)]
+[('x', 'tensor'), ('w', 'const'), ('b', 'const')]
 
 An unannotated argument is any tensor, `Const` one that comes from weights only, `int`, `float`, `bool` or
-`list[int]` a literal, `Const | None` and `torch.Tensor | None` optional.
+`list[int]` a literal; `Const | None`, `torch.Tensor | None`, `float | None` and so on are optional.
 """
 
 import enum
@@ -44,6 +47,7 @@ class ArgumentKind(enum.Enum):
     FLOAT = "float"
     BOOL = "bool"
     INTS = "list[int]"
+    DTYPE = "torch.dtype"
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ class Refused:
 class Match:
     """What a pattern matched.
 
-    `match[name]` is a weight's tensor for a `Const`, the value (`meta["val"]`) of a tensor, the
-    Python value of a literal, None for an absent optional argument.
+    `match[name]` is a weight's tensor for a `Const`, the value (`meta["val"]`) of a tensor, the Python value
+    of a literal, None for an absent optional argument.
     """
 
     bindings: Mapping[str, object]
@@ -83,7 +87,7 @@ class Match:
     values: Mapping[str, object] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> typing.Any:
-        return self.values[name]
+        return self.values[self._known(name)]
 
     def node(self, name: str) -> Node:
         """The node bound to a tensor argument.
@@ -91,7 +95,7 @@ class Match:
         Raises:
             PassError: the argument is a literal or absent.
         """
-        bound = self.bindings[name]
+        bound = self.bindings[self._known(name)]
         if not isinstance(bound, Node):
             raise PassError(f"pattern argument {name!r} is bound to {bound!r}, not to a node")
         return bound
@@ -99,6 +103,13 @@ class Match:
     def refuse(self, why: str) -> Refused:
         """For guards: do not rewrite here, and why."""
         return Refused(why)
+
+    def _known(self, name: str) -> str:
+        if name not in self.bindings:
+            raise PassError(
+                f"the pattern has no argument {name!r}; its arguments are {', '.join(self.bindings)}"
+            )
+        return name
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,7 @@ class Rule:
     @property
     def title(self) -> str:
         """The rule's name, by default its pattern's."""
-        return self.name or self.pattern.__name__.strip("_").replace("_", "-")
+        return self.name or getattr(self.pattern, "__name__", "rule").strip("_<>").replace("_", "-")
 
 
 _LITERALS = {
@@ -121,6 +132,7 @@ _LITERALS = {
     float: ArgumentKind.FLOAT,
     bool: ArgumentKind.BOOL,
     list[int]: ArgumentKind.INTS,
+    torch.dtype: ArgumentKind.DTYPE,
 }
 
 
@@ -130,16 +142,38 @@ def rule_parameters(rule: Rule) -> tuple[Parameter, ...]:
     Raises:
         PassError: an annotation that is no argument kind, or a replacement with other arguments.
     """
-    pattern = inspect.signature(rule.pattern)
-    hints = typing.get_type_hints(rule.pattern)
-    parameters = tuple(_parameter(rule, name, hints.get(name)) for name in pattern.parameters)
-    wanted = list(inspect.signature(rule.replacement).parameters)
+    pattern = _signature(rule, rule.pattern)
+    try:
+        hints = typing.get_type_hints(rule.pattern) if hasattr(rule.pattern, "__annotations__") else {}
+    except (NameError, TypeError) as error:
+        raise PassError(f"rule {rule.title!r}: the pattern's annotations can't be read: {error}") from error
+    parameters = tuple(_parameter(rule, name, hints.get(name)) for name in pattern)
+    wanted = _signature(rule, rule.replacement)
     if wanted != [p.name for p in parameters]:
         raise PassError(
             f"rule {rule.title!r}: the replacement takes ({', '.join(wanted)}), "
             f"the pattern ({', '.join(p.name for p in parameters)}); they must be the same"
         )
+    if not any(p.is_tensor for p in parameters):
+        raise PassError(f"rule {rule.title!r}: the pattern takes no tensor")
     return parameters
+
+
+def _signature(rule: Rule, function: object) -> list[str]:
+    """The names of a function's arguments."""
+    if not callable(function):
+        raise PassError(f"rule {rule.title!r}: expected two functions, got {function!r}")
+    method = getattr(function, "__func__", None) if hasattr(function, "__self__") else None
+    if method is not None and next(iter(inspect.signature(method).parameters), "") != "self":
+        raise PassError(f"rule {rule.title!r}: {method.__name__} is not static: write @staticmethod above it")
+    parameters = inspect.signature(function).parameters.values()
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    other = next((p for p in parameters if p.kind not in plain), None)
+    if other is not None:
+        raise PassError(
+            f"rule {rule.title!r}: the argument {str(other)!r} is not positional; name each argument"
+        )
+    return [p.name for p in parameters]
 
 
 def _parameter(rule: Rule, name: str, hint: object) -> Parameter:
@@ -152,10 +186,10 @@ def _parameter(rule: Rule, name: str, hint: object) -> Parameter:
         return Parameter(name, ArgumentKind.TENSOR, optional)
     if hint is Const:
         return Parameter(name, ArgumentKind.CONST, optional)
-    kind = _LITERALS.get(hint)  # type: ignore[call-overload]
+    kind = next((k for literal, k in _LITERALS.items() if literal == hint), None)
     if kind is None:
         raise PassError(
-            f"rule {rule.title!r}: argument {name!r} is annotated {hint!r}; expected nothing, Const, torch.Tensor, "
-            "int, float, bool or list[int], or one of these | None"
+            f"rule {rule.title!r}: argument {name!r} is annotated {hint!r}; expected nothing, Const, "
+            "torch.Tensor, int, float, bool, list[int] or torch.dtype, or one of these | None"
         )
     return Parameter(name, kind, optional)

@@ -1,12 +1,12 @@
 """Symbolic sizes as nodes: an expression over symbols becomes `sym_size` reads and integer arithmetic."""
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import sympy
 import torch
 from torch.fx import Node
-from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
+from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod, PythonMod
 
 __all__ = ["Call", "NoSize", "read_symbol", "size_node"]
 
@@ -22,7 +22,8 @@ def read_symbol(symbol: sympy.Expr, sources: Iterable[Node]) -> tuple[Node, int]
     for source in sources:
         value = source.meta.get("val")
         if isinstance(value, torch.Tensor):
-            for axis, size in enumerate(value.shape):
+            sizes: Sequence[object] = value.shape
+            for axis, size in enumerate(sizes):
                 if isinstance(size, torch.SymInt) and size.node.expr == symbol:
                     return source, axis
     return None
@@ -56,6 +57,12 @@ def size_node(call: Call, expression: sympy.Expr, sources: list[Node]) -> Node |
         return call(operator.floordiv, node(expression.args[0]), node(expression.args[1]))
     if isinstance(expression, (Mod, PythonMod)):
         return call(operator.mod, node(expression.args[0]), node(expression.args[1]))
+    if isinstance(expression, (Max, Min)):
+        return _chain(
+            call,
+            torch.sym_max if isinstance(expression, Max) else torch.sym_min,
+            [node(e) for e in expression.args],
+        )
     if isinstance(expression, sympy.Pow) and expression.exp.is_Integer and int(expression.exp) > 0:
         return _chain(call, operator.mul, [node(expression.base)] * int(expression.exp))
     raise NoSize(f"the size {expression} can't be computed from the sizes at hand")
