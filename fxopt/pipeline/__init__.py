@@ -1,7 +1,14 @@
 """Passes, contracts, pipeline text, the manager, instruments."""
 
 from fxopt.pipeline.base import Contract, Pass, RewritePass
-from fxopt.pipeline.instruments import CheckEach, DiffAfterChange, Instrument, RewriteLimit
+from fxopt.pipeline.instruments import (
+    CheckEach,
+    DiffAfterChange,
+    Failure,
+    Instrument,
+    RewriteLimit,
+    StructuralVerify,
+)
 from fxopt.pipeline.manager import PassManager, PipelineResult
 from fxopt.pipeline.named import register_pipeline
 from fxopt.pipeline.options import option_help
@@ -11,12 +18,14 @@ __all__ = [
     "CheckEach",
     "Contract",
     "DiffAfterChange",
+    "Failure",
     "Instrument",
     "Pass",
     "PassManager",
     "PipelineResult",
     "RewriteLimit",
     "RewritePass",
+    "StructuralVerify",
     "load_plugin",
     "option_help",
     "register_pass",

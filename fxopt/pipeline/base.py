@@ -55,6 +55,10 @@ class Pass:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        for name in ("requires", "establishes", "breaks", "excludes"):
+            setattr(cls, name, _properties(cls, name))
+        if not isinstance(cls.contract, Contract):
+            raise PassError(f"{cls.__name__}.contract is {cls.contract!r}; expected a fxopt.Contract")
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
     def run(self, rewriter: Rewriter) -> None:
@@ -81,6 +85,16 @@ class Pass:
         return "" if text.startswith(f"{cls.__name__}(") else text.split("\n", 1)[0]
 
 
+def _properties(cls: type[Pass], name: str) -> frozenset[str]:
+    """A declared set of properties, which may be written as a set, list or tuple of words."""
+    declared = getattr(cls, name)
+    if isinstance(declared, str) or not all(isinstance(p, str) for p in declared):
+        raise PassError(
+            f"{cls.__name__}.{name} is {declared!r}; expected a set of words such as {{'quantized'}}"
+        )
+    return frozenset(declared)
+
+
 class RewritePass(Pass):
     """A pass of rules: either `pattern`, `replacement` and, if need be, `guard`, or several as `rules`."""
 
@@ -96,12 +110,20 @@ class RewritePass(Pass):
         """The rules in the order in which they are tried.
 
         Raises:
-            PassError: the class defines neither `pattern` and `replacement` nor `rules`.
+            PassError: the class defines neither `pattern` and `replacement` nor `rules`, or only one of the
+            two.
         """
         if self.pattern is not None and self.replacement is not None:
-            return (Rule(self.pattern, self.replacement, self.guard, self.pass_name()), *self.rules)
+            guard = None if type(self).guard is RewritePass.guard else self.guard
+            return (Rule(self.pattern, self.replacement, guard, self.pass_name()), *self.rules)
+        if self.pattern is not None or self.replacement is not None:
+            missing = "replacement" if self.replacement is None else "pattern"
+            raise PassError(f"{type(self).__name__} defines no {missing}")
         if not self.rules:
             raise PassError(f"{type(self).__name__} defines neither pattern and replacement nor rules")
+        wrong = next((r for r in self.rules if not isinstance(r, Rule)), None)
+        if wrong is not None:
+            raise PassError(f"{type(self).__name__}.rules holds {wrong!r}; expected fxopt.Rule objects")
         return self.rules
 
     def all_motifs(self) -> tuple[Callable[..., object], ...]:

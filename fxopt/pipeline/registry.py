@@ -1,15 +1,23 @@
-"""The registry of passes: by decorator, by entry point, by file; one owner a name."""
+"""The registry of passes: by decorator, by entry point, by file; one owner a name.
+
+>>> "fuse-conv-bn" in registry
+True
+"""
 
 import difflib
 import importlib
 import importlib.util
 import sys
-from importlib.metadata import entry_points
+import traceback
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
-from fxopt.errors import PipelineError
+from fxopt.errors import FxoptError, PipelineError
 from fxopt.pipeline.base import Pass
+from fxopt.pipeline.named import NAMED
+from fxopt.pipeline.text import FIXPOINT
 
 P = TypeVar("P", bound=type[Pass])
 
@@ -17,7 +25,7 @@ __all__ = ["PassRegistry", "load_plugin", "register_pass", "registry"]
 
 
 class PassRegistry:
-    """Passes by name. The built-in ones and those of installed packages are loaded when a name is first asked for."""
+    """Passes by name; built-in ones and those of installed packages are loaded when one is asked for."""
 
     def __init__(self) -> None:
         self._passes: dict[str, type[Pass]] = {}
@@ -32,10 +40,9 @@ class PassRegistry:
         name = cls.pass_name()
         known = self._passes.get(name)
         if known is not None and _owner(known) != _owner(cls):
-            raise PipelineError(
-                f"the pass name {name!r} of {cls.__module__}.{cls.__qualname__} "
-                f"is taken by {known.__module__}.{known.__qualname__}"
-            )
+            raise PipelineError(f"the pass name {name!r} of {_said_of(cls)} is taken by {_said_of(known)}")
+        if name in NAMED or name == FIXPOINT:
+            raise PipelineError(f"the pass name {name!r} of {_said_of(cls)} is taken by a named pipeline")
         self._passes[name] = cls
 
     def get(self, name: str) -> type[Pass]:
@@ -53,7 +60,9 @@ class PassRegistry:
     def hint(self, name: str, more: tuple[str, ...] = ()) -> str:
         """`; did you mean ...?` for a name that is not registered."""
         self._load()
-        close = difflib.get_close_matches(name, [*self._passes, *more], 1)
+        known = (*self._passes, *more, FIXPOINT)
+        same = [k for k in known if k.replace("-", "") == name.lower().replace("_", "").replace("-", "")]
+        close = same or difflib.get_close_matches(name, known, 1)
         return f"; did you mean {close[0]!r}?" if close else "; `fxopt passes` lists them"
 
     def __contains__(self, name: str) -> bool:
@@ -69,11 +78,34 @@ class PassRegistry:
         if self._loaded:
             return
         self._loaded = True
-        importlib.import_module("fxopt.passes")
-        for entry in entry_points(group="fxopt.passes"):
+        try:
+            importlib.import_module("fxopt.passes")
+            for entry in entry_points(group="fxopt.passes"):
+                self._enter(entry)
+        except BaseException:
+            self._loaded = False
+            raise
+
+    def _enter(self, entry: EntryPoint) -> None:
+        """Loads an entry point: a pass, or a module that registers passes."""
+        package = f" of package {entry.dist.name!r}" if entry.dist is not None else ""
+        where = f"the entry point {entry.name!r} ({entry.value}){package}"
+        try:
             loaded = entry.load()
-            if isinstance(loaded, type) and issubclass(loaded, Pass):
-                self.add(loaded)
+        except FxoptError as error:
+            raise PipelineError(f"{where}: {error}") from error
+        except Exception as error:
+            raise PipelineError(
+                f"{where} fails: {type(error).__name__}: {error}; repair or uninstall the package"
+            ) from error
+        if isinstance(loaded, type) and issubclass(loaded, Pass):
+            self.add(loaded)
+        elif not isinstance(loaded, ModuleType):
+            raise PipelineError(f"{where} is {loaded!r}; expected a subclass of fxopt.Pass or a module")
+
+
+registry = PassRegistry()
+"""The registry that pipelines are parsed with."""
 
 
 def _owner(cls: type[Pass]) -> tuple[str, str]:
@@ -82,8 +114,10 @@ def _owner(cls: type[Pass]) -> tuple[str, str]:
     return (str(Path(file).resolve()) if file else cls.__module__, cls.__qualname__)
 
 
-registry = PassRegistry()
-"""The registry that pipelines are parsed with."""
+def _said_of(cls: type[Pass]) -> str:
+    """A class for messages: a plugin's by its file, whose module name says nothing."""
+    where = _owner(cls)[0] if cls.__module__.startswith(_PLUGIN) else cls.__module__
+    return f"{where}: {cls.__qualname__}" if where != cls.__module__ else f"{where}.{cls.__qualname__}"
 
 
 def register_pass(cls: P) -> P:
@@ -98,23 +132,41 @@ def register_pass(cls: P) -> P:
     return cls
 
 
+_PLUGIN = "fxopt_plugin_"
+
+
 def load_plugin(path: str) -> None:
-    """Runs a Python file that registers passes, targets, ops or rules.
+    """Runs a Python file that registers passes, targets, ops or rules; again, what it registers is replaced.
 
     Raises:
-        PipelineError: there is no such file, or it fails; names the error.
+        PipelineError: there is no such file, or it fails; names the error and the line.
     """
     file = Path(path)
     if not file.is_file():
-        raise PipelineError(f"plugin {path!r} does not exist")
-    spec = importlib.util.spec_from_file_location(f"fxopt_plugin_{file.stem}", file)
+        raise PipelineError(f"plugin {path!r} {'is no file' if file.exists() else 'does not exist'}")
+    spec = importlib.util.spec_from_file_location(f"{_PLUGIN}{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise PipelineError(f"plugin {path!r} is no Python file")
+        raise PipelineError(f"plugin {path!r} is no Python file; expected a name that ends in .py")
     module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get(spec.name)
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except PipelineError:
-        raise
-    except Exception as error:
-        raise PipelineError(f"plugin {path!r} fails: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        if before is None:
+            del sys.modules[spec.name]
+        else:
+            sys.modules[spec.name] = before
+        raise PipelineError(f"plugin {path!r} fails{_line(error, file)}: {_message(error)}") from error
+
+
+def _line(error: BaseException, file: Path) -> str:
+    """Where in the file it failed."""
+    if isinstance(error, SyntaxError):
+        return f" in line {error.lineno}"
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file]
+    return f" in line {lines[-1]}" if lines else ""
+
+
+def _message(error: BaseException) -> str:
+    return str(error) if isinstance(error, FxoptError) else f"{type(error).__name__}: {error}"

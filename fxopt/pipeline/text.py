@@ -15,32 +15,38 @@ strings than plain words are quoted as JSON.
 import json
 import math
 import re
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from fxopt.errors import PipelineError
 
-__all__ = ["Fixpoint", "Named", "Size", "Step", "Value", "parse_steps", "print_steps"]
+__all__ = [
+    "FIXPOINT",
+    "Fixpoint",
+    "Named",
+    "Size",
+    "Step",
+    "Value",
+    "marked",
+    "parse_steps",
+    "print_steps",
+    "print_value",
+]
+
+FIXPOINT = "fixpoint"
+_UNITS = {"GB": 1000**3, "MB": 1000**2, "KB": 1000, "GiB": 1024**3, "MiB": 1024**2, "KiB": 1024, "B": 1}
 
 
 class Size(int):
-    """A number of bytes, written `10MB`."""
+    """A number of bytes, written `10MB`.
 
-    _UNITS: ClassVar[dict[str, int]] = {
-        "B": 1,
-        "KB": 1000,
-        "MB": 1000**2,
-        "GB": 1000**3,
-        "KiB": 1024,
-        "MiB": 1024**2,
-        "GiB": 1024**3,
-    }
+    >>> str(Size(3 * 1024)), str(Size(1500))
+    ('3KiB', '1500B')
+    """
 
     def __str__(self) -> str:
-        for unit in ("GB", "MB", "KB", "GiB", "MiB", "KiB"):
-            if self and self % self._UNITS[unit] == 0:
-                return f"{int(self) // self._UNITS[unit]}{unit}"
-        return f"{int(self)}B"
+        unit = next(u for u, size in _UNITS.items() if (self or u == "B") and self % size == 0)
+        return f"{int(self) // _UNITS[unit]}{unit}"
 
 
 Value = bool | int | float | str | None | list["Value"]
@@ -48,11 +54,14 @@ Value = bool | int | float | str | None | list["Value"]
 
 @dataclass(frozen=True)
 class Named:
-    """A pass or named pipeline with options."""
+    """A pass or named pipeline with options. Two are equal if they print the same."""
 
     name: str
     options: tuple[tuple[str, Value], ...] = ()
     position: int = 0
+    """Where the name stands in the text."""
+    places: tuple[int, ...] = field(default=())
+    """Where the options stand."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Named) and print_steps((self,)) == print_steps((other,))
@@ -73,12 +82,12 @@ Step = Named | Fixpoint
 _TOKEN = re.compile(
     r"""\s*(?:
     (?P<string>"(?:[^"\\]|\\.)*")
-  | (?P<size>\d+(?:[KMG]i?B|B)(?![\w]))
-  | (?P<number>[+-]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?(?![\w.:-])|[+-]?(?:inf|nan)(?![\w-]))
+  | (?P<size>\d+(?:[KMG]i?B|B)(?![\w.:/-]))
+  | (?P<number>[+-]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][+-]?\d+)?(?![\w.:/-])|[+-]?(?:inf|nan)(?![\w.:/-]))
   | (?P<word>[A-Za-z_][\w.:/-]*)
   | (?P<mark>[{}\[\](),=])
     )""",
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
 _WORD = re.compile(r"[A-Za-z_][\w.:/-]*\Z", re.ASCII)
 _CONSTANTS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
@@ -90,123 +99,149 @@ class _Token:
     text: str
     position: int
 
+    def is_mark(self, mark: str) -> bool:
+        return self.kind == "mark" and self.text == mark
 
-def _fail(text: str, position: int, why: str) -> PipelineError:
-    return PipelineError(f"{why}\n  {text}\n  {' ' * position}^")
+    def __str__(self) -> str:
+        return "the end" if self.kind == "end" else repr(self.text)
+
+
+def marked(text: str, position: int, why: str) -> PipelineError:
+    """An error with the line of the text and a caret under the place.
+
+    >>> print(marked("O1,prnue", 3, "unknown pass 'prnue'"))
+    unknown pass 'prnue'
+      O1,prnue
+         ^
+    """
+    start = text.rfind("\n", 0, position) + 1
+    line = text[start:].split("\n", 1)[0].replace("\t", " ")
+    return PipelineError(f"{why}\n  {line}\n  {' ' * (position - start)}^")
+
+
+def _tokens(text: str) -> list[_Token]:
+    tokens: list[_Token] = []
+    position = 0
+    while text[position:].strip():
+        found = _TOKEN.match(text, position)
+        if found is None:
+            start = position + len(text[position:]) - len(text[position:].lstrip())
+            problem = (
+                "the quoted string does not end" if text[start] == '"' else f"unexpected {text[start]!r}"
+            )
+            raise marked(text, start, problem)
+        kind = found.lastgroup or ""
+        tokens.append(_Token(kind, found.group(kind), found.start(kind)))
+        position = found.end()
+    return [*tokens, _Token("end", "", len(text.rstrip()))]
 
 
 class _Parser:
+    """Recursive descent; each method reads what it is named after."""
+
     def __init__(self, text: str) -> None:
         self.text = text
-        self.tokens = self._tokenize(text)
+        self.tokens = _tokens(text)
         self.next = 0
-
-    def _tokenize(self, text: str) -> list[_Token]:
-        tokens: list[_Token] = []
-        position = 0
-        while text[position:].strip():
-            found = _TOKEN.match(text, position)
-            if found is None:
-                start = position + len(text[position:]) - len(text[position:].lstrip())
-                quoted = text[start] == '"'
-                why = "the quoted string does not end" if quoted else f"unexpected {text[start]!r}"
-                raise _fail(text, start, why)
-            kind = found.lastgroup or ""
-            tokens.append(_Token(kind, found.group(kind), found.start(kind)))
-            position = found.end()
-        tokens.append(_Token("end", "", len(text.rstrip())))
-        return tokens
 
     @property
     def token(self) -> _Token:
         return self.tokens[self.next]
 
-    def take(self, text: str, expected: str = "") -> _Token:
+    def fail(self, expected: str) -> PipelineError:
+        return marked(self.text, self.token.position, f"expected {expected}, found {self.token}")
+
+    def accept(self, mark: str) -> bool:
+        """Reads a mark if it is the next token."""
+        accepted = self.token.is_mark(mark)
+        self.next += accepted
+        return accepted
+
+    def take(self, kind: str, expected: str) -> _Token:
         token = self.token
-        if token.text != text or token.kind == "string":
-            found = repr(token.text) if token.text else "the end"
-            raise _fail(self.text, token.position, f"expected {expected or repr(text)}, found {found}")
+        if token.kind != kind:
+            raise self.fail(expected)
         self.next += 1
         return token
 
-    def word(self, what: str) -> _Token:
-        token = self.token
-        if token.kind != "word":
-            found = repr(token.text) if token.text else "the end"
-            raise _fail(self.text, token.position, f"expected {what}, found {found}")
-        self.next += 1
-        return token
-
-    def steps(self, end: str) -> tuple[Step, ...]:
-        steps: list[Step] = []
-        if self.token.text == end:
-            return ()
-        while True:
+    def steps(self) -> tuple[Step, ...]:
+        steps = [self.step()]
+        while self.accept(","):
             steps.append(self.step())
-            if self.token.text != ",":
-                return tuple(steps)
-            self.next += 1
+        return tuple(steps)
 
     def step(self) -> Step:
-        name = self.word("a pass name")
-        if name.text == "fixpoint" and self.token.text == "(":
-            self.next += 1
-            steps = self.steps(")")
-            if not steps:
-                raise _fail(self.text, self.token.position, "fixpoint(...) needs at least one pass")
-            self.take(")", "',' or ')'")
+        name = self.take("word", "a pass name")
+        if name.text == FIXPOINT and self.accept("("):
+            if self.token.is_mark(")"):
+                raise marked(self.text, self.token.position, "fixpoint(...) needs at least one pass")
+            steps = self.steps()
+            if not self.accept(")"):
+                raise self.fail("',' or ')'")
             return Fixpoint(steps)
-        options: list[tuple[str, Value]] = []
-        if self.token.text == "{" and self.token.kind == "mark":
-            self.next += 1
-            options = self.options()
-        return Named(name.text, tuple(options), name.position)
+        options, places = self.options() if self.accept("{") else ([], [])
+        return Named(name.text, tuple(options), name.position, tuple(places))
 
-    def options(self) -> list[tuple[str, Value]]:
-        options: list[tuple[str, Value]] = []
-        while self.token.text != "}":
-            key = self.word("an option name")
-            if key.text in dict(options):
-                raise _fail(self.text, key.position, f"the option {key.text!r} is given twice")
-            self.take("=")
-            options.append((key.text, self.value()))
-            if self.token.text == ",":
-                self.next += 1
-            elif self.token.text != "}":
-                self.take("}", "',' or '}'")
-        self.take("}")
-        return options
+    def options(self) -> tuple[list[tuple[str, Value]], list[int]]:
+        options: dict[str, Value] = {}
+        places: list[int] = []
+        while not self.accept("}"):
+            if options and not self.accept(","):
+                raise self.fail("',' or '}'")
+            key = self.take("word", "an option name")
+            if key.text in options:
+                raise marked(self.text, key.position, f"the option {key.text!r} is given twice")
+            if not self.accept("="):
+                raise self.fail(f"'=' and a value for {key.text!r}")
+            options[key.text] = self.value()
+            places.append(key.position)
+        return list(options.items()), places
 
     def value(self) -> Value:
-        token = self.token
-        self.next += 1
-        if token.kind == "string":
-            try:
-                return str(json.loads(token.text, strict=False))
-            except ValueError as error:
-                raise _fail(self.text, token.position, f"malformed string: {error}") from None
-        if token.kind == "size":
-            number, unit = re.fullmatch(r"(\d+)(\w+)", token.text).groups()  # type: ignore[union-attr]
-            return Size(int(number) * Size._UNITS[unit])
-        if token.kind == "number":
-            return int(token.text) if re.fullmatch(r"[+-]?\d+", token.text) else float(token.text)
-        if token.kind == "word":
-            return _CONSTANTS.get(token.text, token.text)
-        if token.text == "[" and token.kind == "mark":
+        if self.accept("["):
             return self.items()
-        self.next -= 1
-        raise _fail(self.text, token.position, f"expected a value, found {token.text or 'the end'!r}")
+        token = self.token
+        if token.kind not in _READERS:
+            raise self.fail("a value")
+        self.next += 1
+        try:
+            return _READERS[token.kind](token.text)
+        except ValueError as error:
+            raise marked(self.text, token.position, f"malformed {token.kind}: {error}") from None
 
     def items(self) -> list[Value]:
         items: list[Value] = []
-        while self.token.text != "]" or self.token.kind == "string":
+        while not self.accept("]"):
+            if items and not self.accept(","):
+                raise self.fail("',' or ']'")
             items.append(self.value())
-            if self.token.text == "," and self.token.kind == "mark":
-                self.next += 1
-            elif self.token.text != "]":
-                self.take("]", "',' or ']'")
-        self.take("]")
         return items
+
+
+def _size(text: str) -> Size:
+    digits = re.match(r"\d+", text)
+    assert digits is not None
+    return Size(int(digits.group()) * _UNITS[text[digits.end() :]])
+
+
+def _number(text: str) -> int | float:
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+
+
+def _word(text: str) -> bool | str | None:
+    return _CONSTANTS.get(text, text)
+
+
+def _string(text: str) -> str:
+    return str(json.loads(text, strict=False))
+
+
+_READERS: dict[str, Callable[[str], Value]] = {
+    "string": _string,
+    "size": _size,
+    "number": _number,
+    "word": _word,
+}
 
 
 def parse_steps(text: str) -> tuple[Step, ...]:
@@ -216,13 +251,20 @@ def parse_steps(text: str) -> tuple[Step, ...]:
         PipelineError: it does not parse; a caret marks the place.
     """
     parser = _Parser(text)
-    steps = parser.steps("")
+    if parser.token.kind == "end":
+        return ()
+    steps = parser.steps()
     if parser.token.kind != "end":
-        raise _fail(text, parser.token.position, f"expected ',' or the end, found {parser.token.text!r}")
+        raise parser.fail("',' or the end")
     return steps
 
 
-def _print_value(value: Value) -> str:
+def print_value(value: Value) -> str:
+    """The text of an option's value.
+
+    >>> print_value([1e-07, "a b", None, True])
+    '[1e-07,"a b",none,true]'
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
@@ -234,10 +276,9 @@ def _print_value(value: Value) -> str:
     if isinstance(value, int):
         return str(int(value))
     if isinstance(value, list):
-        return f"[{','.join(map(_print_value, value))}]"
-    if _WORD.match(value) and value not in _CONSTANTS and value not in ("inf", "nan"):
-        return value
-    return json.dumps(value)
+        return f"[{','.join(map(print_value, value))}]"
+    plain = _WORD.match(value) and value not in _CONSTANTS and value not in ("inf", "nan")
+    return value if plain else json.dumps(value)
 
 
 def print_steps(steps: tuple[Step, ...]) -> str:
@@ -247,6 +288,6 @@ def print_steps(steps: tuple[Step, ...]) -> str:
 
 def _print_step(step: Step) -> str:
     if isinstance(step, Fixpoint):
-        return f"fixpoint({print_steps(step.steps)})"
-    options = ",".join(f"{k}={_print_value(v)}" for k, v in step.options)
+        return f"{FIXPOINT}({print_steps(step.steps)})"
+    options = ",".join(f"{k}={print_value(v)}" for k, v in step.options)
     return f"{step.name}{{{options}}}" if options else step.name

@@ -74,8 +74,9 @@ def test_back_to_back_matches_through_a_list() -> None:
     result = run(
         before, lambda a, b: torch.cat([a, b], 1).neg(), lambda a, b: torch.cat([a.neg(), b.neg()], 1)
     )
-    assert calls(result.program).count("neg") == 4
-    assert result.passes[0].rewrites == 2
+    # The second rewrite makes a neg(cat(...)) anew, which is rewritten in turn.
+    assert calls(result.program) == ["neg", "neg", "neg", "neg", "cat", "neg", "cat"]
+    assert result.passes[0].rewrites == 3
     same(before, result, rand(2, 3), rand(2, 4))
 
 
@@ -133,11 +134,11 @@ def test_lists_and_floats_as_literals() -> None:
     result = run(
         before,
         pattern,
-        lambda x, w, b, stride, padding, eps: F.elu(F.conv2d(x, w, b, stride, padding), eps) + 0,
+        lambda x, w, b, stride, padding, eps: F.celu(F.conv2d(x, w, b, stride, padding), eps),
         guard,
     )
-    assert calls(result.program) == ["conv2d", "elu", "add"] or seen
-    assert seen[0] == ([2, 2], [1, 0], 0.3, None)
+    assert calls(result.program) == ["conv2d", "celu"]
+    assert seen == [([2, 2], [1, 0], 0.3, None)]
 
 
 def test_symbolic_sizes_match_and_size_reads_of_inner_values_move() -> None:

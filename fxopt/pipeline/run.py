@@ -1,0 +1,207 @@
+"""One run of a pipeline over one program: each pass in turn, held to what it claims.
+
+"Changed" is what the journal says. The ledger shows every edit that did not go through the Rewriter; what a
+pass touched is checked against the dialect, and by induction the rest is as it was.
+"""
+
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch.fx import Node
+
+from fxopt.dialect import check_program
+from fxopt.errors import FxoptError, PassError, PipelineError
+from fxopt.pipeline.base import Pass
+from fxopt.pipeline.instruments import Failure, Instrument
+from fxopt.pipeline.options import step_of
+from fxopt.pipeline.text import Fixpoint, Step, print_steps
+from fxopt.program import Program
+from fxopt.report import PassReport
+from fxopt.rewriting import Analyses, Journal, Ledger, Rewriter
+from fxopt.rewriting.recorder import is_size_question, size_question
+
+__all__ = ["Bound", "PipelineResult", "Run"]
+
+_FIXPOINT_BOUND = 32
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What a run made.
+
+    Attributes:
+        program: the rewritten program; the one that was given is unchanged.
+        passes: one report an application, in order.
+        attachments: what passes attached, in order.
+        journals: the edit journals, parallel to `passes`.
+    """
+
+    program: Program
+    passes: tuple[PassReport, ...] = ()
+    attachments: tuple[object, ...] = ()
+    journals: tuple[Journal, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Passes in order, once or to a fixpoint."""
+
+    passes: tuple["Pass | Bound", ...]
+    fixpoint: bool = False
+
+    def flat(self) -> list[Pass]:
+        """The passes in order, those of a fixpoint once."""
+        return [p for item in self.passes for p in (item.flat() if isinstance(item, Bound) else [item])]
+
+    def steps(self) -> tuple[Step, ...]:
+        """The steps that make it, named pipelines written out."""
+        steps: list[Step] = []
+        for item in self.passes:
+            if not isinstance(item, Bound):
+                steps.append(step_of(item))
+            elif item.fixpoint:
+                steps += [Fixpoint(item.steps())] if item.passes else []
+            else:
+                steps += item.steps()
+        return tuple(steps)
+
+
+@dataclass
+class Run:
+    """The state of one run."""
+
+    program: Program
+    instruments: Sequence[Instrument] = ()
+    calibration: object = None
+    passes: list[PassReport] = field(default_factory=list)
+    attachments: list[object] = field(default_factory=list)
+    journals: list[Journal] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        check_program(self.program)
+        self._ledger = Ledger(self.program)
+        self._analyses: Analyses = {}
+        self._place: list[tuple[Bound, int]] = []
+        """The groups that are being run, outermost first, with the index in each."""
+
+    def result(self) -> PipelineResult:
+        """What was made so far."""
+        return PipelineResult(self.program, tuple(self.passes), tuple(self.attachments), tuple(self.journals))
+
+    def run(self, bound: Bound) -> bool:
+        """Runs passes; True if anything changed."""
+        changed = False
+        for _ in range(_FIXPOINT_BOUND if bound.fixpoint else 1):
+            first = len(self.passes)
+            again = self._once(bound)
+            changed |= again
+            if not (bound.fixpoint and again):
+                return changed
+        names = sorted({p.name for p in self.passes[first:] if p.changed})
+        raise PassError(
+            f"fixpoint: still changing after {_FIXPOINT_BOUND} rounds; the passes {', '.join(names)} undo "
+            "one another"
+        )
+
+    def _once(self, bound: Bound) -> bool:
+        changed = False
+        for i, item in enumerate(bound.passes):
+            self._place.append((bound, i))
+            changed |= self.run(item) if isinstance(item, Bound) else self._apply(item)
+            self._place.pop()
+        return changed
+
+    def _apply(self, item: Pass) -> bool:
+        """Runs one pass and checks it."""
+        _check_requirements(item, self.program)
+        for instrument in self.instruments:
+            instrument.before_pass(item, self.program)
+        limits = [i for i in self.instruments if i.limits]
+
+        def allow(rule: str, root: Node) -> bool:
+            return all(limit.allow(rule, root) for limit in limits)
+
+        rewriter = Rewriter(
+            self.program,
+            allow=allow if limits else None,
+            calibration=self.calibration,
+            ledger=self._ledger,
+            analyses=self._analyses,
+        )
+        try:
+            report = self._checked(item, rewriter)
+            for instrument in self.instruments:
+                instrument.after_pass(item, self.program, report, rewriter.journal)
+        except Exception as error:
+            raise self._failure(item, error) from error
+        return report.changed
+
+    def _checked(self, item: Pass, rewriter: Rewriter) -> PassReport:
+        name, program, journal = item.pass_name(), self.program, rewriter.journal
+        before, start = len(program.graph.nodes), time.perf_counter()
+        shape_env = program.fake_mode.shape_env
+        assert shape_env is not None
+        with shape_env.error_on_new_guards():
+            item.run(rewriter)
+        seconds = time.perf_counter() - start
+        strange = self._ledger.difference()
+        if strange is not None:
+            raise PassError(
+                f"pass {name!r} {strange} around the Rewriter; edit inside "
+                "`with rewriter.rewrite(rule, root):` only"
+            )
+        check_program(program, after=name, nodes=[n for n in journal.touched if not n._erased])
+        program.properties = (program.properties - item.breaks) | item.establishes
+        report = PassReport(
+            name=name,
+            seconds=seconds,
+            changed=journal.changed,
+            rewrites=len(journal.rewrites),
+            nodes=len(program.graph.nodes),
+            nodes_before=before,
+            refusals=tuple(rewriter.refusals),
+            rules=journal.counts(),
+        )
+        self.passes.append(report)
+        self.journals.append(journal)
+        self.attachments += rewriter.attachments
+        return report
+
+    def _failure(self, item: Pass, error: Exception) -> FxoptError:
+        """The error that names the pass, with what instruments have to say."""
+        name = item.pass_name()
+        failure = Failure(item, self.program, error, print_steps(self._rest()), self.calibration)
+        notes = [note for i in self.instruments if (note := i.failed(failure))]
+        if not isinstance(error, FxoptError):
+            said = size_question(error) if is_size_question(error) else f"{type(error).__name__}: {error}"
+            return PassError("; ".join([f"pass {name!r} failed: {said}{_line(error)}", *notes]))
+        said = str(error) if f"pass {name!r}" in str(error) else f"pass {name!r}: {error}"
+        Exception.__init__(error, "; ".join([said, *notes]))  # keeps what else it carries, a report
+        return error
+
+    def _rest(self) -> tuple[Step, ...]:
+        """The pipeline from this pass on; the round of a fixpoint is finished, then it is begun anew."""
+        rest: tuple[Step, ...] = ()
+        for depth, (bound, index) in enumerate(reversed(self._place)):
+            following = Bound(bound.passes[index + (depth > 0) :]).steps()
+            rest = (*rest, *following, *((Fixpoint(bound.steps()),) if bound.fixpoint else ()))
+        return rest
+
+
+def _check_requirements(item: Pass, program: Program) -> None:
+    missing = sorted(item.requires - program.properties)
+    if missing:
+        raise PipelineError(f"pass {item.pass_name()!r} requires a program that is {missing[0]!r}")
+    excluded = sorted(item.excludes & program.properties)
+    if excluded:
+        raise PipelineError(f"pass {item.pass_name()!r} can't run on a program that is {excluded[0]!r}")
+
+
+def _line(error: Exception) -> str:
+    """The last line outside of torch and of the layers below, where the pass's author looks first."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "/torch/" not in f.filename and "/fxopt/rewriting/" not in f.filename]
+    own = [f for f in own if not f.filename.endswith("/fxopt/pipeline/run.py")]
+    return f" (at {own[-1].filename.rsplit('/', 1)[-1]}:{own[-1].lineno})" if own else ""
