@@ -5,6 +5,7 @@ def test_my_pass():
 """
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -182,9 +183,12 @@ def _check_function(item: Pass, program: Program, result: PipelineResult) -> Non
     except NoFloat64Error:
         return
     rewritten = _run(item, wide)
-    fired, fired_wide = (sorted(r.rule for j in x.journals for r in j.rewrites) for x in (result, rewritten))
-    if fired != fired_wide:
-        raise CheckFailure(f"{item.pass_name()} fires {fired} in float32, {fired_wide} in float64")
+    fired, fired_wide = (Counter(r.rule for j in x.journals for r in j.rewrites) for x in (result, rewritten))
+    # more may fire there: the float64 twin has no casts between float32 and float64; what fires here must be judged
+    if fired - fired_wide:
+        raise CheckFailure(
+            f"{item.pass_name()} fires {dict(fired)} in float32, {dict(fired_wide)} in float64: not the same rules"
+        )
     _raise_if_different(item, check_programs(wide, rewritten.program, item.contract.value), "in float64 ")
 
 

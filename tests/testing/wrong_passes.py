@@ -330,14 +330,15 @@ _COUNTER = itertools.count()
 
 
 class NotDeterministic(Pass):
-    """Rewrites every other time."""
+    """Does its work in every other run."""
 
     motifs: ClassVar = (DropReluAfterRelu.pattern,)
 
     def run(self, rewriter: Rewriter) -> None:
+        idle = next(_COUNTER) % 2
         for node in rewriter.nodes("aten.relu"):
             inner = node.args[0]
-            if inner.op == "call_function" and inner.target == node.target and next(_COUNTER) % 2:
+            if not idle and inner.op == "call_function" and inner.target == node.target:
                 with rewriter.rewrite("relu", node):
                     rewriter.replace(node, inner)
 
