@@ -5,51 +5,87 @@ example).
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import torch
 from torch.fx import Node
 
-from fxopt.ops.info import op_key
+from fxopt.ops import bind, op_key
 from fxopt.program.program import Program
 from fxopt.program.signature import Signature, Spec, TensorSpec
 
 __all__ = ["with_value_ranges"]
 
-_CARRIERS = frozenset(
-    {
-        "reshape", "permute", "expand", "slice", "select", "unsqueeze", "squeeze", "flatten", "to",
-        "index_select", "index", "cat", "repeat", "gather", "chunk", "split", "getitem", "masked_fill",
-        "where", "flip", "roll", "stack",
-    }
-)  # fmt: skip
-"""Ops whose output values are values of their input."""
+_CARRIED: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        (
+            "reshape", "permute", "expand", "slice", "select", "unsqueeze", "squeeze", "flatten", "to",
+            "index_select", "index", "repeat", "gather", "chunk", "split", "masked_fill", "flip", "roll",
+        ),
+        ("self",),
+    ),
+    "cat": ("tensors",),
+    "stack": ("tensors",),
+    "where": ("self", "other"),
+}  # fmt: skip
+"""Ops whose output values are values of these arguments."""
 
-_INDEXING = {
-    "embedding": ("weight", 1),
-    "embedding_bag": ("weight", 1),
-    "index_select": ("self", 2),
-    "gather": ("self", 2),
+_INDEXED: dict[str, tuple[str, str]] = {
+    "embedding": ("weight", "indices"),
+    "embedding_bag": ("weight", "indices"),
+    "index": ("self", "indices"),
+    "index_put": ("self", "indices"),
+    "index_select": ("self", "index"),
+    "index_copy": ("self", "index"),
+    "index_add": ("self", "index"),
+    "index_fill": ("self", "index"),
+    "gather": ("self", "index"),
+    "scatter": ("self", "index"),
+    "scatter_add": ("self", "index"),
+    "take_along_dim": ("self", "indices"),
 }
-"""Ops that read an index: the indexed argument's position is 0, the index's position."""
+"""Ops that read an index: the argument that is indexed, the argument that indexes it."""
 
 
 def _integers(dtype: torch.dtype) -> bool:
     return not dtype.is_floating_point and not dtype.is_complex and dtype is not torch.bool
 
 
-def _rows(user: Node, node: Node) -> int | None:
-    """How many values the use allows, if `node` is the index of an indexing op."""
-    parts = op_key(user.target).split(".")
-    name = parts[1] if len(parts) > 1 else ""
-    entry = _INDEXING.get(name)
-    if entry is None or len(user.args) <= entry[1] or user.args[entry[1]] is not node:
-        return None
-    table = user.args[0]
+def _op(node: Node) -> str:
+    parts = op_key(node.target).split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
+def _members(argument: object) -> list[object]:
+    return list(argument) if isinstance(argument, (list, tuple)) else [argument]
+
+
+def _rows(user: Node, node: Node) -> Iterator[int]:
+    """How many values each use of `node` as an index allows."""
+    arguments = bind(user)
+    classes = arguments.get("num_classes")
+    if _op(user) == "one_hot" and isinstance(classes, int):
+        yield classes
+    table_name, index_name = _INDEXED.get(_op(user), ("", ""))
+    table, indices = arguments.get(table_name), arguments.get(index_name)
     if not isinstance(table, Node) or not isinstance(table.meta.get("val"), torch.Tensor):
-        return None
-    axis = user.args[1] if name in ("index_select", "gather") else 0
-    size = table.meta["val"].shape[axis]
-    return size if isinstance(size, int) else None
+        return
+    for position, index in enumerate(_members(indices)):
+        axis = position if isinstance(indices, (list, tuple)) else arguments.get("dim", 0)
+        size = table.meta["val"].shape[axis] if index is node and isinstance(axis, int) else None
+        if isinstance(size, int):
+            yield size
+
+
+def _carries(user: Node, node: Node) -> bool:
+    """Whether the values of a call's result are values of `node`."""
+    value = user.meta.get("val")
+    if isinstance(value, torch.Tensor) and not _integers(value.dtype):
+        return False
+    if _op(user) == "getitem":
+        return True
+    arguments = bind(user)
+    return any(m is node for name in _CARRIED.get(_op(user), ()) for m in _members(arguments.get(name)))
 
 
 def _bound(start: Node) -> int | None:
@@ -63,19 +99,11 @@ def _bound(start: Node) -> int | None:
             continue
         seen.add(node)
         for user in node.users:
-            rows = _rows(user, node)
-            if rows is not None:
-                bounds.append(rows)
-            elif user.op == "call_function" and _carries(user):
-                todo.append(user)
+            if user.op == "call_function":
+                bounds += (rows for rows in _rows(user, node) if rows > 0)
+                if _carries(user, node):
+                    todo.append(user)
     return min(bounds, default=None)
-
-
-def _carries(node: Node) -> bool:
-    value = node.meta.get("val")
-    dtype = value.dtype if isinstance(value, torch.Tensor) else None
-    parts = op_key(node.target).split(".")
-    return (dtype is None or _integers(dtype)) and (parts[1] if len(parts) > 1 else parts[0]) in _CARRIERS
 
 
 def with_value_ranges(program: Program, examples: list[torch.Tensor]) -> Signature:

@@ -28,6 +28,8 @@ class _Sizes:
         self.env, self.leaves = env, leaves
         self.names: dict[sympy.Symbol, str] = {}
         self.symbols: dict[str, Symbol] = {}
+        self.related: list[tuple[str, sympy.Basic]] = []
+        """Names whose sizes follow from others."""
 
     def run(self) -> None:
         """Names given by the user first, then input and axis for the others."""
@@ -42,6 +44,12 @@ class _Sizes:
                 if isinstance(expression, sympy.Symbol) and expression not in self.names:
                     default = re.sub(r"\W", "_", f"{name}_{i}")
                     self._name(expression, unique(default, self.symbols), axes.get(i, Axis(None)))
+        for name, expression in self.related:
+            by_name = expression.xreplace({s: sympy.Symbol(n) for s, n in self.names.items()})
+            raise TraceError(
+                f"the dynamic size {name!r} is always {by_name} in this model: "
+                f"write {str(by_name)!r} in its place in dynamic_shapes"
+            )
 
     def _check_fixed(self, name: str, value: torch.Tensor, i: int, axis: Axis) -> None:
         if axis.required and _expression(value.shape[i]).is_number:
@@ -68,6 +76,8 @@ class _Sizes:
     def _given(self, expression: sympy.Basic, axis: Axis) -> None:
         assert axis.name is not None
         if not isinstance(expression, sympy.Symbol):
+            if not expression.is_number:
+                self.related.append((axis.name, expression))
             return
         known = self.names.setdefault(expression, axis.name)
         if known != axis.name:

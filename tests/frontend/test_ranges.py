@@ -31,6 +31,35 @@ def test_the_smallest_table_counts():
     ) == [(0, 4)]
 
 
+TABLE = noise(9, 5)
+IDS = torch.tensor([1, 2])
+
+
+@pytest.mark.parametrize(
+    ("function", "high"),
+    [
+        (lambda i: TABLE[i], 8),
+        (lambda i: TABLE[:, i], 4),
+        (lambda i: TABLE[i][:, i], 4),
+        (lambda i: TABLE.index_select(1, i), 4),
+        (lambda i: TABLE.gather(0, i[None].expand(9, 2)), 8),
+        (lambda i: torch.zeros(7).scatter(0, i, 1.0), 6),
+        (lambda i: torch.zeros(7).index_put((i,), torch.ones(2)), 6),
+        (lambda i: torch.zeros(7).index_copy(0, i, torch.ones(2)), 6),
+        (lambda i: nn.functional.one_hot(i, 6), 5),
+        (lambda i: TABLE[torch.cat([i, i])], 8),
+        (lambda i: TABLE[torch.stack([i, i], 1).flatten()], 8),
+        (lambda i: TABLE[torch.where(i > 0, i, 0)], 8),
+        (lambda i: TABLE[i.chunk(2)[0]], 8),
+        # Not values of the input: what is read with it, and a mask made of it.
+        (lambda i: TABLE[torch.arange(40)[i] % 3], 39),
+        (lambda i: TABLE[:2] * (i > 0)[:, None], 2),
+    ],
+)
+def test_uses_as_an_index(function, high: int):
+    assert bounds(Function(function), IDS) == [(0, high)]
+
+
 @pytest.mark.parametrize(
     ("example", "expected"),
     [([1, 1, 1], (0, 1)), ([3, 9], (0, 9)), ([-4, 2], (-4, 2)), ([], (0, 1))],

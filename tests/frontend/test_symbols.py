@@ -117,6 +117,11 @@ def test_two_names_for_one_size():
         traced(lambda x, y: x + y, {"x": {0: "m"}, "y": {0: "n"}}, x, x)
 
 
+def test_a_name_for_what_follows_from_another():
+    with pytest.raises(TraceError, match=r"size 'm' is always 2\*n in this model: write '2\*n' in its place"):
+        traced(lambda x, y: torch.cat([x, x]) + y, {"x": {0: "n"}, "y": {0: "m"}}, x, y)
+
+
 def test_a_relation_that_the_model_contradicts():
     with pytest.raises(TraceError, match=r"must always be related .* b \+ 4 = 2\*b"):
         traced(lambda x, y: torch.cat([x, x]) + y, {"x": {0: "b"}, "y": {0: "b + 4"}}, x, y)
