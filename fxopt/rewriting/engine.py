@@ -14,7 +14,6 @@ what lost a user) is looked at again.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch.fx import Node
@@ -22,67 +21,50 @@ from torch.fx import Node
 from fxopt.errors import FxoptError, PassError
 from fxopt.ops import op_key
 from fxopt.report import Refusal
+from fxopt.rewriting.candidates import Candidate, Candidates
 from fxopt.rewriting.confirm import Confirmer
 from fxopt.rewriting.edits import OrderError
 from fxopt.rewriting.instantiate import instantiate
-from fxopt.rewriting.matcher import Found, Matcher, Miss
+from fxopt.rewriting.matcher import Found
 from fxopt.rewriting.quiet import quiet
 from fxopt.rewriting.recorder import Recording, is_size_question, size_question
 from fxopt.rewriting.rewriter import Rewriter
-from fxopt.rewriting.rule import ArgumentKind, Match, Parameter, Refused, Rule, rule_parameters
+from fxopt.rewriting.rule import ArgumentKind, Match, Refused, Rule
 from fxopt.rewriting.sameness import same_size
 from fxopt.rewriting.sizes import NoSize
-from fxopt.rewriting.template import rule_templates
 
 __all__ = ["apply_rules"]
 
 _SIZE = torch.ops.aten.sym_size.int
 
 
-@dataclass
-class _Candidate:
-    """A way in which a rule may match."""
-
-    rule: Rule
-    parameters: tuple[Parameter, ...]
-    matcher: Matcher
-
-
 class _Engine:
     def __init__(self, rewriter: Rewriter, rules: Sequence[Rule]) -> None:
         self.rewriter = rewriter
         self.confirmer = Confirmer(rewriter.program)
-        # By the op's identity: an overload's own hash is a Python function, and dear on a hundred thousand
-        # nodes.
-        self.index: dict[int, list[_Candidate]] = {}
-        self.misses: list[tuple[Rule, str, Miss]] = []
-        templates = [(rule, t) for rule in rules for t in rule_templates(rule)]
-        for rule in rules:
-            own, miss = [t for r, t in templates if r is rule], Miss()
-            self.misses.append((rule, op_key(own[0].anchor.target), miss))
-            for template in own:
-                candidate = _Candidate(rule, rule_parameters(rule), Matcher(template, miss))
-                self.index.setdefault(id(template.anchor.target), []).append(candidate)
-        self.depth = max((t.depth for _, t in templates), default=1)
-        fans = [t.fan_out for _, t in templates]
-        self.fan_out = None if None in fans else max((f for f in fans if f is not None), default=0)
+        self.candidates = Candidates(rules)
         self.fired: list[str] = []
         self.refused: dict[tuple[str, Node], str] = {}
 
     def run(self) -> None:
-        program = self.rewriter.program
-        nodes = [n for n in program.calls() if id(n.target) in self.index]
-        bound = 8 * len(program.graph.nodes) + 256
-        queue, queued = deque(nodes), set(nodes)
+        bound = 8 * len(self.rewriter.program.graph.nodes) + 256
+        queue = deque(self._woken())
+        queued = set(queue)
         while queue:
             node = queue.popleft()
             queued.discard(node)
             if node._erased:
                 continue
+            lacked = False
             for again in self._at(node):
-                if id(again.target) in self.index and again not in queued:
+                lacked |= self.candidates.lack(again.target)
+                if id(again.target) in self.candidates.at and again not in queued:
                     queue.append(again)
                     queued.add(again)
+            if lacked:  # a rewrite made what another rule needs
+                fresh = [n for n in self._woken() if n not in queued]
+                queue.extend(fresh)
+                queued.update(fresh)
             if len(self.fired) > bound:
                 names = ", ".join(sorted(set(self.fired[-len(self.fired) // 4 :])))
                 raise PassError(
@@ -90,13 +72,21 @@ class _Engine:
                 )
         self._explain()
 
+    def _woken(self) -> list[Node]:
+        """Where the rules that were just prepared may match."""
+        anchors = self.candidates.wake(self.rewriter.program)
+        return [n for n in self.rewriter.program.calls() if id(n.target) in anchors] if anchors else []
+
     def _explain(self) -> None:
         """Why what nearly matched was left, and for rules that found nothing at all, the nearest miss."""
         for (title, node), why in self.refused.items():
             if not node._erased:
                 self.rewriter.refuse(node, why, rule=title)
         spoken = {*self.fired, *(title for title, _ in self.refused)}
-        for rule, anchor, miss in self.misses:
+        if not self.fired:
+            for title, op in self.candidates.absent():
+                self.rewriter.refusals.append(Refusal(title, "", f"the program has no {op}"))
+        for rule, anchor, miss in self.candidates.misses:
             if rule.title in spoken:
                 continue
             if miss.node is None and not self.fired:
@@ -107,7 +97,7 @@ class _Engine:
 
     def _at(self, node: Node) -> Iterable[Node]:
         """Tries the rules at a node; returns the nodes to look at again."""
-        for candidate in self.index.get(id(node.target), ()):
+        for candidate in self.candidates.at.get(id(node.target), ()):
             for found in candidate.matcher.at(node):
                 changed = self._try(candidate, found)
                 if changed is not None:
@@ -115,7 +105,7 @@ class _Engine:
                     return changed
         return ()
 
-    def _try(self, candidate: _Candidate, found: Found) -> Iterable[Node] | None:
+    def _try(self, candidate: Candidate, found: Found) -> Iterable[Node] | None:
         rule, template = candidate.rule, candidate.matcher.template
         match = self._bind(candidate, found)
         if isinstance(match, str):
@@ -139,7 +129,7 @@ class _Engine:
     def _refuse(self, rule: Rule, found: Found, why: str) -> None:
         self.refused.setdefault((rule.title, found.nodes[-1]), why)
 
-    def _bind(self, candidate: _Candidate, found: Found) -> Match | str:
+    def _bind(self, candidate: Candidate, found: Found) -> Match | str:
         bindings: dict[str, object] = {}
         values: dict[str, object] = {}
         for parameter in candidate.parameters:
@@ -227,14 +217,14 @@ class _Engine:
         found = dict.fromkeys(n for n in made if not n._erased)
         level = [*found, *(n for n in lost if not n._erased and self._may_be_inner(n))]
         found.update(dict.fromkeys(level))
-        for step in range(self.depth):
+        for step in range(self.candidates.depth):
             inner = level if step == 0 else [n for n in level if self._may_be_inner(n)]
             level = [u for n in inner for u in n.users if u not in found]
             found.update(dict.fromkeys(level))
         return found
 
     def _may_be_inner(self, node: Node) -> bool:
-        return self.fan_out is None or len(node.users) <= self.fan_out
+        return self.candidates.fan_out is None or len(node.users) <= self.candidates.fan_out
 
 
 def _size_reads(match: Match) -> list[Node] | str:

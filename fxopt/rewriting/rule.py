@@ -120,6 +120,11 @@ class Rule:
     replacement: Callable[..., object]
     guard: Callable[[Match], Refused | None] | None = None
     name: str | None = None
+    needs: tuple[str, ...] = ()
+    """Ops that the pattern calls whatever its arguments, such as "aten.conv2d".
+
+    The pattern is not prepared for programs that lack one. It is checked when it is.
+    """
 
     @property
     def title(self) -> str:

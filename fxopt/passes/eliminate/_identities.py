@@ -6,14 +6,14 @@ another dtype, `x + zeros(3, 4)` may be of another shape.
 """
 
 import math
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch.fx import Node
 
-from fxopt.ops import bind, op_key
+from fxopt.ops import bind
+from fxopt.passes._names import aten_name
 from fxopt.passes.eliminate._uniform import uniform_number
 from fxopt.program import value_key
 from fxopt.rewriting import Rewriter
@@ -58,7 +58,7 @@ class Call:
     def inner(self, *names: str) -> "Node | None":
         """The first operand if it is a call of one of these ops."""
         operand = self.operand()
-        return operand if operand is not None and _name(operand) in names else None
+        return operand if operand is not None and aten_name(operand) in names else None
 
 
 Found = Same | Near | None
@@ -96,7 +96,7 @@ def identity_of(rewriter: Rewriter, node: Node, *, weights: bool = True) -> tupl
         node: any call.
         weights: whether the values of weights count.
     """
-    rules = _BY_OP.get(_name(node))
+    rules = _BY_OP.get(aten_name(node))
     if rules is None:
         return None
     call = Call(rewriter, node, bind(node), weights)
@@ -105,16 +105,6 @@ def identity_of(rewriter: Rewriter, node: Node, *, weights: bool = True) -> tupl
         if found is not None:
             return rule.rule, found
     return None
-
-
-def _name(node: Node) -> str:
-    """`relu` for `aten.relu.default`, `getitem` for the Python function; other namespaces keep theirs."""
-    if node.op != "call_function":
-        return ""
-    if node.target is operator.getitem:
-        return "getitem"
-    namespace, _, name = op_key(node.target).partition(".")
-    return name.partition(".")[0] if namespace == "aten" else f"{namespace}.{name}"
 
 
 def _value(node: Node) -> torch.Tensor:
@@ -143,7 +133,7 @@ _MOVES = (
 )
 
 
-@_identity(*_MOVES, "sum_to_size", "to")
+@_identity(*_MOVES, "sum_to_size")
 def _no_op_move(call: Call) -> Found:
     """Elements in order, none left out: such a call is the identity where it keeps the shape."""
     x = call.operand()
@@ -209,7 +199,7 @@ def _split_in_one(call: Call) -> Found:
         "unsafe_chunk",
         "unsafe_split_with_sizes",
     )
-    if not isinstance(parts, Node) or _name(parts) not in names or len(parts.meta["val"]) != 1:
+    if not isinstance(parts, Node) or aten_name(parts) not in names or len(parts.meta["val"]) != 1:
         return None
     x = parts.args[0]
     return Same(x) if isinstance(x, Node) else None
@@ -240,7 +230,7 @@ def _multiply_by_one(call: Call) -> Found:
 
 @_identity("div", "divide", "true_divide", "floor_divide")
 def _divide_by_one(call: Call) -> Found:
-    rounds = _name(call.node) == "floor_divide" or call.arguments.get("rounding_mode") is not None
+    rounds = aten_name(call.node) == "floor_divide" or call.arguments.get("rounding_mode") is not None
     found = _neutral(call, 1, either=False)
     return None if found is None or (rounds and _value(call.node).is_floating_point()) else Same(found[0])
 
@@ -254,7 +244,7 @@ def _power_of_one(call: Call) -> Found:
 @_identity("add", "sub", "subtract")
 def _add_zero(call: Call) -> Found:
     """`-0.0 + 0.0` is `0.0`: exact on integers, or if -0.0 is added, 0.0 subtracted."""
-    alpha, subtracts = call.number(call.arguments["alpha"]), _name(call.node) != "add"
+    alpha, subtracts = call.number(call.arguments["alpha"]), aten_name(call.node) != "add"
     if alpha is None or not math.isfinite(alpha):
         return None
     found = _neutral(call, 0, either=not subtracts and alpha == 1)
@@ -279,7 +269,7 @@ def _and_with_true(call: Call) -> Found:
 
 @_identity("neg", "bitwise_not", "logical_not", "flip", "conj_physical")
 def _twice_is_nothing(call: Call) -> Found:
-    inner = call.inner(_name(call.node))
+    inner = call.inner(aten_name(call.node))
     if inner is None or value_key(inner.args[1:]) != value_key(call.node.args[1:]):
         return None
     x = inner.args[0]
@@ -292,7 +282,7 @@ _IDEMPOTENT = (*_CLAMPS, "abs", "ceil", "floor", "trunc", "fix", "sign", "sgn", 
 
 @_identity(*_IDEMPOTENT)
 def _twice_is_once(call: Call) -> Found:
-    inner = call.inner(_name(call.node))
+    inner = call.inner(aten_name(call.node))
     if inner is None or inner.target is not call.node.target:
         return None
     same = all(
@@ -323,7 +313,7 @@ def _within_bounds(call: Call) -> Found:
     if inner is None or not _value(inner).is_floating_point():
         return None
     given = _range(inner)
-    kept = (0.0, math.inf) if _name(call.node) == "abs" else _bounds(call.node)
+    kept = (0.0, math.inf) if aten_name(call.node) == "abs" else _bounds(call.node)
     if given is None or kept is None or not (kept[0] <= given[0] and given[1] <= kept[1]):
         return None
     return Same(inner, exact=False)
@@ -331,7 +321,7 @@ def _within_bounds(call: Call) -> Found:
 
 def _range(node: Node) -> tuple[float, float] | None:
     """Between what the values of a call lie, NaN aside."""
-    name = _name(node)
+    name = aten_name(node)
     if name in ("hardtanh", "clamp", "clamp_min", "clamp_max"):
         bounds = _bounds(node)
         return None if bounds is None else (min(bounds), bounds[1])
@@ -340,7 +330,7 @@ def _range(node: Node) -> tuple[float, float] | None:
 
 def _bounds(node: Node) -> tuple[float, float] | None:
     """Lower and upper bound of a clamp by numbers."""
-    name, arguments = _name(node), bind(node)
+    name, arguments = aten_name(node), bind(node)
     if name in ("relu", "relu6"):
         return _RANGES[name]
     low, high = (arguments.get(k) for k in (("min_val", "max_val") if name == "hardtanh" else ("min", "max")))

@@ -7,7 +7,8 @@
 import torch
 from torch.fx import Node
 
-from fxopt.ops import bind, op_key
+from fxopt.ops import bind
+from fxopt.passes._names import aten_name
 from fxopt.rewriting import Rewriter
 
 __all__ = ["uniform_number", "uniform_value"]
@@ -35,7 +36,7 @@ def uniform_number(rewriter: Rewriter, value: object, *, weights: bool = True) -
     if isinstance(value, (int, float)):
         return value
     node = value
-    while isinstance(node, Node) and _name(node) in _MOVES:
+    while isinstance(node, Node) and aten_name(node) in _MOVES:
         node = node.args[0]
     if not isinstance(node, Node):
         return None
@@ -64,14 +65,9 @@ def uniform_value(tensor: torch.Tensor) -> int | float | None:
     return number
 
 
-def _name(node: Node) -> str:
-    namespace, _, name = op_key(node.target).partition(".") if node.op == "call_function" else ("", "", "")
-    return name.partition(".")[0] if namespace == "aten" else ""
-
-
 def _filled(node: Node) -> int | float | None:
     """The number that a creation op fills its result with, rounded to its dtype."""
-    name, value = _name(node), node.meta.get("val")
+    name, value = aten_name(node), node.meta.get("val")
     if name not in _FILLS and name not in _FILLS_WITH:
         return None
     number = _FILLS[name] if name in _FILLS else bind(node)[_FILLS_WITH[name]]

@@ -1,6 +1,5 @@
 """Removes calls whose results nothing uses."""
 
-from fxopt.ops import is_pure
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Rewriter
 
@@ -20,10 +19,8 @@ class EliminateDeadCode(Pass):
     contract = Contract.EXACT
 
     def run(self, rewriter: Rewriter) -> None:
-        """Walks backwards, so that chains go in one sweep."""
-        weights = rewriter.program.weight_nodes()
-        for node in [*reversed(rewriter.nodes()), *weights]:
-            if node._erased or node.users or not is_pure(node):
-                continue
-            with rewriter.rewrite("eliminate-dead-code", node):
-                rewriter.remove_dead(node)
+        """What a dead call read goes with it, if it has no other use and no effect."""
+        for node in [*rewriter.nodes(), *rewriter.program.weight_nodes()]:
+            if not node._erased and not node.users:
+                with rewriter.rewrite("eliminate-dead-code", node):
+                    rewriter.remove_dead(node)

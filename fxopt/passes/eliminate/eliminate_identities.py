@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.fx import Node
 
+from fxopt.ops.sizes import same_size, shape_of
 from fxopt.passes.eliminate._identities import Near, Same, identity_of
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.program.text import value_text
@@ -22,14 +23,14 @@ class EliminateIdentities(Pass):
     Before: `%a = dropout(%x, 0.1, False)`, `%b = mul(%a, 1)`, `%c = permute(%b, [1, 0])`,
     `%d = permute(%c, [1, 0])`, `%e = relu(%d)`, `%f = relu(%e)`. After: `%e = relu(%x)`.
 
-    Eval dropout; reshape, expand, slice, permute, squeeze, cast, pad, join and split that change nothing;
+    Eval dropout; reshape, expand, slice, permute, squeeze, pad, join and split that change nothing;
     `x * 1`, `x / 1`, `x ** 1`, `x + 0`, `x - 0`, `mask & True`, the number a literal, a filled tensor or a
     weight; double negation, inverse permutes, a repeated relu, clamp, abs or rounding; a clamp of what lies
     within its bounds.
 
     All of these are exact but for two: adding zero makes `0.0` of `-0.0`, and so may a clamp at a bound of 0.
-    Nothing fires where dtype or shape would change: integers times `1.0` are floats, `x + zeros(3, 4)`
-    broadcasts.
+    Where the dtype changes a cast is left (integers times `1.0` are floats); where the shape would change,
+    nothing fires (`x + zeros(3, 4)` broadcasts).
     """
 
     contract = Contract.EQUIVALENT
@@ -65,7 +66,7 @@ class EliminateIdentities(Pass):
                 rewriter.refuse(node, why, rule=rule)
             elif isinstance(same, Same):
                 with rewriter.rewrite(rule, node):
-                    rewriter.replace(node, same.node)
+                    rewriter.replace(node, _cast(rewriter, same.node, node.meta["val"].dtype))
 
     def _objection(self, rewriter: Rewriter, node: Node, rule: str, found: Same | Near) -> str:
         """Why the call must stay; empty if it may go."""
@@ -75,8 +76,13 @@ class EliminateIdentities(Pass):
             return "kept for training (keep_dropout)"
         if self.exact and not found.exact:
             return "it may change the sign of a zero (exact)"
-        before, after = node.meta["val"], found.node.meta["val"]
-        if rewriter.same_type(before, after):
+        before, after = shape_of(node), shape_of(found.node)
+        if len(before) == len(after) and all(map(same_size, before, after)):
             return ""
-        kinds = [value_text(rewriter.program, value) for value in (before, after)]
+        kinds = [value_text(rewriter.program, n.meta["val"]) for n in (node, found.node)]
         return f"the result is {kinds[0]}, the operand {kinds[1]}"
+
+
+def _cast(rewriter: Rewriter, node: Node, dtype: torch.dtype) -> Node:
+    """The node in a dtype: `x * 1.0` of integers is nothing but a cast."""
+    return node if node.meta["val"].dtype == dtype else rewriter.call("aten.to.dtype", node, dtype)

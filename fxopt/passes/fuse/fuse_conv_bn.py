@@ -15,6 +15,11 @@ __all__ = ["FuseConvBn"]
 Tensor = torch.Tensor
 
 
+def _rule(pattern: Callable[..., Tensor], replacement: Callable[..., Tensor], op: str, rank: int) -> Rule:
+    name = f"fuse-{op.replace('_', '-')}-bn"
+    return Rule(pattern, replacement, _batched(rank), name, (f"aten.{op}", "aten.batch_norm"))
+
+
 def _batched(rank: int) -> Callable[[Match], Refused | None]:
     def guard(match: Match) -> Refused | None:
         if match["x"].dim() == rank + 2:
@@ -43,7 +48,7 @@ def _conv_rule(conv: Callable[..., Tensor], rank: int) -> Rule:
         bias = shifted_bias(b, mean, scale, beta).to(w.dtype)
         return conv(x, weight, bias, stride, padding, dilation, groups)
 
-    return Rule(pattern, replacement, _batched(rank), f"fuse-conv{rank}d-bn")
+    return _rule(pattern, replacement, f"conv{rank}d", rank)
 
 
 def _transposed_rule(conv: Callable[..., Tensor], rank: int) -> Rule:
@@ -70,7 +75,7 @@ def _transposed_rule(conv: Callable[..., Tensor], rank: int) -> Rule:
         bias = shifted_bias(b, mean, scale, beta).to(w.dtype)
         return conv(x, weight, bias, stride, padding, extra, groups, dilation)
 
-    return Rule(pattern, replacement, _batched(rank), f"fuse-conv-transpose{rank}d-bn")
+    return _rule(pattern, replacement, f"conv_transpose{rank}d", rank)
 
 
 @register_pass

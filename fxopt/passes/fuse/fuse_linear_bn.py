@@ -1,13 +1,44 @@
 """Folds an eval BatchNorm into the linear layer before it."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 
 from fxopt.passes.fuse._batch_norm import scale_of, shifted_bias
 from fxopt.pipeline import RewritePass, register_pass
-from fxopt.rewriting import Const, Match, Refused
+from fxopt.rewriting import Const, Match, Refused, Rule
 
 __all__ = ["FuseLinearBn"]
+
+
+Tensor = torch.Tensor
+
+
+def _pattern(
+    x: Tensor, w: Const, b: Const | None,
+    mean: Const, var: Const, gamma: Const | None, beta: Const | None, momentum: float, eps: float,
+) -> Tensor:  # fmt: skip
+    return F.batch_norm(F.linear(x, w, b), mean, var, gamma, beta, False, momentum, eps)
+
+
+def _replacement(
+    x: Tensor, w: Tensor, b: Tensor | None,
+    mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None, momentum: float, eps: float,
+) -> Tensor:  # fmt: skip
+    scale = scale_of(var, gamma, eps)
+    weight, bias = w * scale.reshape(-1, 1), shifted_bias(b, mean, scale, beta)
+    return F.linear(x, weight.to(w.dtype), bias.to(w.dtype))
+
+
+def _guard(match: Match) -> Refused | None:
+    """BatchNorm scales axis 1, the linear layer makes the last one."""
+    rank = match["x"].dim()
+    if rank == 2:
+        return None
+    return match.refuse(
+        f"the linear layer's output has {rank} dimensions: BatchNorm scales axis 1, not the last"
+    )
 
 
 @register_pass
@@ -22,30 +53,6 @@ class FuseLinearBn(RewritePass):
     output, nor if the linear layer has another user or a weight is computed at run time.
     """
 
-    @staticmethod
-    def pattern(
-        x: torch.Tensor, w: Const, b: Const | None,
-        mean: Const, var: Const, gamma: Const | None, beta: Const | None, momentum: float, eps: float,
-    ) -> torch.Tensor:  # fmt: skip
-        """The two layers."""
-        return F.batch_norm(F.linear(x, w, b), mean, var, gamma, beta, False, momentum, eps)
-
-    @staticmethod
-    def replacement(
-        x: torch.Tensor, w: torch.Tensor, b: torch.Tensor | None,
-        mean: torch.Tensor, var: torch.Tensor, gamma: torch.Tensor | None, beta: torch.Tensor | None,
-        momentum: float, eps: float,
-    ) -> torch.Tensor:  # fmt: skip
-        """The one layer."""
-        scale = scale_of(var, gamma, eps)
-        weight, bias = w * scale.reshape(-1, 1), shifted_bias(b, mean, scale, beta)
-        return F.linear(x, weight.to(w.dtype), bias.to(w.dtype))
-
-    def guard(self, match: Match) -> Refused | None:
-        """BatchNorm scales axis 1, the linear layer makes the last one."""
-        rank = match["x"].dim()
-        if rank == 2:
-            return None
-        return match.refuse(
-            f"the linear layer's output has {rank} dimensions: BatchNorm scales axis 1, not the last"
-        )
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(_pattern, _replacement, _guard, "fuse-linear-bn", ("aten.linear", "aten.batch_norm")),
+    )

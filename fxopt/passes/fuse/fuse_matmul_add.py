@@ -85,8 +85,8 @@ def _biased(rows: bool) -> Callable[[Match], Refused | None]:
     return guard
 
 
-def _rule(name: str, pattern: Callable[..., Tensor], *, rows: bool) -> Rule:
-    return Rule(pattern, _of_rows if rows else _of_columns, _biased(rows), name)
+def _rule(name: str, pattern: Callable[..., Tensor], *needs: str, rows: bool) -> Rule:
+    return Rule(pattern, _of_rows if rows else _of_columns, _biased(rows), name, needs)
 
 
 @register_pass
@@ -104,13 +104,13 @@ class FuseMatmulAdd(RewritePass):
     """
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        _rule("fuse-matmul-add", _product, rows=False),
-        _rule("fuse-transposed-matmul-add", _transposed_product, rows=True),
-        _rule("fuse-mm-add", _mm, rows=False),
-        _rule("fuse-transposed-mm-add", _transposed_mm, rows=True),
-        _rule("fuse-addmm", _addmm, rows=False),
-        _rule("fuse-transposed-addmm", _transposed_addmm, rows=True),
-        _rule("fuse-linear-add", _linear, rows=True),
-        Rule(_transposed, _without_bias, _guard, "fuse-transposed-matmul"),
-        Rule(_transposed_2d, _without_bias, _guard, "fuse-transposed-mm"),
+        _rule("fuse-matmul-add", _product, "aten.matmul", "aten.add", rows=False),
+        _rule("fuse-transposed-matmul-add", _transposed_product, "aten.matmul", "aten.permute", rows=True),
+        _rule("fuse-mm-add", _mm, "aten.mm", "aten.add", rows=False),
+        _rule("fuse-transposed-mm-add", _transposed_mm, "aten.mm", "aten.permute", rows=True),
+        _rule("fuse-addmm", _addmm, "aten.addmm", rows=False),
+        _rule("fuse-transposed-addmm", _transposed_addmm, "aten.addmm", "aten.permute", rows=True),
+        _rule("fuse-linear-add", _linear, "aten.linear", "aten.add", rows=True),
+        Rule(_transposed, _without_bias, _guard, "fuse-transposed-matmul", ("aten.matmul", "aten.permute")),
+        Rule(_transposed_2d, _without_bias, _guard, "fuse-transposed-mm", ("aten.mm", "aten.permute")),
     )

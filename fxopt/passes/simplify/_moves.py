@@ -3,8 +3,9 @@
 import torch
 from torch.fx import Node
 
-from fxopt.ops import bind, op_key
+from fxopt.ops import bind
 from fxopt.ops.sizes import shape_of
+from fxopt.passes._names import aten_name
 
 __all__ = [
     "Sizes",
@@ -25,10 +26,7 @@ _RESHAPES = ("reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze")
 
 def is_op(node: Node, *names: str) -> bool:
     """Whether a node is a call of one of these ops of `aten`, whatever the overload."""
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-        return False
-    namespace, name, _ = op_key(node.target).split(".", 2)
-    return namespace == "aten" and name in names
+    return aten_name(node) in names
 
 
 def operand(node: Node) -> Node:

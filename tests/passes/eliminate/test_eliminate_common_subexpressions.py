@@ -81,6 +81,7 @@ def test_the_kept_call_is_the_first():
         lambda x: (x - x.relu()) * (x.relu() - x),
         lambda x: x.clamp(0.0, 1.0) + x.clamp(0.0, 2.0),
         lambda x: torch.add(x, x.relu(), alpha=2) * torch.add(x.relu(), x, alpha=2),
+        lambda x: torch.add(x, x.relu(), alpha=2) * torch.add(x, x.relu(), alpha=3),
         lambda x: torch.maximum(x, x.relu()) + torch.maximum(x.relu(), x),
         lambda x: x.sum(0, keepdim=True) * x.sum(0),
         lambda x: x.double() + x.half(),

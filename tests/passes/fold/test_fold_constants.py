@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations
 from fxopt.passes.fold.fold_constants import FoldConstants
 from fxopt.pipeline import PassManager
 from fxopt.program import origins_of
-from fxopt.testing import check_pass
+from fxopt.testing import ProgramBuilder, check_pass
 from tests.passes.helpers import applied, calls, program, rand, structure, unchanged
 
 FOLD = FoldConstants()
@@ -135,6 +135,14 @@ def test_what_has_a_dynamic_size_stays():
     assert unchanged(FOLD, before) == []
     before = program(lambda x, w: x + w.expand(x.shape[0], 4), X, dynamic=True, w=rand(1, 4))
     assert unchanged(FOLD, before) == []
+
+
+def test_what_has_a_size_that_depends_on_values_stays():
+    """The program does not know how many there are, although the weight does not change."""
+    b = ProgramBuilder()
+    x, w = b.input((b.batch, 4)), b.weight((4,), kind="integers")
+    before = b.finish(b.call("aten.relu", x), b.call("aten.nonzero", w))
+    assert calls(PassManager.of([FOLD]).run(before).program) == ["relu", "nonzero"]
 
 
 def test_a_result_that_would_take_more_memory_stays():

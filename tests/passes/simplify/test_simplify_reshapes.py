@@ -49,10 +49,18 @@ CHAINS: dict[str, tuple[Fn, Fn]] = {
         lambda x: x.reshape(-1, 12),
     ),
     "two permutations": (lambda x: x.permute(1, 2, 0).permute(1, 2, 0), lambda x: x.permute(2, 0, 1)),
+    "two different permutations": (
+        lambda x: x.permute(1, 2, 0).permute(0, 2, 1),
+        lambda x: x.permute(1, 0, 2),
+    ),
     "three that come back": (lambda x: x.permute(1, 2, 0).permute(1, 2, 0).permute(1, 2, 0), lambda x: x),
     "two expansions": (
         lambda x: x.unsqueeze(1).expand(-1, 5, -1, -1).expand(2, -1, -1, 3, 4),
         lambda x: x.unsqueeze(1).expand(2, -1, 5, -1, -1),
+    ),
+    "an expansion to the size of another axis": (
+        lambda x: x.amax(1, True).expand(-1, 5, -1).expand(4, -1, 5, -1),
+        lambda x: x.amax(1, True).expand(4, -1, 5, -1),
     ),
     "an expansion that keeps": (lambda x: x.expand(-1, 3, 4), lambda x: x),
     "a reshape of another kind of a permutation": (
@@ -219,6 +227,25 @@ def test_sizes_are_read_from_the_input_once():
     assert calls(after).count("add") == 1
     [read] = [n for n in after.calls() if n.target is torch.ops.aten.sym_size.int]
     assert read.args[0] is after.placeholders()[0]
+
+
+def test_a_size_is_read_from_the_axis_that_has_it():
+    b = ProgramBuilder()
+    x = b.input((4, b.batch))
+    size = b.call("aten.sym_size.int", b.call("aten.relu", x), 1)
+    before = b.finish(b.call("aten.expand", b.weight((1, 4)), [size, 4]))
+    after = simplified(before)
+    [read] = [n for n in after.calls() if n.target is torch.ops.aten.sym_size.int]
+    assert read.args == (after.placeholders()[0], 1)
+
+
+def test_an_expansion_to_a_dynamic_size_keeps_it_when_merged():
+    b = ProgramBuilder()
+    x = b.input((b.batch, 4))
+    row = b.weight((1, 4))
+    wide = b.call("aten.expand", row, [b.call("aten.sym_size.int", x, 0), -1])
+    before = b.finish(b.call("aten.expand", wide, [3, -1, -1]))
+    assert calls(simplified(before)) == ["sym_size", "expand"]
 
 
 def test_sizes_that_the_program_returns():
