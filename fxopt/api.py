@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fxopt.errors import FxoptError, VerificationError
+from fxopt.errors import FxoptError, InputError, VerificationError
 from fxopt.frontend import trace
 from fxopt.frontend.capture import inference_mode
 from fxopt.frontend.inputs import DynamicShapes
@@ -29,7 +29,9 @@ from fxopt.program import Program, Signature
 from fxopt.report import ArtifactReport, GraphSummary, Report, Verdict, VerifyReport
 from fxopt.verification import (
     Subject,
+    call_of,
     check_programs,
+    inputs_difference,
     module_subject,
     open_signature,
     subject_of,
@@ -144,31 +146,49 @@ def verify(
     """
     given = None if inputs is None else list(inputs)
     sides = [load(s, trust=trust) if isinstance(s, (str, os.PathLike)) else s for s in (reference, candidate)]
-    known = next((s.signature for s in sides if isinstance(s, (Program, Artifact))), None)
+    known = next((s.signature for s in sides if isinstance(s, (Program, Artifact)) and says_inputs(s)), None)
     reference_side, candidate_side = (_subject(s, known, given) for s in sides)
+    problem = inputs_difference(reference_side, candidate_side)
+    if problem:
+        raise InputError(f"the two sides can't be compared: {problem}")
     return verify_runs(reference_side, candidate_side, inputs=given)
+
+
+def says_inputs(side: Program | Artifact) -> bool:
+    """Whether a program or file says what it takes; a TorchScript file of another's does not."""
+    return bool(side.signature.inputs or side.signature.outputs)
 
 
 def _subject(side: object, known: Signature | None, given: list[object] | None) -> Subject:
     if isinstance(side, Program):
         return subject_of(side)
-    if isinstance(side, Artifact):
-        return Subject(side.signature, side.run_flat, None, side.target)
     if isinstance(side, torch.export.ExportedProgram):
         return subject_of(trace(side))
+    if isinstance(side, Artifact):
+        own = side.signature if says_inputs(side) else known or _given_signature(side, side.target, given)
+        return Subject(own, side.run_flat, None, side.target)
     if isinstance(side, nn.Module):
-        return module_subject(side, known if known is not None else _given_signature(side, given))
+        name = type(side).__name__
+        if known is None:
+            with inference_mode(side):
+                known = _given_signature(side, name, given)
+        return module_subject(side, known)
     raise FxoptError(f"can't verify a {type(side).__name__}: expected a module, Program, Artifact or path")
 
 
-def _given_signature(module: nn.Module, inputs: list[object] | None) -> Signature:
-    """What two modules take and return, from the first of the inputs that they are compared on."""
+def _given_signature(run: Callable[..., object], name: str, inputs: list[object] | None) -> Signature:
+    """What a side that does not say so takes and returns, from the first of the inputs compared on."""
     if not inputs:
         raise FxoptError("neither side says what it takes: pass inputs=[(x, ...), ...]")
-    first = inputs[0]
-    args = tuple(first) if isinstance(first, (tuple, list)) else (first,)
-    with inference_mode(module):
-        return open_signature(args, result=module(*args))
+    args, kwargs = call_of(inputs[0])
+    try:
+        result = run(*args, **kwargs)
+    except FxoptError:
+        raise
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(f"{name} does not run on inputs[0]: {type(error).__name__}: {first}") from error
+    return open_signature(args, kwargs, result)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,11 @@ from fxopt.errors import InputError
 from fxopt.report import Verdict
 
 if TYPE_CHECKING:
-    from fxopt.program import Signature
+    from collections.abc import Sequence
+
+    from fxopt.api import Model
+    from fxopt.lowering import Artifact
+    from fxopt.program import Program, Signature
 
 __all__ = ["COUNTEREXAMPLE", "verify"]
 
@@ -46,8 +50,9 @@ def verify(
 
     left, right = read_side(reference), read_side(candidate)
     with progress(quiet=quiet or json):
-        records = _inputs(inputs, left, right, trust=trust)
-        report = fxopt.verify(left.model, right.model, inputs=records, trust=trust)
+        sides = [_opened(side, trust=trust) for side in (left, right)]
+        records = _inputs(inputs, left, right, sides)
+        report = fxopt.verify(*sides, inputs=records, trust=trust)
     if json:
         sys.stdout.write(report.dumps() + "\n")
     elif not quiet:
@@ -60,15 +65,36 @@ def verify(
     return _EXIT_CODES[report.verdict]
 
 
+def _opened(side: ModelSource, *, trust: bool) -> "Model | Program | Artifact":
+    import fxopt
+
+    return fxopt.load(side.model, trust=trust) if isinstance(side.model, str) else side.model
+
+
 def _inputs(
-    path: Path | None, left: ModelSource, right: ModelSource, *, trust: bool
+    path: Path | None,
+    left: ModelSource,
+    right: ModelSource,
+    sides: "Sequence[Model | Program | Artifact]",
 ) -> list[tuple[object, ...]] | None:
     """The file's inputs; else a factory's own where neither side says what it takes; else None."""
+    from fxopt.api import says_inputs
+    from fxopt.lowering import Artifact
+    from fxopt.program import Program
+
+    known = next((s for s in sides if isinstance(s, (Program, Artifact)) and says_inputs(s)), None)
     if path is not None:
-        return calls(read_npz(path), _signature(left, right, trust=trust))
-    if left.args is not None and right.args is not None:
-        return [_positional(left)]
-    return None
+        return calls(read_npz(path), known.signature if known is not None else _traced(left, right))
+    if known is not None:
+        return None
+    factories = [side for side in (left, right) if side.args is not None]
+    if not factories:
+        raise InputError(
+            "neither file says what it takes: give --inputs X.npz, or FILE.py:FACTORY on one side"
+        )
+    examples = [_positional(side) for side in factories]
+    _check_alike(factories, examples)
+    return examples[:1]
 
 
 def _positional(source: ModelSource) -> tuple[object, ...]:
@@ -81,11 +107,33 @@ def _positional(source: ModelSource) -> tuple[object, ...]:
     return source.args
 
 
-def _signature(left: ModelSource, right: ModelSource, *, trust: bool) -> "Signature":
-    """What the sides take, by name: as a file says, else as tracing the reference finds."""
+def _check_alike(factories: "Sequence[ModelSource]", examples: "Sequence[tuple[object, ...]]") -> None:
+    """Raises if two factories' examples are calls of other kinds: there is nothing to compare on then."""
+    from torch.utils import _pytree as pytree
+
+    told = [f"({', '.join(map(_described, pytree.tree_leaves(e)))})" for e in examples]
+    if len(set(told)) > 1:
+        raise InputError(
+            "the two sides take different inputs: "
+            + ", ".join(f"{f.name} is called with {text}" for f, text in zip(factories, told, strict=True))
+        )
+
+
+def _described(leaf: object) -> str:
+    import torch
+
+    from fxopt.program import dtype_name
+
+    if isinstance(leaf, torch.Tensor):
+        return f"{dtype_name(leaf.dtype)} of {leaf.dim()} dimensions"
+    return type(leaf).__name__
+
+
+def _traced(left: ModelSource, right: ModelSource) -> "Signature":
+    """What a model takes, by name, as tracing the first of them finds."""
     import fxopt
 
-    for side in (left, right):
-        if side.args is None:
-            return fxopt.load(str(side.model), trust=trust).signature
-    return fxopt.trace(left.model, left.args, left.kwargs).signature
+    side = left if left.args is not None else right
+    if side.args is None:
+        raise InputError("neither file names its inputs: give FILE.py:FACTORY on one side")
+    return fxopt.trace(side.model, side.args, side.kwargs).signature

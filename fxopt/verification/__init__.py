@@ -7,7 +7,7 @@ from fxopt.verification.contracts import check_programs
 from fxopt.verification.doubling import NoFloat64Error, as_double, double_program
 from fxopt.verification.evaluator import evaluate, evaluate_double, evaluate_perturbed
 from fxopt.verification.oracles import compare_algebra, compare_exact, compare_noise, compare_rounding
-from fxopt.verification.sampling import Sample, arguments_of, given_samples, sample_inputs
+from fxopt.verification.sampling import Sample, arguments_of, call_of, given_samples, sample_inputs
 from fxopt.verification.sizes import size_sets
 from fxopt.verification.subjects import (
     Run,
@@ -16,7 +16,7 @@ from fxopt.verification.subjects import (
     open_signature,
     subject_of,
 )
-from fxopt.verification.verify import verify_runs
+from fxopt.verification.verify import inputs_difference, verify_runs
 
 __all__ = [
     "NoFloat64Error",
@@ -25,6 +25,7 @@ __all__ = [
     "Subject",
     "arguments_of",
     "as_double",
+    "call_of",
     "check_programs",
     "compare_algebra",
     "compare_exact",
@@ -35,6 +36,7 @@ __all__ = [
     "evaluate_double",
     "evaluate_perturbed",
     "given_samples",
+    "inputs_difference",
     "module_subject",
     "open_signature",
     "sample_inputs",

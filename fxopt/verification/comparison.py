@@ -68,6 +68,10 @@ class _Ground:
         """An output of the original under variations of rounding; they are run once, when first asked for."""
         return [outputs[i] for outputs in self._variations if i < len(outputs)]
 
+    def precision(self, i: int) -> torch.dtype | None:
+        """The narrowest float dtype on the way to an output of the original."""
+        return self.original.precision_of(i)
+
     @functools.cached_property
     def _variations(self) -> list[Sequence[object]]:
         return self.original.variations([t.clone() for t in self.sample.tensors])
@@ -176,10 +180,25 @@ class Comparison:
         exact = ground.exact(i)
         if isinstance(original, torch.Tensor) and not _same_shape(exact, original):
             self._oracles.add("noise")
-            result = compare_noise(judged, original, ground.varied(i), constant=constant, name=name)
+            result = compare_noise(
+                judged,
+                original,
+                ground.varied(i),
+                constant=constant,
+                precision=ground.precision(i),
+                name=name,
+            )
         else:
             self._oracles.add("float64")
-            judge = functools.partial(compare_rounding, judged, original, exact, constant=constant, name=name)
+            judge = functools.partial(
+                compare_rounding,
+                judged,
+                original,
+                exact,
+                constant=constant,
+                precision=ground.precision(i),
+                name=name,
+            )
             result = judge()
             if result.verdict is not Verdict.EQUIVALENT and not outer_difference(original, judged):
                 result = judge(perturbed=ground.varied(i))
@@ -195,7 +214,14 @@ class Comparison:
         rewritten = list(self._algebra([t.clone() for t in ground.sample.tensors]))
         self._oracles.add("algebra")
         for i, (new, exact, old) in enumerate(zip(rewritten, ground.truth.outputs, original, strict=True)):
-            judge = functools.partial(compare_algebra, new, exact, old, name=self._name(i) + _ALGEBRA)
+            judge = functools.partial(
+                compare_algebra,
+                new,
+                exact,
+                old,
+                precision=ground.precision(i),
+                name=self._name(i) + _ALGEBRA,
+            )
             result = judge()
             if result.verdict is not Verdict.EQUIVALENT and not outer_difference(exact, new):
                 result = judge(perturbed=ground.varied(i))

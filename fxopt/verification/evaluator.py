@@ -18,10 +18,11 @@ import torch
 from torch.fx import Node
 
 from fxopt.errors import FxoptError
-from fxopt.ops import QuantRole, op_info, op_key
+from fxopt.ops import op_key
 from fxopt.program import Program, origins_of
 from fxopt.verification.arguments import with_values
 from fxopt.verification.doubling import NoFloat64Error, as_double, double_program
+from fxopt.verification.precision import rounds
 
 __all__ = ["evaluate", "evaluate_double", "evaluate_perturbed"]
 
@@ -104,10 +105,7 @@ def _rounds(node: Node) -> bool:
 
     So it is for weights (a pass folds them), and for ops whose outputs are not just values of their inputs.
     """
-    if node.op == "get_attr":
-        return True
-    is_op = isinstance(node.target, torch._ops.OpOverload)
-    return is_op and op_info(node.target).role is not QuantRole.SAME_SCALE
+    return node.op == "get_attr" or rounds(node)
 
 
 @contextlib.contextmanager

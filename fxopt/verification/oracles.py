@@ -47,6 +47,7 @@ from fxopt.verification.measure import (
     plain_tensor,
     value_at,
 )
+from fxopt.verification.precision import coarsest
 
 __all__ = ["compare_algebra", "compare_exact", "compare_noise", "compare_rounding"]
 
@@ -85,6 +86,11 @@ def _limits(dtype: torch.dtype, count: int) -> _Limits:
         vacuous=0.5 if half else 0.1,
         tiny=info.smallest_normal,
     )
+
+
+def _working_dtype(dtype: torch.dtype, precision: torch.dtype | None) -> torch.dtype:
+    """The dtype whose rounding an output of `dtype` carries."""
+    return coarsest((dtype, precision)) or dtype
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,7 @@ def compare_rounding(
     *,
     perturbed: Sequence[object] = (),
     constant: bool = False,
+    precision: torch.dtype | None = None,
     name: str = "output",
 ) -> OutputComparison:
     """Judges an output computed in the model's own precision.
@@ -136,6 +143,8 @@ def compare_rounding(
         reference64: the original's in float64.
         perturbed: the original's under legitimate variations of rounding, if they are known.
         constant: the inputs were constant tensors.
+        precision: the narrowest float dtype that rounds on the way to the output, where it is narrower than
+            the output's own.
         name: of the output.
 
     Returns:
@@ -146,7 +155,7 @@ def compare_rounding(
         return case
     if not case.original.dtype.is_floating_point:
         return _judge_integers(case)
-    limits = _limits(case.original.dtype, case.original.numel())
+    limits = _limits(_working_dtype(case.original.dtype, precision), case.original.numel())
     own = [measured_error(value, case.truth) for value in (case.original, *case.perturbed)]
     result = _judge(case, limits, own)
     return _doubted(result, case, limits, _DRIFT) if constant else result
@@ -158,6 +167,7 @@ def compare_noise(
     perturbed: Sequence[object],
     *,
     constant: bool = False,
+    precision: torch.dtype | None = None,
     name: str = "output",
 ) -> OutputComparison:
     """Judges an output without a float64 reference: against the original, by how far its variations move.
@@ -169,6 +179,8 @@ def compare_noise(
         original: the original model's.
         perturbed: the original's under legitimate variations of rounding.
         constant: the inputs were constant tensors.
+        precision: the narrowest float dtype that rounds on the way to the output, where it is narrower than
+            the output's own.
         name: of the output.
     """
     case = _prepare(name, candidate, original, original, perturbed)
@@ -176,7 +188,7 @@ def compare_noise(
         return case
     if not case.original.dtype.is_floating_point:
         return _judge_integers(case)
-    limits = _limits(case.original.dtype, case.original.numel())
+    limits = _limits(_working_dtype(case.original.dtype, precision), case.original.numel())
     own = [measured_error(value, case.truth) for value in case.perturbed]
     result = _judge(case, limits, own)
     if constant:
@@ -192,6 +204,7 @@ def compare_algebra(
     original32: object,
     *,
     perturbed: Sequence[object] = (),
+    precision: torch.dtype | None = None,
     name: str = "output",
 ) -> OutputComparison:
     """Judges whether a rewritten program is the same function, both run in float64.
@@ -205,6 +218,7 @@ def compare_algebra(
         original64: the program's own in float64.
         original32: the program's in its own precision.
         perturbed: that under legitimate variations of rounding, if they are known.
+        precision: in which the original computed, where it is narrower than its output's dtype.
         name: of the output.
     """
     case = _prepare(name, candidate64, original64, original64, ())
@@ -215,7 +229,7 @@ def compare_algebra(
     if not case.original.dtype.is_floating_point:
         return _judge_integers(_Case(name, case.candidate, case.original, case.truth, tuple(lows)))
     double = torch.finfo(torch.float64)
-    low = torch.finfo(lows[0].dtype) if lows else double
+    low = torch.finfo(_working_dtype(lows[0].dtype, precision)) if lows else double
     to_double = double.eps / low.eps
     own = [measured_error(value, case.truth) for value in lows]
     limits = _Limits(

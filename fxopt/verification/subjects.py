@@ -21,6 +21,7 @@ from fxopt.errors import InputError
 from fxopt.program import ConstantSpec, Program, ScalarSpec, Signature, Spec, TensorSpec
 from fxopt.verification.doubling import as_double, double_program
 from fxopt.verification.evaluator import evaluate, evaluate_double, evaluate_perturbed
+from fxopt.verification.precision import coarsest, output_precisions
 from fxopt.verification.sampling import arguments_of
 
 __all__ = [
@@ -53,6 +54,15 @@ class Subject:
     """Its outputs under legitimate variations of rounding; None: `varied_runs` of it."""
     example_sizes: Mapping[str, int] = field(default_factory=dict)
     """Dynamic sizes that it is known to take."""
+    precision: Callable[[], Sequence[torch.dtype | None]] | None = None
+    """The narrowest float dtype that rounds on the way to each output; None: the narrowest of the inputs."""
+
+    def precision_of(self, index: int) -> torch.dtype | None:
+        """The narrowest float dtype on the way to a computed output, as far as it is known."""
+        known = self.precision() if self.precision is not None else ()
+        if known:
+            return known[index] if index < len(known) else None
+        return coarsest(spec.dtype for spec in self.signature.tensor_inputs)
 
     def variations(self, tensors: list[torch.Tensor]) -> list[Sequence[object]]:
         """The outputs of `perturbed`, or of `varied_runs` where the subject has none of its own."""
@@ -75,6 +85,7 @@ def subject_of(program: Program) -> Subject:
         ],
         name=program.name,
         example_sizes=_example_sizes(program),
+        precision=functools.cache(lambda: output_precisions(program)),
     )
 
 
@@ -98,7 +109,14 @@ def module_subject(module: nn.Module, signature: Signature) -> Subject:
         run=lambda tensors: _call(module, signature, tensors),
         double=double,
         name=type(module).__name__,
+        precision=functools.cache(lambda: _module_precision(module, signature)),
     )
+
+
+def _module_precision(module: nn.Module, signature: Signature) -> list[torch.dtype | None]:
+    """For each output the narrowest float dtype of the parameters and buffers, if there are any."""
+    own = coarsest(t.dtype for t in (*module.parameters(), *module.buffers()))
+    return [own] * len(signature.computed_outputs) if own is not None else []
 
 
 def open_signature(

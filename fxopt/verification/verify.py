@@ -20,14 +20,14 @@ import dataclasses
 import time
 from collections.abc import Iterable, Iterator
 
-from fxopt.program import dtype_name
+from fxopt.program import TensorSpec
 from fxopt.report import Verdict, VerifyReport
 from fxopt.verification.comparison import Comparison
 from fxopt.verification.sampling import Sample, given_samples, sample_inputs
 from fxopt.verification.sizes import SizeSet, dynamic_symbols, size_sets
 from fxopt.verification.subjects import Run, Subject
 
-__all__ = ["verify_runs"]
+__all__ = ["inputs_difference", "verify_runs"]
 
 CONTRACTS = ("exact", "equivalent", "approximate")
 _STARTS = (8, 32, 64, 128, 224)
@@ -66,7 +66,7 @@ def verify_runs(
     start = time.perf_counter()
     if contract not in CONTRACTS:
         raise ValueError(f"unknown contract {contract!r}: expected exact, equivalent or approximate")
-    mismatch = _signature_difference(reference, candidate)
+    mismatch = inputs_difference(reference, candidate)
     if mismatch:
         return VerifyReport(Verdict.DIFFERENT, mismatch, seconds=time.perf_counter() - start)
     comparison = Comparison(reference, candidate, contract, algebra)
@@ -106,13 +106,21 @@ def _further_sizes(reference: Subject) -> Iterator[SizeSet]:
                 yield sizes
 
 
-def _signature_difference(reference: Subject, candidate: Subject) -> str:
-    """How the tensors that the sides take differ in number, dtype or rank; empty if they do not."""
+def inputs_difference(reference: Subject, candidate: Subject) -> str:
+    """How the tensors that the sides take differ in number, dtype, rank or fixed size; empty if they don't."""
     old, new = reference.signature.tensor_inputs, candidate.signature.tensor_inputs
     if len(old) != len(new):
-        return f"{candidate.name} takes {len(new)} tensors, {reference.name} {len(old)}"
+        return f"{candidate.name} takes {_listed(new)}, {reference.name} takes {_listed(old)}"
     for a, b in zip(old, new, strict=True):
-        if a.dtype != b.dtype or len(a.shape) != len(b.shape):
-            kind = f"{dtype_name(b.dtype)} of {len(b.shape)} dimensions"
-            return f"the input {b.name!r} of {candidate.name} is {kind}, {reference.name} takes {a}"
+        fixed = any(
+            isinstance(p, int) and isinstance(q, int) and p != q
+            for p, q in zip(a.shape, b.shape, strict=False)
+        )
+        if fixed or a.dtype != b.dtype or len(a.shape) != len(b.shape):
+            return f"{candidate.name} takes {b}, {reference.name} takes {a}"
     return ""
+
+
+def _listed(specs: tuple[TensorSpec, ...]) -> str:
+    count = "1 tensor" if len(specs) == 1 else f"{len(specs)} tensors"
+    return f"{count} ({'; '.join(map(str, specs))})" if specs else "no tensors"

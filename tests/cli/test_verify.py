@@ -1,6 +1,7 @@
 """`fxopt verify`: sides, inputs, exit codes, the counterexample."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,16 @@ def build():
 
 def other():
     return net(bias=0.01), (torch.randn(2, 3),)
+
+class Two(nn.Module):
+    def forward(self, x, y):
+        return x + y
+
+def two():
+    return Two().eval(), (torch.randn(2, 3), torch.randn(2, 3))
+
+def wide():
+    return nn.Linear(4, 2).eval(), (torch.randn(2, 4),)
 
 class Keyword(nn.Module):
     def forward(self, x, *, scale):
@@ -123,4 +134,40 @@ def test_a_pt2_needs_trust(net: str, capsys: pytest.CaptureFixture[str]):
 
 def test_two_models_with_keyword_only_inputs_need_a_file(net: str, capsys: pytest.CaptureFixture[str]):
     assert main(["verify", f"{net}:keyword", f"{net}:keyword"]) == 2
+    assert "--inputs" in capsys.readouterr().err
+
+
+def test_two_models_that_take_different_inputs_are_a_mistake(
+    net: str, artifact: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["verify", f"{net}:build", f"{net}:two"]) == 2
+    assert capsys.readouterr().err == (
+        "fxopt: error: the two sides take different inputs: build is called with (f32 of 2 dimensions), "
+        "two is called with (f32 of 2 dimensions, f32 of 2 dimensions)\n"
+    )
+    fxopt.trace(nn.Linear(4, 2).eval(), (torch.randn(2, 4),)).save("wide.fxopt")
+    assert main(["verify", "wide.fxopt", artifact]) == 2
+    assert "eager takes input: f32[batch, 3], Linear takes input: f32[2, 4]" in capsys.readouterr().err
+
+
+def test_two_models_of_other_widths_are_told_by_the_model(net: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["verify", f"{net}:build", f"{net}:wide"]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error and "Linear does not run on inputs[0]" in error
+
+
+def test_a_foreign_torchscript_file_is_compared_on_what_the_other_side_takes(
+    net: str, artifact: str, capsys: pytest.CaptureFixture[str]
+):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(model, (torch.randn(2, 3),)).save("foreign.pt")
+        torch.jit.trace(nn.Linear(3, 2).eval(), (torch.randn(2, 3),)).save("wrong.pt")
+    for other in (artifact, f"{net}:build"):
+        assert main(["verify", other, "foreign.pt", "--trust"]) == 0
+        assert main(["verify", other, "wrong.pt", "--trust"]) == 1
+        assert main(["verify", "foreign.pt", other, "--trust"]) == 0
+    assert main(["verify", "foreign.pt", "wrong.pt", "--trust"]) == 2
     assert "--inputs" in capsys.readouterr().err
