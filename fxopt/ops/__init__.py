@@ -26,6 +26,7 @@ from fxopt.ops.schema import (
     mutated_arguments,
     schema_arguments,
 )
+from fxopt.ops.traffic import call_bytes, outline, tensor_bytes, view_outline
 
 __all__ = [
     "Aliasing",
@@ -45,6 +46,7 @@ __all__ = [
     "bind",
     "bind_call",
     "bind_values",
+    "call_bytes",
     "call_flops",
     "call_index_map",
     "canonical_arguments",
@@ -56,10 +58,13 @@ __all__ = [
     "mutated_arguments",
     "op_info",
     "op_key",
+    "outline",
     "parse_index_map",
     "plain",
     "register_op",
     "registered_ops",
     "resolve_op",
     "schema_arguments",
+    "tensor_bytes",
+    "view_outline",
 ]

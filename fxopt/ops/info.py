@@ -87,6 +87,9 @@ class OpInfo:
     flops: Callable[[dict[str, object], object], object] | None = None
     """(bound arguments, output value) -> number of floating-point operations, possibly symbolic; None: see
     `call_flops`."""
+    picks: tuple[str, ...] = ()
+    """Arguments of which at most as many elements are read as the output has, the same ones whatever they
+    hold: table look-ups."""
     samples: Callable[[], Iterable[SampleArgs]] | None = field(default=None, compare=False)
     """Small valid calls (float64 tensors where float), used to test the facts."""
 

@@ -242,6 +242,20 @@ def check_role(info: OpInfo) -> Outcome:
     return outcome
 
 
+def check_picks(info: OpInfo) -> Outcome:
+    """No more elements of the argument than the output has can move it."""
+    outcome = Outcome()
+    for case in pure_cases(info):
+        for name in filter(case.tensors, info.picks):
+            (tensor,), before = case.tensors(name), case.run()
+            moving = 0
+            for place in range(tensor.numel()):
+                changed = tensor.flatten().index_fill(0, torch.tensor(place), 77).reshape(tensor.shape)
+                moving += not _all_close(case.run(**{name: changed}), before)
+            outcome.expect(0 < moving <= before[0].numel(), f"{case} reads {moving} elements of {name}")
+    return outcome
+
+
 CHECKS: dict[str, Callable[[OpInfo], Outcome]] = {
     "index_map": check_index_map,
     "elementwise": check_elementwise,
@@ -255,4 +269,5 @@ CHECKS: dict[str, Callable[[OpInfo], Outcome]] = {
     "dims": check_dims,
     "dtype_args": check_dtype_args,
     "role": check_role,
+    "picks": check_picks,
 }

@@ -15,6 +15,7 @@ entry(
     _TABLE,
     index_map="w[v,e], i[*] -> y[*,e]",
     flops=no_flops,
+    picks=("weight",),
 )
 entry(
     "embedding_bag",

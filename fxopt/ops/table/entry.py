@@ -40,6 +40,7 @@ class Facts(TypedDict, total=False):
     dtype_args: tuple[str, ...]
     role: QuantRole
     flops: Callable[[Bound, object], object]
+    picks: tuple[str, ...]
 
 
 class Draw:

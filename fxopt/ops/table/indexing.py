@@ -12,7 +12,9 @@ from fxopt.ops.sizes import shape_of
 from fxopt.ops.table.entry import Bound, Facts, call, entry, no_flops
 from fxopt.ops.table.maps import dims_of, first_shape, indices, statement
 
-_READ = Facts(linear_in=("self",), zero_preserving=True, role=QuantRole.SAME_SCALE, flops=no_flops)
+_READ = Facts(
+    linear_in=("self",), zero_preserving=True, role=QuantRole.SAME_SCALE, flops=no_flops, picks=("self",)
+)
 _WRITE = Facts(affine_in=("self", "src", "source", "value"), flops=no_flops)
 
 

@@ -95,7 +95,7 @@ def test_argument_names_exist(name: str) -> None:
     packet = getattr(torch.ops.aten, name.split(".")[1])
     known = {k.name for o in packet.overloads() for k in argument_kinds(getattr(packet, o))}
     shared = {"input", "self", "mat2", "vec", "tensor", "other", "vec2", "src", "source", "value"}
-    for names in (info.linear_in, info.affine_in, info.dims, info.dtype_args):
+    for names in (info.linear_in, info.affine_in, info.dims, info.dtype_args, info.picks):
         assert set(names) - shared <= known
         assert not names or set(names) & known
 
@@ -136,6 +136,7 @@ LIES = [
     ("slice", "dims", {"dims": ("dim", "start")}),
     ("exp", "role", {"role": QuantRole.SAME_SCALE}),
     ("relu", "role", {"role": QuantRole.CONTRACTION}),
+    ("sum", "picks", {"picks": ("self",)}),
 ]
 
 
