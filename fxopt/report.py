@@ -30,6 +30,7 @@ __all__ = [
     "ArtifactReport",
     "Counterexample",
     "GraphSummary",
+    "JsonData",
     "OutputComparison",
     "PassReport",
     "Refusal",
@@ -52,7 +53,7 @@ class Verdict(enum.StrEnum):
     UNDECIDED = "undecided"
 
 
-class _Json:
+class JsonData:
     """`to_json` and `from_json` of a dataclass, by its type hints."""
 
     def to_json(self) -> dict[str, object]:
@@ -79,7 +80,7 @@ class _Json:
 
 
 @dataclass(frozen=True)
-class Refusal(_Json):
+class Refusal(JsonData):
     """A rewrite that did not happen although its pattern nearly matched: which rule, where, and why."""
 
     rule: str
@@ -90,7 +91,7 @@ class Refusal(_Json):
 
 
 @dataclass(frozen=True)
-class PassReport(_Json):
+class PassReport(JsonData):
     """One run of one pass."""
 
     name: str
@@ -107,7 +108,7 @@ class PassReport(_Json):
 
 
 @dataclass(frozen=True)
-class GraphSummary(_Json):
+class GraphSummary(JsonData):
     """The size of a program: how many nodes of which op, how many bytes of weights."""
 
     nodes: int = 0
@@ -118,7 +119,7 @@ class GraphSummary(_Json):
 
 
 @dataclass(frozen=True)
-class ArtifactReport(_Json):
+class ArtifactReport(JsonData):
     """The file that was written."""
 
     target: str
@@ -130,7 +131,7 @@ class ArtifactReport(_Json):
 
 
 @dataclass(frozen=True)
-class OutputComparison(_Json):
+class OutputComparison(JsonData):
     """One output of the candidate against the reference, the worst over all inputs that were tried."""
 
     name: str
@@ -155,7 +156,7 @@ class OutputComparison(_Json):
 
 
 @dataclass(frozen=True)
-class Counterexample(_Json):
+class Counterexample(JsonData):
     """Inputs on which the candidate differs, and where."""
 
     case: str = ""
@@ -176,7 +177,7 @@ class Counterexample(_Json):
 
 
 @dataclass(frozen=True)
-class VerifyReport(_Json):
+class VerifyReport(JsonData):
     """The outcome of comparing a candidate with its reference."""
 
     verdict: Verdict
@@ -200,7 +201,7 @@ class VerifyReport(_Json):
 
 
 @dataclass
-class Report(_Json):
+class Report(JsonData):
     """All that is known of one model's way through fxopt; the command line writes it as `report.json`."""
 
     model: str = ""
@@ -289,7 +290,7 @@ def _hints(cls: type) -> dict[str, object]:
 
 
 def _encode(value: object) -> object:
-    if isinstance(value, _Json):
+    if isinstance(value, JsonData):
         return value.to_json()
     if isinstance(value, tuple | list):
         return [_encode(item) for item in value]
@@ -314,7 +315,7 @@ def _decode(hint: object, value: object) -> object:
         return origin(_decode(parameters[0], item) for item in _expect(list, value))
     if origin is dict:
         return {key: _decode(parameters[1], item) for key, item in _expect(dict, value).items()}
-    if isinstance(hint, type) and is_dataclass(hint) and issubclass(hint, _Json):
+    if isinstance(hint, type) and is_dataclass(hint) and issubclass(hint, JsonData):
         return hint.from_json(_expect(dict, value))
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return hint(value)

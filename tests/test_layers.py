@@ -25,6 +25,8 @@ LAYERS = (
     ("passes",),
     ("lowering",),
     ("api",),
+    ("factories",),
+    ("measure",),
     ("testing", "reporting"),
     ("demo",),
     ("cli",),

@@ -16,9 +16,9 @@ import typer
 
 from fxopt.cli.console import progress, stdout
 from fxopt.cli.options import JsonFlag, QuietFlag, TrustFlag, read_model
-from fxopt.cli.user_code import ModelSource, read_function, split_factory
 from fxopt.cli.values import calls, parse_dynamic, read_npz
 from fxopt.errors import ArtifactError, InputError, PipelineError, VerificationError
+from fxopt.factories import ModelSource, read_function, split_factory
 from fxopt.report import Report
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from fxopt.cli.user_code import ModelSource, read_factory, split_factory
 from fxopt.errors import InputError
+from fxopt.factories import ModelSource, read_factory, split_factory
 
 __all__ = ["JsonFlag", "QuietFlag", "TrustFlag", "read_model", "read_side"]
 

@@ -12,9 +12,9 @@ import typer
 
 from fxopt.cli.console import progress
 from fxopt.cli.options import JsonFlag, QuietFlag, TrustFlag, read_side
-from fxopt.cli.user_code import ModelSource
 from fxopt.cli.values import calls, read_npz, write_npz
 from fxopt.errors import InputError
+from fxopt.factories import ModelSource
 from fxopt.report import Verdict
 
 if TYPE_CHECKING:

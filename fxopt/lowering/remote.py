@@ -35,7 +35,14 @@ class RemoteError(ArtifactError):
 class Worker:
     """A process that runs files of one kind, and the pipes to it."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, module: str = "fxopt.lowering.worker", threads: int = 1) -> None:
+        """Starts it.
+
+        Args:
+            kind: what the module gets as its argument.
+            module: what the process runs: one that serves frames.
+            threads: how many the runtimes' thread pools may have.
+        """
         self.kind = kind
         self.owner = os.getpid()
         self.errors: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
@@ -44,11 +51,11 @@ class Worker:
         # -P: a user's `onnx.py` in the current folder is not what the worker means by onnx. A session of its
         # own: Ctrl-C reaches this process, which closes the worker in order.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "fxopt.lowering.worker", kind],
+            [sys.executable, "-P", "-m", module, kind],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)},
             start_new_session=True,
         )
         self.files = 0
@@ -59,7 +66,15 @@ class Worker:
         return self.process.poll() is None and self.owner == os.getpid()
 
     def ask(self, header: Header, values: Sequence[Value] = ()) -> list[Value]:
-        """Sends a request and waits for the answer.
+        """Sends a request and waits for the values of the answer.
+
+        Raises:
+            RemoteError: the runtime raised, or the process died.
+        """
+        return self.request(header, values)[1]
+
+    def request(self, header: Header, values: Sequence[Value] = ()) -> tuple[Header, list[Value]]:
+        """Sends a request and waits for the answer, header and values.
 
         Raises:
             RemoteError: the runtime raised, or the process died.
@@ -79,7 +94,7 @@ class Worker:
                 self.close()
         if "error" in reply:
             raise RemoteError(f"{reply['type']}: {reply['error']}")
-        return results
+        return reply, results
 
     def _epitaph(self) -> str:
         """How the process ended, and the last of what it printed."""

@@ -5,14 +5,19 @@ It answers framed requests on standard input (`fxopt.lowering.wire`) until the s
 output carries the frames. A failure is an answer, not the end: the next request is served.
 """
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from typing import BinaryIO
 
 from fxopt.lowering.runners import KINDS, Run, open_run, prepare
 from fxopt.lowering.wire import Header, Value, read_frame, write_frame
 
-__all__ = ["main", "serve"]
+__all__ = ["Answer", "main", "serve", "take_standard_output"]
+
+Answer = Callable[[Header, list[Value]], tuple[Header, list[Value]]]
+"""A request's header and values to those of its answer; what it raises is the answer else."""
 
 
 def _answer(
@@ -30,16 +35,15 @@ def _answer(
     return {}, []
 
 
-def serve(kind: str, requests: BinaryIO, replies: BinaryIO) -> None:
+def serve(answer: Answer, requests: BinaryIO, replies: BinaryIO) -> None:
     """Answers requests until their stream ends."""
-    files: dict[int, Run] = {}
     while True:
         try:
             header, values = read_frame(requests)
         except EOFError:
             return
         try:
-            reply, results = _answer(kind, files, header, values)
+            reply, results = answer(header, values)
         except Exception as error:  # whatever the runtime raises is the answer
             reply, results = (
                 {"error": str(error).strip() or type(error).__name__, "type": type(error).__name__},
@@ -48,14 +52,20 @@ def serve(kind: str, requests: BinaryIO, replies: BinaryIO) -> None:
         write_frame(replies, reply, results)
 
 
+def take_standard_output() -> BinaryIO:
+    """Standard output for the frames alone: what else is written to it goes to standard error from now on."""
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return replies
+
+
 def main(kind: str) -> None:
     """Takes standard output for the frames and serves."""
     if kind not in KINDS:
         raise SystemExit(f"expected one of {', '.join(KINDS)}, got {kind!r}")
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    replies = take_standard_output()
     prepare(kind)
-    serve(kind, sys.stdin.buffer, replies)
+    serve(functools.partial(_answer, kind, {}), sys.stdin.buffer, replies)
 
 
 if __name__ == "__main__":

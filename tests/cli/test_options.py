@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fxopt.cli.options import read_model, read_side
-from fxopt.cli.user_code import ModelSource
 from fxopt.errors import InputError
+from fxopt.factories import ModelSource
 
 
 def test_a_file_is_a_side(tmp_path: Path):

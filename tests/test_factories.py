@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fxopt.cli.user_code import UserCodeError, read_factory, split_factory
 from fxopt.errors import PipelineError
+from fxopt.factories import UserCodeError, read_factory, split_factory
 
 
 def write(folder: Path, source: str, name: str = "net_of_user.py") -> Path:
