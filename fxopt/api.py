@@ -24,7 +24,7 @@ from fxopt.frontend.capture import inference_mode
 from fxopt.frontend.inputs import DynamicShapes
 from fxopt.lowering import Artifact, Target, lower
 from fxopt.ops import op_key
-from fxopt.pipeline import CheckEach, Instrument, Pass, PassManager, PipelineResult
+from fxopt.pipeline import CheckEach, CrashReproducer, Instrument, Pass, PassManager, PipelineResult
 from fxopt.program import Program, Signature
 from fxopt.report import ArtifactReport, GraphSummary, Report, Verdict, VerifyReport
 from fxopt.verification import (
@@ -41,6 +41,9 @@ from fxopt.verification import (
 __all__ = ["OptimizeResult", "load", "lower", "optimize", "run_pipeline", "trace", "verify"]
 
 log = logging.getLogger(__name__)
+
+_MOST_CRASH_BYTES = 256 * 1024**2
+"""Weights of a program that is written unasked when a pass fails."""
 
 Model = nn.Module | torch.export.ExportedProgram
 Pipeline = str | PassManager | Pass | Sequence[Pass]
@@ -90,7 +93,7 @@ def run_pipeline(
 
     Raises:
         PipelineError: bad text, an unknown pass or option, an illegal order.
-        PassError: a pass failed or broke a rule of the framework.
+        PassError: a pass failed or broke a rule of the framework; names a folder with what repeats it.
         VerificationError: with `check_each`, a pass changed the function.
     """
     manager = PassManager.parse(pipeline)
@@ -106,7 +109,9 @@ def _run(
     instruments: Sequence[Instrument] = (),
 ) -> PipelineResult:
     checks = (CheckEach(_check_application),) if check_each else ()
-    return manager.run(program, calibration=calibration, instruments=(*instruments, *checks))
+    reproduces = any(isinstance(i, CrashReproducer) for i in instruments)
+    crash = () if reproduces else (CrashReproducer(most_bytes=_MOST_CRASH_BYTES),)
+    return manager.run(program, calibration=calibration, instruments=(*instruments, *crash, *checks))
 
 
 def _check_application(before: Program, after: Program, item: Pass) -> None:

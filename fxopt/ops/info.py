@@ -90,6 +90,9 @@ class OpInfo:
     picks: tuple[str, ...] = ()
     """Arguments of which at most as many elements are read as the output has, the same ones whatever they
     hold: table look-ups."""
+    kernel_refuses: Callable[[dict[str, object], object], str] | None = None
+    """(bound arguments, inferred output) -> why the kernel does not take a call that the shape function takes,
+    "" if it does."""
     samples: Callable[[], Iterable[SampleArgs]] | None = field(default=None, compare=False)
     """Small valid calls (float64 tensors where float), used to test the facts."""
 

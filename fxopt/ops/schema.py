@@ -21,6 +21,7 @@ __all__ = [
     "bind",
     "bind_call",
     "bind_values",
+    "check_taken",
     "is_commutative",
     "is_mutating",
     "is_pure",
@@ -112,6 +113,27 @@ def bind(node: Node) -> dict[str, object]:
 def bind_values(node: Node) -> dict[str, object]:
     """`bind` with each node's `meta["val"]` in its place: what `OpInfo.index_map` and `flops` take."""
     return {name: _value(argument) for name, argument in bind(node).items()}
+
+
+def check_taken(
+    op: object, args: tuple[object, ...] | list[object], kwargs: Mapping[str, object], output: object
+) -> None:
+    """Whether the kernel takes a call on (fake) values that the shape function has taken.
+
+    Args:
+        op: an overload; what is none is taken.
+        args: values and literals.
+        kwargs: values and literals.
+        output: what the shape function gave.
+
+    Raises:
+        ValueError: it doesn't; says why.
+    """
+    if not isinstance(op, torch._ops.OpOverload) or (refuses := op_info(op).kernel_refuses) is None:
+        return
+    why = refuses(bind_call(op, args, kwargs), output)
+    if why:
+        raise ValueError(why)
 
 
 def _value(argument: object) -> object:

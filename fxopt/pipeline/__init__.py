@@ -13,16 +13,19 @@ from fxopt.pipeline.manager import PassManager, PipelineResult
 from fxopt.pipeline.named import register_pipeline
 from fxopt.pipeline.options import option_help
 from fxopt.pipeline.registry import load_plugin, register_pass, registry
+from fxopt.pipeline.reproducer import CrashReproducer, Reproduction
 
 __all__ = [
     "CheckEach",
     "Contract",
+    "CrashReproducer",
     "DiffAfterChange",
     "Failure",
     "Instrument",
     "Pass",
     "PassManager",
     "PipelineResult",
+    "Reproduction",
     "RewriteLimit",
     "RewritePass",
     "StructuralVerify",

@@ -26,7 +26,14 @@ from fxopt.rewriting import Journal
 if TYPE_CHECKING:
     from fxopt.pipeline.manager import PassManager
 
-__all__ = ["CheckEach", "DiffAfterChange", "Failure", "Instrument", "RewriteLimit", "StructuralVerify"]
+__all__ = [
+    "CheckEach",
+    "DiffAfterChange",
+    "Failure",
+    "Instrument",
+    "RewriteLimit",
+    "StructuralVerify",
+]
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,10 @@ class Failure:
     error: Exception
     rest: str
     """The pipeline from this pass on, in full."""
+    passes: tuple[Pass, ...]
+    """Its passes."""
+    before: Callable[[], Program]
+    """Makes the program again as it was before this pass, by the passes that went before."""
     calibration: object = None
 
 

@@ -45,14 +45,15 @@ class PassManager:
         return cls.of([text] if isinstance(text, Pass) else text)
 
     @classmethod
-    def of(cls, passes: Iterable[object]) -> "PassManager":
+    def of(cls, passes: Iterable[Pass]) -> "PassManager":
         """The manager of pass objects, which need not be registered.
 
         Raises:
             PipelineError: an object that is no pass, an illegal order.
         """
+        given: Iterable[object] = passes
         made: list[Pass] = []
-        for item in passes:
+        for item in given:
             if not isinstance(item, Pass):
                 hint = (
                     f"; write {item.__name__}()" if isinstance(item, type) and issubclass(item, Pass) else ""
@@ -103,7 +104,7 @@ class PassManager:
             raise PipelineError(f"pass {needy.pass_name()!r} needs calibration data: pass calibration=")
         if isinstance(calibration, Iterator):
             calibration = list(calibration)  # the first pass would leave nothing for the second
-        run = Run(program.copy(), instruments, calibration)
+        run = Run(program, instruments, calibration)
         for instrument in instruments:
             instrument.begin(self, run.program)
         run.run(self._bound)

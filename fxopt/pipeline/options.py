@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fxopt.errors import PipelineError
 from fxopt.pipeline.base import Pass
-from fxopt.pipeline.text import Named, Value, marked, print_value
+from fxopt.pipeline.text import Named, Size, Value, marked, print_value
 
 __all__ = ["make_pass", "option_help", "step_of"]
 
@@ -198,7 +198,8 @@ def step_of(item: Pass) -> Named:
 def _at_default(item: Pass, field: "dataclasses.Field[object]") -> bool:
     value = getattr(item, field.name)
     if field.default is not dataclasses.MISSING:
-        return value is field.default or (type(value) is type(field.default) and value == field.default)
+        alike = (type(field.default), Size)  # 1MB is 1000000; but True is not 1
+        return value is field.default or (type(value) in alike and value == field.default)
     return field.default_factory is not dataclasses.MISSING and bool(value == field.default_factory())
 
 

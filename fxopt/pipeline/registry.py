@@ -24,6 +24,10 @@ P = TypeVar("P", bound=type[Pass])
 __all__ = ["PassRegistry", "load_plugin", "register_pass", "registry"]
 
 
+def _letters(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
 class PassRegistry:
     """Passes by name; built-in ones and those of installed packages are loaded when one is asked for."""
 
@@ -61,7 +65,7 @@ class PassRegistry:
         """`; did you mean ...?` for a name that is not registered."""
         self._load()
         known = (*self._passes, *more, FIXPOINT)
-        same = [k for k in known if k.replace("-", "") == name.lower().replace("_", "").replace("-", "")]
+        same = [k for k in known if _letters(k) == _letters(name)]
         close = same or difflib.get_close_matches(name, known, 1)
         return f"; did you mean {close[0]!r}?" if close else "; `fxopt passes` lists them"
 
@@ -135,8 +139,11 @@ def register_pass(cls: P) -> P:
 _PLUGIN = "fxopt_plugin_"
 
 
-def load_plugin(path: str) -> None:
+def load_plugin(path: str) -> ModuleType:
     """Runs a Python file that registers passes, targets, ops or rules; again, what it registers is replaced.
+
+    Returns:
+        The file as a module.
 
     Raises:
         PipelineError: there is no such file, or it fails; names the error and the line.
@@ -158,6 +165,7 @@ def load_plugin(path: str) -> None:
         else:
             sys.modules[spec.name] = before
         raise PipelineError(f"plugin {path!r} fails{_line(error, file)}: {_message(error)}") from error
+    return module
 
 
 def _line(error: BaseException, file: Path) -> str:

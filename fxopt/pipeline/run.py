@@ -72,7 +72,8 @@ class Bound:
 class Run:
     """The state of one run."""
 
-    program: Program
+    original: Program
+    """Left as it is; the run works on a copy."""
     instruments: Sequence[Instrument] = ()
     calibration: object = None
     passes: list[PassReport] = field(default_factory=list)
@@ -80,11 +81,13 @@ class Run:
     journals: list[Journal] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.program = self.original.copy()
         check_program(self.program)
         self._ledger = Ledger(self.program)
         self._analyses: Analyses = {}
         self._place: list[tuple[Bound, int]] = []
         """The groups that are being run, outermost first, with the index in each."""
+        self._applied: list[Pass] = []
 
     def result(self) -> PipelineResult:
         """What was made so far."""
@@ -136,7 +139,15 @@ class Run:
                 instrument.after_pass(item, self.program, report, rewriter.journal)
         except Exception as error:
             raise self._failure(item, error) from error
+        self._applied.append(item)
         return report.changed
+
+    def _again(self) -> Program:
+        """The program as it was before the pass that failed."""
+        again = Run(self.original, calibration=self.calibration)
+        for item in self._applied:
+            again._apply(item)
+        return again.program
 
     def _checked(self, item: Pass, rewriter: Rewriter) -> PassReport:
         name, program, journal = item.pass_name(), self.program, rewriter.journal
@@ -172,7 +183,9 @@ class Run:
     def _failure(self, item: Pass, error: Exception) -> FxoptError:
         """The error that names the pass, with what instruments have to say."""
         name = item.pass_name()
-        failure = Failure(item, self.program, error, print_steps(self._rest()), self.calibration)
+        rest = self._rest()
+        text, passes = print_steps(rest.steps()), tuple(rest.flat())
+        failure = Failure(item, self.program, error, text, passes, self._again, self.calibration)
         notes = [note for i in self.instruments if (note := i.failed(failure))]
         if not isinstance(error, FxoptError):
             said = size_question(error) if is_size_question(error) else f"{type(error).__name__}: {error}"
@@ -181,13 +194,14 @@ class Run:
         Exception.__init__(error, "; ".join([said, *notes]))  # keeps what else it carries, a report
         return error
 
-    def _rest(self) -> tuple[Step, ...]:
+    def _rest(self) -> "Bound":
         """The pipeline from this pass on; the round of a fixpoint is finished, then it is begun anew."""
-        rest: tuple[Step, ...] = ()
+        rest: list[Pass | Bound] = []
         for depth, (bound, index) in enumerate(reversed(self._place)):
-            following = Bound(bound.passes[index + (depth > 0) :]).steps()
-            rest = (*rest, *following, *((Fixpoint(bound.steps()),) if bound.fixpoint else ()))
-        return rest
+            rest += bound.passes[index + (depth > 0) :]
+            if bound.fixpoint:
+                rest.append(bound)
+        return Bound(tuple(rest))
 
 
 def _check_requirements(item: Pass, program: Program) -> None:

@@ -12,6 +12,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from fxopt.ops import check_taken
 from fxopt.program.program import Program
 
 __all__ = ["by_example", "fake_value", "infer_value", "is_data_dependent", "value_key"]
@@ -99,6 +100,7 @@ def infer_value(
     named = {k: _values(v) for k, v in kwargs.items()}
     with torch.no_grad(), enable_python_dispatcher(), mode, by_example(mode.shape_env):
         result = op(*values, **named)  # type: ignore[operator]
+    check_taken(op, values, named, result)
     if not is_data_dependent(op):
         memo[key] = result
     return result

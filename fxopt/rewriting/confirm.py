@@ -34,6 +34,9 @@ class Confirmation:
     """What is known of one rule on one set of types."""
 
     values: dict[str, object]
+    """Of the pattern's arguments, as both are recorded on."""
+    meaning: tuple[object, ...]
+    """The pattern's calls on them."""
     problem: str = ""
     """Why the pattern is not the matched calls; empty if it is."""
     replacement: Recording | str | None = None
@@ -69,7 +72,7 @@ class Confirmer:
                 numbers.
         """
         if confirmation.replacement is None:
-            confirmation.replacement = self._replacement(rule, confirmation.values, match)
+            confirmation.replacement = self._replacement(rule, confirmation, match)
         return confirmation.replacement
 
     def _type(self, value: object) -> object:
@@ -90,12 +93,12 @@ class Confirmer:
         try:
             pattern = record(self.program, rule.pattern, values)
         except RecordingError as error:
-            return Confirmation(values, f"the pattern does not take these values: {error}")
-        return Confirmation(values, _same_calls(pattern, match))
+            return Confirmation(values, (), f"the pattern does not take these values: {error}")
+        return Confirmation(values, _meaning(pattern), _same_calls(pattern, match))
 
-    def _replacement(self, rule: Rule, values: Mapping[str, object], match: Match) -> Recording | str:
+    def _replacement(self, rule: Rule, confirmation: Confirmation, match: Match) -> Recording | str:
         try:
-            made = record(self.program, rule.replacement, values)
+            made = record(self.program, rule.replacement, confirmation.values)
         except RecordingError as error:
             return f"the replacement does not take these values: {error}"
         if len(made.outputs) != len(match.outputs):
@@ -108,7 +111,10 @@ class Confirmer:
             raise PassError(
                 f"rule {rule.title!r}: the replacement draws random numbers ({op_key(random.target)})"
             )
-        return self._same_results(rule, made, match) or made
+        why = self._same_results(rule, made, match)
+        if not why and _meaning(made) == confirmation.meaning:
+            why = "on these values the replacement is the pattern itself"
+        return why or made
 
     def _same_results(self, rule: Rule, made: Recording, match: Match) -> str:
         for result, node in zip(made.outputs, match.outputs, strict=True):
@@ -127,6 +133,20 @@ def _said(program: Program, value: object) -> str:
     return (
         f"{str(value.dtype).removeprefix('torch.')} [{', '.join(str(program.dim(d)) for d in value.shape)}]"
     )
+
+
+def _meaning(recording: Recording) -> tuple[object, ...]:
+    """A recording's calls and results; equal for two recordings of one graph on the same values."""
+    numbers: dict[Node, object] = {n: name for name, n in recording.placeholders.items()}
+    numbers |= {n: i for i, n in enumerate(recording.calls)}
+
+    def key(value: object) -> object:
+        if isinstance(value, Node):
+            return ("node", numbers[value])
+        return tuple(map(key, value)) if isinstance(value, (list, tuple)) else value_key(value)
+
+    calls = [(n.target, key(n.args), key([*n.kwargs.values()])) for n in recording.calls]
+    return (*calls, key(recording.outputs))
 
 
 def _count(results: object) -> str:

@@ -72,9 +72,11 @@ class WeightNames:
     def unused(self, wish: str) -> str:
         """A name that no weight has, is below or is above: `conv` can't be a weight beside `conv.weight`."""
         base = ".".join(part for part in wish.split(".") if part) or "folded"
-        weights, unique, i = self._program.weights, base, 0
-        taken = (weights, self._program.ties, self._above)
-        while any(unique in t for t in taken) or any(p in weights for p in _prefixes(unique)):
+        if any(p in self._program.weights for p in _prefixes(base)):
+            base = base.replace(".", "_")
+        taken = (self._program.weights, self._program.ties, self._above)
+        unique, i = base, 0
+        while any(unique in t for t in taken):
             i += 1
             unique = f"{base}_{i}"
         self._above.update(_prefixes(unique))

@@ -158,10 +158,8 @@ class _Engine:
         except Exception as error:
             if is_size_question(error):
                 return f"the guard can't say for all sizes: {size_question(error)}"
-            bare = next(
-                (n for n, v in match.values.items() if isinstance(v, torch.Tensor) and v.is_meta), None
-            )
-            if bare is not None and not isinstance(match.values[bare], torch._subclasses.FakeTensor):
+            bare = next((n for n, v in match.values.items() if _is_bare(v)), None)
+            if bare is not None:
                 return f"the weight {bare!r} has no values (device meta), which the guard asks for: {error}"
             raise PassError(
                 f"rule {rule.title!r}: the guard fails: {type(error).__name__}: {error}"
@@ -185,15 +183,15 @@ class _Engine:
                     with self.rewriter.before(read):
                         self.rewriter.replace(read, self._reread(read, match))
                 results = instantiate(self.rewriter, recording, match)
-                made = self.rewriter.created
+                made = self.rewriter._created
                 for node, result in zip(match.outputs, results, strict=True):
-                    self.rewriter.substitute(node, result)
+                    self.rewriter._substitute(node, result)
         except (NoSize, OrderError) as error:
             self._refuse(rule, found, str(error))
             return None
         if len(self.rewriter.journal.rewrites) == count:
             return None
-        return self._again([*made, *results], [n for n in self.rewriter.freed if n.op == "call_function"])
+        return self._again([*made, *results], [n for n in self.rewriter._freed if n.op == "call_function"])
 
     def _reread(self, read: Node, match: Match) -> Node:
         """A size read of an inner value, from an argument instead."""
@@ -225,6 +223,15 @@ class _Engine:
 
     def _may_be_inner(self, node: Node) -> bool:
         return self.candidates.fan_out is None or len(node.users) <= self.candidates.fan_out
+
+
+def _is_bare(value: object) -> bool:
+    """Whether a value is a weight on the meta device."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.is_meta
+        and not isinstance(value, torch._subclasses.FakeTensor)
+    )
 
 
 def _size_reads(match: Match) -> list[Node] | str:

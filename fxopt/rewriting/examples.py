@@ -87,20 +87,29 @@ class Examples:
             return None
 
     def base(self) -> Found | str:
-        """Values under which the pattern runs, if need be with one size changed; or why there are none."""
-        why = ""
+        """Values under which the pattern runs, or why there are none."""
+        return next(self.bases())
+
+    def bases(self) -> Iterator[Found | str]:
+        """Values under which the pattern runs, likely ones first, if need be with one size changed; or why there are none."""
+        why, none = "", True
         for thorough in (False, True):
             for literals in self._literal_choices():
                 found = self._find(literals, {}, thorough=thorough)
-                if not isinstance(found, str):
-                    return literals, found
-                why = why or found
-        literals = {p.name: _VALUES[p.kind][0] for p in self._literals}
+                if isinstance(found, str):
+                    why = why or found
+                    continue
+                none = False
+                yield literals, found
+            if not none:
+                return
+        literals = self._first_values()
         for name, axis, size in itertools.product(self.tensors, range(5), (1, 2)):
             found = self._find(literals, {name: {axis: size}}, thorough=True)
             if not isinstance(found, str):
-                return literals, found
-        return why
+                yield literals, found
+                return
+        yield why
 
     def subset(self, found: Found) -> Found | None:
         """What suits the pattern with more arguments, if it suits this one."""
@@ -144,7 +153,7 @@ class Examples:
 
     def _literal_choices(self) -> Iterator[dict[str, object]]:
         """Values for the literals: lists of one length, all alike, or one of them zeros; then mixtures."""
-        base = {p.name: _VALUES[p.kind][0] for p in self._literals}
+        base = self._first_values()
         lists = [p.name for p in self._literals if p.kind is ArgumentKind.INTS]
         for length in (2, 3, 1, 4) if lists else ():
             ones = {**base, **{n: [1] * length for n in lists}}
@@ -154,6 +163,14 @@ class Examples:
         product = itertools.product(*(_VALUES[p.kind] for p in self._literals))
         for values in itertools.islice(product, _MIXTURES):
             yield dict(zip((p.name for p in self._literals), values, strict=True))
+
+    def _first_values(self) -> dict[str, object]:
+        """Dtypes all different: a cast to the dtype that a value has is no call."""
+        dtypes = itertools.cycle(_VALUES[ArgumentKind.DTYPE])
+        return {
+            p.name: next(dtypes) if p.kind is ArgumentKind.DTYPE else _VALUES[p.kind][0]
+            for p in self._literals
+        }
 
     def _find(
         self, literals: Mapping[str, object], sizes: Mapping[str, Mapping[int, int]], *, thorough: bool

@@ -47,7 +47,7 @@ class _Instance:
             else:
                 args = tuple(self._argument(a) for a in call.args)
                 kwargs = {k: self._argument(v) for k, v in call.kwargs.items()}
-                self.env[call] = self.rewriter.emit(
+                self.env[call] = self.rewriter._emit(
                     call.target, args, kwargs, self._value(call, args, kwargs)
                 )
         return [self._node(o) for o in self.recording.outputs if isinstance(o, Node)]

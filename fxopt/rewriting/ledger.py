@@ -14,7 +14,7 @@ from fxopt.program import Program
 
 __all__ = ["Ledger"]
 
-_Entry = tuple[object, object, object, object, object]
+_Entry = tuple[object, object, object, object, object, object]
 
 
 class Ledger:
@@ -72,7 +72,7 @@ class Ledger:
 
 def _entry(node: Node) -> _Entry:
     meta = node.meta
-    return (node.target, node.args, node.kwargs, meta.get("val"), meta.get("origins"))
+    return (node.target, node.args, node.kwargs, meta.get("val"), meta.get("origins"), node._sort_key)
 
 
 def _same(entry: _Entry | None, node: Node) -> bool:
@@ -85,6 +85,7 @@ def _same(entry: _Entry | None, node: Node) -> bool:
         and entry[0] is node.target
         and entry[3] is meta.get("val")
         and entry[4] is meta.get("origins")
+        and entry[5] == node._sort_key  # another where the node was moved
     )
 
 

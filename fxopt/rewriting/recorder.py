@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, _ShapeEnvGuardError
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fxopt.ops import canonical_arguments, is_mutating, op_key
+from fxopt.ops import canonical_arguments, check_taken, is_mutating, op_key
 from fxopt.ops.spelling import canonical_call
 from fxopt.program import Program, infer_value
 from fxopt.program.inference import by_example
@@ -61,6 +61,7 @@ class _Recorder(ProxyTorchDispatchMode):
             raise RecordingError(f"{op_key(func)} writes in place")
         with by_example(self.shape_env):
             out = func(*args, **(kwargs or {}))
+        check_taken(func, args, kwargs or {}, out)
         self.calls.append((func, args, kwargs or {}, out))
         return out
 

@@ -73,7 +73,7 @@ class Rewriter:
         self.journal = Journal()
         self.refusals: list[Refusal] = []
         self.attachments: list[object] = []
-        self.freed: list[Node] = []
+        self._freed: list[Node] = []
         """What lost a user to the last rewrite, and is still there."""
         self._allow = allow
         self._calibration = calibration
@@ -159,7 +159,7 @@ class Rewriter:
         return not node._erased
 
     @property
-    def created(self) -> tuple[Node, ...]:
+    def _created(self) -> tuple[Node, ...]:
         """The calls and constants made in the open rewrite so far."""
         return tuple(self._editing("created").created)
 
@@ -192,13 +192,13 @@ class Rewriter:
                 f"rewrite {edits.rule!r}: {op_key(op)} does not take these arguments: {first}"
             ) from error
 
-    def emit(self, op: object, args: tuple[object, ...], kwargs: dict[str, object], value: object) -> Node:
+    def _emit(self, op: object, args: tuple[object, ...], kwargs: dict[str, object], value: object) -> Node:
         """Makes a call that is canonical already and whose value is known; for what was recorded.
 
         Raises:
             PassError: outside a rewrite.
         """
-        edits = self._editing("emit")
+        edits = self._editing("call")
         graph = self.program.graph
         with graph.inserting_before(edits.place):
             node = graph.create_node("call_function", op, args, kwargs, name=call_name(op))  # type: ignore[arg-type]
@@ -218,7 +218,7 @@ class Rewriter:
             args, kwargs = canonical_arguments(op, args, kwargs or {})
         if value is None:
             value = infer_value(self.program, op, args, kwargs)
-        node = self.emit(op, args, kwargs or {}, value)
+        node = self._emit(op, args, kwargs or {}, value)
         if is_random(node):
             raise PassError(f"{op_key(op)} draws random numbers; a program is a function of its inputs")
         return node
@@ -273,11 +273,11 @@ class Rewriter:
                 f"rewrite {edits.rule!r} replaces {old.name}: {value_text(self.program, before)} "
                 f"by {new.name}: {value_text(self.program, after)}; dtype and shape must stay"
             )
-        self.substitute(old, new)
+        self._substitute(old, new)
 
-    def substitute(self, old: Node, new: Node) -> None:
+    def _substitute(self, old: Node, new: Node) -> None:
         """As `replace`, of two nodes whose types are known to agree."""
-        edits = self._editing("substitute")
+        edits = self._editing("replace")
         if old is new:
             return
         own = set(edits.created)
@@ -373,7 +373,7 @@ class Rewriter:
             removed.append(node)
             freed.update(dict.fromkeys(inputs))
             todo += inputs
-        self.freed = [n for n in freed if not n._erased]
+        self._freed = [n for n in freed if not n._erased]
         return removed
 
     def _erase(self, node: Node) -> None:

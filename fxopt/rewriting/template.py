@@ -34,6 +34,8 @@ __all__ = ["example_arguments", "rule_templates"]
 log = logging.getLogger(__name__)
 
 _Nodes = tuple[TemplateNode, ...]
+_BASES = 4
+"""Values that are tried where literals can't be told apart on the first ones."""
 
 
 class _Unfit(Exception):
@@ -116,7 +118,23 @@ class _Variant:
         self.literals = [p for p in examples.parameters if not p.is_tensor and p.name not in examples.absent]
 
     def build(self) -> list[Template]:
-        base = (self.full and self.examples.subset(self.full.found)) or self.examples.base()
+        """Its templates on the first values that give some.
+
+        Raises:
+            _Unfit: none do; why the first did not.
+        """
+        known = self.full and self.examples.subset(self.full.found)
+        bases = itertools.chain([known] if known else [], self.examples.bases())
+        first: _Unfit | None = None
+        for base in itertools.islice(bases, _BASES):
+            try:
+                return self._on(base)
+            except _Unfit as unfit:
+                first = first or unfit
+        assert first is not None
+        raise first
+
+    def _on(self, base: Found | str) -> list[Template]:
         if isinstance(base, str):
             raise _Unfit(f"the pattern does not run on tensors of any rank: {base}")
         self.known = _Known(base)

@@ -12,6 +12,7 @@ from fxopt.ops import (
     bind,
     bind_call,
     bind_values,
+    check_taken,
     is_commutative,
     is_mutating,
     is_pure,
@@ -155,3 +156,19 @@ def test_a_users_op_is_impure_only_if_it_writes_or_is_said_to_be() -> None:
 )
 def test_commutative_calls(node: Node, expected: bool) -> None:
     assert is_commutative(node) is expected
+
+
+@pytest.mark.parametrize("x", [(4,), (1, 4), (7, 4), (2, 7, 4)])
+@pytest.mark.parametrize("b", [None, (), (1,), (4,), (1, 4), (4, 4), (7, 4), (2, 7, 4), (3, 2, 7, 4)])
+def test_what_the_shape_function_of_linear_takes_the_kernel_takes(
+    x: tuple[int, ...], b: tuple[int, ...] | None
+) -> None:
+    def taken(device: str) -> bool:
+        tensors = [None if s is None else torch.zeros(s, device=device) for s in (x, (4, 4), b)]
+        try:
+            check_taken(aten.linear.default, tensors, {}, aten.linear.default(*tensors))
+        except (RuntimeError, ValueError):
+            return False
+        return True
+
+    assert taken("meta") == taken("cpu")

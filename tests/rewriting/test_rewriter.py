@@ -236,3 +236,252 @@ def test_calibration_must_be_given() -> None:
     with pytest.raises(PassError, match="needs calibration data"):
         _ = Rewriter(sample()).calibration
     assert Rewriter(sample(), calibration=[1]).calibration == [1]
+
+
+class TestCalls:
+    """What `call` takes, and what it says to the rest."""
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (
+                lambda r, n: r.call("aten.relu_", n),
+                "aten.relu_.default writes in place; use its functional twin",
+            ),
+            (lambda r, n: r.call(torch.ops.aten.add_.Tensor, n, n), "writes in place"),
+            (lambda r, n: r.call("aten.rellu", n), "unknown op 'aten.rellu'; did you mean .*'aten.relu'"),
+            (lambda r, n: r.call("aten.add.Tensr", n, n), "unknown overload 'aten.add.Tensr'"),
+            (lambda r, n: r.call("relu", n), "expected an op name such as"),
+            (lambda r, n: r.call("aten.rand_like", n), "draws random numbers"),
+            (lambda r, n: r.call("aten.dropout", n, 0.5, True), "draws random numbers"),
+            (
+                lambda r, n: r.call(torch.relu, n),
+                "is neither an op nor a function on sizes; give a name such as",
+            ),
+            (lambda r, n: r.call("aten.matmul", n, 3), "no overload|does not take these arguments"),
+            (lambda r, n: r.call("aten.matmul", n, n), "does not take these arguments: "),
+            (lambda r, n: r.call("aten.relu"), "no overload of aten.relu takes"),
+            (
+                lambda r, n: r.call("aten.add", n, torch.ones(4)),
+                r"store it with rewriter\.constant\(tensor\)",
+            ),
+            (lambda r, n: r.call("aten.reshape", n, list(n.meta["val"].shape)), "read it with rewriter.call"),
+            (
+                lambda r, n: r.call("aten.relu", node_of(sample(), "aten.relu")),
+                "is a node of another program",
+            ),
+        ],
+    )
+    def test_a_bad_call_is_one_clear_pass_error(
+        self, make, message: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(PassError, match=message) as error:
+            replaced("aten.relu", make)
+        assert str(error.value).startswith("rewrite 'change': ")
+        assert "\n" not in str(error.value)
+        assert "Traceback" not in capfd.readouterr().err  # torch's log of its own complaint
+
+    def test_an_erased_node_is_no_argument_and_no_root(self) -> None:
+        p = program(lambda x: x.neg().neg().exp(), rand(2)).copy()
+        rewriter = Rewriter(p)
+        first, second = rewriter.nodes("aten.neg")
+        exp = node_of(p, "aten.exp")
+        with rewriter.rewrite("drop", second):
+            rewriter.replace(second, first.args[0])
+        assert not rewriter.alive(second)
+        assert not rewriter.alive(first)
+        assert rewriter.alive(exp)
+
+        def again() -> None:
+            with rewriter.rewrite("again", first):
+                pass
+
+        with pytest.raises(PassError, match=r"neg was removed by an earlier rewrite; ask rewriter\.alive"):
+            again()
+
+        def use() -> None:
+            with rewriter.rewrite("use", exp):
+                rewriter.call("aten.exp", first)
+
+        with pytest.raises(PassError, match="the argument neg was removed"):
+            use()
+
+    def test_a_root_of_another_program(self) -> None:
+        other = node_of(sample(), "aten.relu")
+
+        def edit() -> None:
+            with Rewriter(sample()).rewrite("far", other):
+                pass
+
+        with pytest.raises(PassError, match="relu is a node of another program"):
+            edit()
+
+    def test_functions_on_sizes_are_called_as_they_are(self) -> None:
+        import operator
+
+        p = sample()
+        rewriter = Rewriter(p)
+        add = node_of(p, "aten.add")
+        with rewriter.rewrite("sizes", add):
+            rows = rewriter.call("aten.sym_size", add.args[0], 0)
+            twice = rewriter.call(operator.mul, rows, 2)
+            flat = rewriter.call("aten.reshape", add.args[0], [twice, -1])
+            assert p.dim(flat.meta["val"].shape[0]) == "2*batch"
+
+    def test_calls_may_go_before_another_node(self) -> None:
+        p = sample()
+        rewriter = Rewriter(p)
+        add, relu = node_of(p, "aten.add"), node_of(p, "aten.relu")
+        with rewriter.rewrite("early", add):
+            with rewriter.before(relu):
+                made = rewriter.call("aten.abs", relu.args[0])
+            rewriter.replace(relu, made)
+        assert calls(p) == ["matmul", "abs", "add"]
+
+    def test_a_call_before_its_argument_is_refused(self) -> None:
+        p = sample()
+        rewriter = Rewriter(p)
+        add, relu = node_of(p, "aten.add"), node_of(p, "aten.relu")
+        text = str(p)
+
+        def edit() -> None:
+            with rewriter.rewrite("early", relu):
+                rewriter.replace(relu, rewriter.call("aten.sub", add, add))
+
+        with pytest.raises(OrderError, match="sub would use add before it is made"):
+            edit()
+        assert str(p) == text
+
+
+class TestNodes:
+    def test_by_packet_function_and_name(self) -> None:
+        p = program(lambda x: x.reshape(x.shape[0] * 2, -1).sum(0), rand(2, 4), dynamic=True).copy()
+        import operator
+
+        rewriter = Rewriter(p)
+        assert [n.target for n in rewriter.nodes(operator.mul)] == [operator.mul]
+        assert rewriter.nodes(torch.ops.aten.sum) == rewriter.nodes("aten.sum") != []
+        assert rewriter.nodes("aten.sum.default") == []
+
+    @pytest.mark.parametrize("name", ["aten.rellu", "aten.add.Tensr", "fxopt_missing"])
+    def test_a_name_that_is_no_op_is_an_error(self, name: str) -> None:
+        rewriter = Rewriter(sample())
+        if name.startswith("aten"):
+            with pytest.raises(PassError, match=f"nodes\\('{name}'\\): unknown o.*did you mean"):
+                rewriter.nodes(name)
+        else:
+            assert rewriter.nodes(f"{name}.op") == []  # its library is not loaded: the program can't have it
+
+
+class TestConstants:
+    def names(self, wish: str | None, **weights: torch.Tensor) -> str:
+        p = program(lambda x, **w: x.relu() + sum(t.sum() for t in w.values()), rand(3), **weights).copy()
+        rewriter = Rewriter(p)
+        relu = node_of(p, "aten.relu")
+        with rewriter.rewrite("name", relu):
+            node = rewriter.constant(torch.zeros(3), name=wish)
+            rewriter.replace(relu, rewriter.call("aten.add.Tensor", relu.args[0], node))
+        p.graph_module  # noqa: B018  (a name that another's module would shadow fails here)
+        return str(node.target)
+
+    def test_names_are_unique_and_never_above_or_below_another(self) -> None:
+        assert self.names(None) == "folded"
+        assert self.names("w", w=torch.ones(2)) == "w_1"
+        assert self.names("w.scale", w=torch.ones(2)) == "w.scale_1" or "." not in self.names(
+            "w.scale", w=torch.ones(2)
+        )
+        assert self.names("a..b.") == "a.b"
+        assert self.names("...") == "folded"
+
+    def test_a_module_path_is_the_default(self) -> None:
+        model = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU()).eval()
+        p = fxopt.trace(model, (rand(2, 3),)).copy()
+        rewriter = Rewriter(p)
+        relu = node_of(p, "aten.relu")
+        made: list[str] = []
+        with rewriter.rewrite("name", relu):
+            made += [str(rewriter.constant(torch.zeros(3)).target) for _ in range(2)]
+        assert made == ["1.folded", "1.folded_1"]
+        assert set(p.weights) == {"0.weight", "0.bias"}  # nothing used them
+
+    @pytest.mark.parametrize("thing", [3, None, "fake"])
+    def test_only_a_tensor_with_values_is_stored(self, thing: object) -> None:
+        p = sample()
+        rewriter = Rewriter(p)
+        relu = node_of(p, "aten.relu")
+
+        def edit() -> None:
+            with rewriter.rewrite("store", relu):
+                rewriter.constant(relu.meta["val"] if thing == "fake" else thing)  # type: ignore[arg-type]
+
+        with pytest.raises(PassError, match=r"constant\(\) takes a tensor with values, got"):
+            edit()
+
+    def test_strides_are_kept(self) -> None:
+        p = sample()
+        rewriter = Rewriter(p)
+        relu = node_of(p, "aten.relu")
+        tensor = torch.zeros(4, 2).t()
+        with rewriter.rewrite("store", relu):
+            node = rewriter.constant(tensor)
+            rewriter.replace(
+                relu, rewriter.call("aten.add.Tensor", relu.args[0], rewriter.call("aten.sum", node))
+            )
+            assert rewriter.value(node) is tensor
+
+
+class TestWeights:
+    def test_an_orphan_goes_with_its_ties(self) -> None:
+        class Tied(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.a = torch.nn.Parameter(rand(3))
+                self.b = self.a
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return (x + self.a) * self.b
+
+        p = fxopt.trace(Tied().eval(), (rand(3),)).copy()
+        assert len(p.weights) == len(p.ties) == 1
+        rewriter = Rewriter(p)
+        for op in ("aten.mul", "aten.add"):
+            node = node_of(p, op)
+            with rewriter.rewrite("drop", node):
+                rewriter.replace(node, node.args[0])
+        assert (p.weights, p.ties) == ({}, {})
+        p(rand(3))
+
+    def test_a_rewrite_that_was_not_allowed_leaves_the_weights(self) -> None:
+        p = sample()
+        text, weights = str(p), dict(p.weights)
+        rewriter = Rewriter(p, allow=lambda rule, root: False)
+        matmul = node_of(p, "aten.matmul")
+        with rewriter.rewrite("fold", matmul):
+            made = rewriter.call("aten.matmul", matmul.args[0], rewriter.constant(torch.zeros(3, 4)))
+            rewriter.replace(matmul, made)
+        assert (str(p), p.weights) == (text, weights)
+        assert not rewriter.journal.changed
+        with rewriter.rewrite("dead", matmul):
+            rewriter.remove_dead(matmul)
+        assert str(p) == text
+
+
+def test_an_effect_is_not_removed() -> None:
+    p = program(lambda x: (x.relu(), x.neg())[0], rand(2)).copy()
+    rewriter = Rewriter(p)
+    relu = node_of(p, "aten.relu")
+    with rewriter.rewrite("dead", relu):
+        rewriter.remove_dead(relu)
+    assert calls(p) == ["relu", "neg"]  # it is used: removing what is dead does nothing
+    assert not rewriter.journal.changed
+
+
+def test_origins_are_bounded() -> None:
+    model = torch.nn.Sequential(*(torch.nn.ReLU() for _ in range(80))).eval()
+    p = fxopt.trace(model, (rand(2),)).copy()
+    rewriter = Rewriter(p)
+    for node in rewriter.nodes("aten.relu")[1:]:
+        with rewriter.rewrite("merge", node):
+            rewriter.replace(node, rewriter.call("aten.relu", node.args[0].args[0]))
+    (last,) = p.calls()
+    assert len(origins_of(last)) == 64

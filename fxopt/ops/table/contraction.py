@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from fxopt.ops.info import Aliasing, QuantRole, SampleArgs
-from fxopt.ops.sizes import Size, product, shape_of
+from fxopt.ops.sizes import Size, product, same_size, shape_of
 from fxopt.ops.table.entry import Bound, Draw, Facts, call, entry
 from fxopt.ops.table.maps import dims_of, indices, operand, statement
 
@@ -55,11 +55,21 @@ def _tensordot(bound: Bound) -> str:
     return statement([x, w], [left])
 
 
+def _grown_by_bias(bound: Bound, output: object) -> str:
+    """The shape function broadcasts input and bias against one another; the kernel adds the bias in place."""
+    rows, out, bias = shape_of(bound["input"])[:-1], shape_of(bound["weight"])[:1], bound["bias"]
+    wanted, got = (*rows, *out), shape_of(output)
+    if bias is None or (len(got) == len(wanted) and all(map(same_size, got, wanted))):
+        return ""
+    return f"linear: a bias of {list(shape_of(bias))} does not broadcast to the result, {list(wanted)}"
+
+
 entry(
     "linear",
     lambda d: [call(d(2, 3), d(4, 3), d(4)), call(d(2, 5, 3), d(4, 3)), call(d(3), d(4, 3), None)],
     _LAYER,
     index_map="x[*,i], w[o,i], b[o] -> y[*,o]",
+    kernel_refuses=_grown_by_bias,
 )
 entry(
     "matmul",

@@ -41,6 +41,7 @@ class Facts(TypedDict, total=False):
     role: QuantRole
     flops: Callable[[Bound, object], object]
     picks: tuple[str, ...]
+    kernel_refuses: Callable[[Bound, object], str]
 
 
 class Draw:
