@@ -22,7 +22,7 @@ from fxopt.errors import FxoptError, InputError, VerificationError
 from fxopt.frontend import trace
 from fxopt.frontend.capture import inference_mode
 from fxopt.frontend.inputs import DynamicShapes
-from fxopt.lowering import Artifact, Target, lower
+from fxopt.lowering import Artifact, Target, lower, open_artifact
 from fxopt.ops import op_key
 from fxopt.pipeline import CheckEach, CrashReproducer, Instrument, Pass, PassManager, PipelineResult
 from fxopt.program import Program, Signature
@@ -55,17 +55,13 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> Program | Arti
     Args:
         path: `.fxopt`, `.onnx`, `.pt`; a `.pt2` is traced.
         trust: open a `.pt2`, or a `.pt` that fxopt did not write: both can run code of their author's
-            choosing.
+            choosing; and an `.onnx` of fxopt's that was changed since.
 
     Raises:
         ArtifactError: the file is missing, corrupt, tampered with, or needs `trust=True`.
+        TraceError: a `.pt2` whose program fxopt can't take.
     """
-    from fxopt.lowering import open_artifact
-
-    text = os.fspath(path)
-    if text.endswith(".pt2"):
-        return trace(text, trust=trust)
-    return open_artifact(text, trust=trust)
+    return open_artifact(path, trust=trust)
 
 
 def run_pipeline(

@@ -20,7 +20,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from fxopt.errors import TraceError
+from fxopt.errors import ArtifactError, TraceError
 from fxopt.frontend.capture import capture, quiet_torch
 from fxopt.frontend.check import check_against_model
 from fxopt.frontend.diagnose import first_line
@@ -32,6 +32,7 @@ from fxopt.frontend.refuse import check_captured
 from fxopt.frontend.sizes import narrow_guard, size_guards
 from fxopt.frontend.unlift import unlift
 from fxopt.frontend.untouched import inference_mode
+from fxopt.program.archive import check_archive
 from fxopt.program.program import Program
 from fxopt.program.signature import solve_sizes
 
@@ -72,6 +73,7 @@ def trace(
 
     Raises:
         TraceError: the model can't be captured; names the user's line and what to change.
+        ArtifactError: a `.pt2` file that is missing, damaged, or needs `trust`.
     """
     if isinstance(model, (str, os.PathLike)):
         model = _loaded(os.fspath(model), trust=trust)
@@ -162,18 +164,17 @@ def _is_planning(model: nn.Module) -> bool:
 def _loaded(path: str, *, trust: bool) -> ExportedProgram:
     if not path.endswith(".pt2"):
         raise TraceError(f"can't trace {path!r}: expected a module, an ExportedProgram or a .pt2 file")
+    check_archive(path)
     if not trust:
-        raise TraceError(
-            f"{path!r}: opening a .pt2 file can run code of its author's choosing; "
+        raise ArtifactError(
+            f"can't open {path}: opening a .pt2 file can run code of its author's choosing; "
             "pass trust=True if you trust it"
         )
-    if not os.path.isfile(path):
-        raise TraceError(f"there is no file {path!r}")
     try:
         with quiet_torch():
             return torch.export.load(path)
     except Exception as error:
-        raise TraceError(f"{path!r} can't be read as a .pt2 file: {first_line(error)}") from error
+        raise ArtifactError(f"can't read {path} as a .pt2 file: {first_line(error)}") from error
 
 
 def _from_exported(exported: ExportedProgram, *, state: bool) -> Program:

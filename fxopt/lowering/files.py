@@ -12,6 +12,7 @@ from pathlib import Path
 from fxopt.errors import ArtifactError
 from fxopt.lowering.artifact import Artifact
 from fxopt.lowering.target import Target, get_target, target_names
+from fxopt.program.archive import check_archive
 from fxopt.program.file import SUFFIX, file_kind, load_program
 from fxopt.program.program import Program
 
@@ -32,7 +33,8 @@ def open_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artif
 
     Args:
         path: an artifact, or a program (`.fxopt`, `.pt2`).
-        trust: also open what can run code of its author's choosing: a `.pt2`, another's `.pt`.
+        trust: also open what can run code of its author's choosing (a `.pt2`, another's `.pt`), and an
+            `.onnx` of fxopt's that was changed since.
 
     Raises:
         ArtifactError: unknown suffix, damaged, or in need of trust.
@@ -51,20 +53,18 @@ def open_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artif
             f"can't open {name}: {'it is a folder' if Path(name).is_dir() else 'no such file'}"
         )
     if suffix == ".pt2":
-        return _exported(name, trust=trust)
+        from fxopt.frontend import trace
+
+        return trace(name, trust=trust)
     if suffix == SUFFIX and file_kind(name) == "program":
         return load_program(name)
     if suffix == ".pt":
         return _script(name, trust=trust)
+    if suffix == ".onnx":
+        from fxopt.lowering.onnx.artifact import open_onnx
+
+        return open_onnx(name, trust=trust)
     return targets[suffix].open(name)
-
-
-def _exported(name: str, *, trust: bool) -> Program:
-    if not trust:
-        raise ArtifactError(_warning(name, "a .pt2 file"))
-    from fxopt.frontend import trace
-
-    return trace(name, trust=True)
 
 
 def _script(name: str, *, trust: bool) -> Artifact:
@@ -73,13 +73,10 @@ def _script(name: str, *, trust: bool) -> Artifact:
 
     if written_by_fxopt(name):
         return get_target("torchscript").open(name)
+    check_archive(name)
     if not trust:
-        raise ArtifactError(_warning(name, "a .pt file that fxopt did not write"))
+        raise ArtifactError(
+            f"can't open {name}: opening a .pt file that fxopt did not write can run code of its author's "
+            "choosing; pass trust=True if you trust it"
+        )
     return ForeignScript(name)
-
-
-def _warning(name: str, what: str) -> str:
-    return (
-        f"can't open {name}: opening {what} can run code of its author's choosing; "
-        "pass trust=True if you trust it"
-    )

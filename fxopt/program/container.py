@@ -14,6 +14,7 @@ the others.
 
 import hashlib
 import json
+import mmap
 import struct
 import zipfile
 import zlib
@@ -22,22 +23,19 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from fxopt.errors import ArtifactError
+from fxopt.program.archive import ZIP_ERRORS
 from fxopt.program.writing import Buffer
 
-__all__ = ["MANIFEST", "ZIP_ERRORS", "Container", "container_bytes", "json_bytes"]
+__all__ = ["MANIFEST", "Container", "container_bytes", "json_bytes"]
 
 MANIFEST = "manifest.json"
 _ALIGNMENT = 64
 _LIMIT_32 = 0xFFFFFFFF
 _LARGEST_JSON = 1 << 28
 _MOST_MEMBERS = 100
+_CHUNK = 1 << 24
 _DATE = (1 << 5) | 1  # 1980-01-01, as early as a zip can say
 _UTF8 = 1 << 11
-ZIP_ERRORS = (
-    zipfile.BadZipFile, zlib.error, ValueError, OSError, struct.error, NotImplementedError, OverflowError,
-    EOFError, RuntimeError,
-)  # fmt: skip
-"""What `zipfile` raises on bytes that are no zip."""
 
 
 @dataclass(frozen=True)
@@ -244,22 +242,30 @@ class Container:
             raise self.error(f"{name!r} is damaged or was changed (its hash differs)")
         return self._parse(text, name)
 
-    def read_into(self, name: str, buffers: Sequence[memoryview]) -> None:
-        """Fills the buffers with a member's content, in order.
+    def view(self, name: str) -> memoryview:
+        """A member's bytes, their hash checked, mapped from the file where it is one on a disk.
+
+        They are read when they are used, and may be written to: the file stays as it is.
 
         Raises:
-            ArtifactError: they are not filled exactly, or the hash is another.
+            ArtifactError: the hash is another.
         """
-        if sum(b.nbytes for b in buffers) != self.sizes[name]:
-            raise self.error(f"{name!r} has another size than the table of weights says")
+        start, size = self._starts[name], self.sizes[name]
+        content = self._mapped(start, size)
         digest = hashlib.sha256()
-        self.file.seek(self._starts[name])
-        for buffer in buffers:
-            if self.file.readinto(buffer) != buffer.nbytes:  # type: ignore[attr-defined]  # BinaryIO lacks readinto
-                raise self.error(f"{name!r} is cut short")
-            digest.update(buffer)
-        if digest.hexdigest() != self._sums[name]:
+        for at in range(0, size, _CHUNK):
+            digest.update(content[at : at + _CHUNK])
+        if len(content) != size or digest.hexdigest() != self._sums[name]:
             raise self.error(f"{name!r} is damaged or was changed (its hash differs)")
+        return content
+
+    def _mapped(self, start: int, size: int) -> memoryview:
+        try:
+            mapping = mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_COPY)
+        except (OSError, ValueError):  # no file on a disk: held in memory, or on a device that maps nothing
+            self.file.seek(start)
+            return memoryview(bytearray(self.file.read(size)))
+        return memoryview(mapping)[start : start + size]
 
 
 def _no_constant(name: str) -> object:

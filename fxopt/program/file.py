@@ -184,8 +184,7 @@ def _content(container: Container, kind: str) -> ProgramFile:
     weights = unpack_weights(
         manifest.get("weights"),
         manifest.get("storages"),
-        container.sizes[_WEIGHTS],
-        lambda buffers: container.read_into(_WEIGHTS, buffers),
+        container.view(_WEIGHTS),
     )
     settings = manifest.get("settings")
     if not isinstance(settings, dict):

@@ -27,7 +27,7 @@ from fxopt.ops.resolve import UnknownOpError, resolve_op
 from fxopt.ops.schema import is_pure
 from fxopt.program.program import Origin, Program, origins_of
 
-__all__ = ["decode_graph", "decode_literal", "encode_graph", "encode_literal"]
+__all__ = ["decode_graph", "decode_literal", "encode_graph", "encode_literal", "reaches_out"]
 
 Json = dict[str, object]
 
@@ -55,13 +55,13 @@ _FUNCTION_NAMES = {f: n for n, f in _FUNCTIONS.items()}
 _REFUSED_NAMESPACES = frozenset(
     {
         "c10d", "_c10d_functional", "_c10d_functional_autograd", "_dtensor", "symm_mem", "profiler",
-        "inductor", "debugprims", "rngprims", "inductor_prims", "static_runtime", "export", "prim", "_test",
+        "inductor", "debugprims", "rngprims", "inductor_prims", "static_runtime", "export", "_test",
         "streams", "higher_order",
     }
 )  # fmt: skip
 """Namespaces of torch whose ops talk to other processes, read files or reach into the runtime."""
-_REFUSED_OPS = frozenset({"aten.from_file.default"})
-"""Ops that their schema calls pure and that read files."""
+_REFUSED_OPS = frozenset({"aten.from_file", "aten.save"})
+"""Ops of aten that read or write files, whatever their schema says."""
 
 _TORCH = {"layout": torch.layout, "memory_format": torch.memory_format, "dtype": torch.dtype}
 _WEIGHT = re.compile(r"""[^"'\\\x00-\x1f\x7f]+""")
@@ -173,12 +173,22 @@ def _origin_key(origin: Origin, *, lines: bool) -> tuple[str, str, int, str]:
     return (origin.module, file, origin.line, origin.op) if lines else (origin.module, "", 0, origin.op)
 
 
+def reaches_out(name: str) -> bool:
+    """Whether an op (`aten.relu.default`, `aten.relu`) reads files, talks to other processes or the like.
+
+    >>> reaches_out("aten.from_file.default"), reaches_out("aten.relu")
+    (True, False)
+    """
+    space, _, rest = name.partition(".")
+    return space in _REFUSED_NAMESPACES or f"{space}.{rest.partition('.')[0]}" in _REFUSED_OPS
+
+
 def _target(name: object) -> Callable[..., object]:
     if not isinstance(name, str):
         raise ArtifactError("a call in the graph names no op")
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]
-    if name.partition(".")[0] in _REFUSED_NAMESPACES or name in _REFUSED_OPS:
+    if reaches_out(name) or name.startswith("prim."):
         raise ArtifactError(f"the graph calls {name!r}, which does more than compute")
     if name.count(".") != 2:
         raise ArtifactError(f"the graph calls {name!r}, which is no op")

@@ -2,23 +2,19 @@
 
 Weights that overlap in memory are stored once, as the memory they cover; any other weight under its own name,
 gaps between its rows closed. The header is determined by the table, so that reading compares it and never
-parses it.
+parses it. Reading makes tensors over the file's own bytes, which a mapped file loads when they are used.
 
 >>> w = torch.arange(6.0).reshape(2, 3).t()
 >>> packed = pack_weights({"w": w})
->>> data = bytearray(b"".join(packed.buffers))
->>> def read(buffers):
-...     for buffer in buffers:
-...         buffer[:] = data[: len(buffer)]
-...         del data[: len(buffer)]
->>> again = unpack_weights(packed.table, packed.storages, len(data), read)["w"]
+>>> data = memoryview(bytearray(b"".join(packed.buffers)))
+>>> again = unpack_weights(packed.table, packed.storages, data)["w"]
 >>> torch.equal(again, w), again.stride()
 (True, (1, 3))
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -34,6 +30,9 @@ _CODES = {
     "BOOL", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
 }  # fmt: skip
 """safetensors' names; a dtype without one is stored as bytes."""
+
+_ALIGNMENT = 64
+"""Of a tensor's memory, as torch allocates it: kernels are faster on it, and MKL rounds alike."""
 
 Json = dict[str, object]
 
@@ -124,8 +123,11 @@ def pack_weights(weights: Mapping[str, torch.Tensor]) -> PackedWeights:
     with torch.no_grad():
         for group in _groups({n: t for n, t in weights.items() if not t.is_meta}):
             _store(group, weights, entries, stored)
-    # Large elements first: every storage is aligned without padding, which safetensors does not allow.
-    order = sorted(stored, key=lambda n: (-stored[n][1].element_size(), n))
+    # Whole lines of memory first, then large elements first: all are aligned without gaps, which safetensors
+    # does not allow.
+    order = sorted(
+        stored, key=lambda n: (stored[n][1].nbytes % _ALIGNMENT != 0, -stored[n][1].element_size(), n)
+    )
     packed = PackedWeights(list(entries.values()), [stored[n][0] for n in order])
     packed.buffers = [memoryview(_header(packed.storages)), *(_bytes(stored[n][1]) for n in order)]
     return packed
@@ -182,8 +184,8 @@ def _size(storage: Json) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
-def _header(storages: Sequence[Json]) -> bytes:
-    """The head of a safetensors file: its length, and JSON padded to eight bytes."""
+def _description(storages: Sequence[Json]) -> bytes:
+    """The JSON at the head of a safetensors file."""
     described: dict[str, object] = {}
     offset = 0
     for storage in storages:
@@ -194,27 +196,32 @@ def _header(storages: Sequence[Json]) -> bytes:
             "dtype": code or "U8", "shape": shape, "data_offsets": [offset, offset + size],
         }  # fmt: skip
         offset += size
-    text = json.dumps(described, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    if len(described) != len(storages):
+        raise ValueError("two storages have one name")
+    return json.dumps(described, separators=(",", ":")).encode()
+
+
+def _header(storages: Sequence[Json]) -> bytes:
+    """The head: its length, and the JSON padded so that the tensors' memory is aligned."""
+    text = _description(storages)
+    text += b" " * (-(8 + len(text)) % _ALIGNMENT)
     return len(text).to_bytes(8, "little") + text
 
 
-def unpack_weights(
-    table: object, storages: object, size: int, read: Callable[[Sequence[memoryview]], None]
-) -> dict[str, torch.Tensor]:
-    """The weights by name.
+def unpack_weights(table: object, storages: object, data: memoryview) -> dict[str, torch.Tensor]:
+    """The weights by name, over the bytes of the file; only what is not aligned there is copied.
 
     Args:
         table: as `pack_weights` made it.
         storages: as `pack_weights` made it.
-        size: of the safetensors file.
-        read: fills buffers with the safetensors file, which it checks.
+        data: the safetensors file, which may be written to.
 
     Raises:
         ArtifactError: the table is malformed, does not fit the file, or names a device that is not here.
     """
     try:
-        return _unpacked(_checked_table(table), _checked_table(storages), size, read)
+        memory = _memory(_checked_table(storages), data)
+        return {str(e["name"]): _weight(e, memory) for e in _checked_table(table)}
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, AssertionError) as error:
         first = str(error).strip().splitlines()
         reason = first[0] if first else type(error).__name__
@@ -235,34 +242,32 @@ def _checked_table(value: object) -> list[Json]:
     return value
 
 
-def _unpacked(
-    table: list[Json], storages: list[Json], size: int, read: Callable[[Sequence[memoryview]], None]
-) -> dict[str, torch.Tensor]:
-    expected = _header(storages)
-    if len(expected) + sum(map(_size, storages)) != size:  # before memory is taken
+def _memory(storages: list[Json], data: memoryview) -> dict[str, torch.Tensor]:
+    """The storages over the file's bytes, on the CPU."""
+    expected = _description(storages)
+    start = 8 + int.from_bytes(data[:8], "little")
+    if start + sum(map(_size, storages)) != len(data):
         raise ValueError("it describes more or less than the file holds")
-    header = bytearray(len(expected))
-    memory = _Memory(storages)
-    read([memoryview(header), *memory.views])
-    if header != expected:
+    if not len(expected) <= start - 8 < len(expected) + _ALIGNMENT or (
+        bytes(data[8:start]).rstrip(b" ") != expected
+    ):
         raise ValueError("the head of the weights differs from it")
-    return {str(e["name"]): _weight(e, memory.tensors) for e in table}
+    memory: dict[str, torch.Tensor] = {}
+    for storage in storages:
+        memory[str(storage["name"])] = _tensor(storage, data[start : start + _size(storage)])
+        start += _size(storage)
+    return memory
 
 
-class _Memory:
-    """Memory for the storages, on the CPU, and views of its bytes."""
-
-    def __init__(self, storages: Sequence[Json]) -> None:
-        self.tensors: dict[str, torch.Tensor] = {}
-        self.views: list[memoryview] = []
-        for storage in storages:
-            shape = storage["shape"]
-            assert isinstance(shape, list)
-            tensor = torch.empty(shape, dtype=named_dtype(str(storage["dtype"])))
-            self.tensors[str(storage["name"])] = tensor
-            self.views.append(_bytes(tensor))
-        if len(self.tensors) != len(storages):
-            raise ValueError("two storages have one name")
+def _tensor(storage: Json, content: memoryview) -> torch.Tensor:
+    shape, dtype = storage["shape"], named_dtype(str(storage["dtype"]))
+    assert isinstance(shape, list)
+    if not len(content):
+        return torch.empty(shape, dtype=dtype)
+    flat = torch.frombuffer(content, dtype=torch.uint8)
+    if flat.data_ptr() % _ALIGNMENT:
+        flat = flat.clone()
+    return flat.view(dtype).reshape(shape)
 
 
 def _weight(entry: Json, memory: Mapping[str, torch.Tensor]) -> torch.Tensor:

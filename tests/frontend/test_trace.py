@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from fxopt.dialect import violations
-from fxopt.errors import TraceError
+from fxopt.errors import ArtifactError, TraceError
 from fxopt.frontend import trace
 from fxopt.program import Program, origins_of
 from tests import zoo
@@ -387,8 +387,6 @@ def test_a_model_without_inputs():
         (lambda: trace(nn.Linear(3, 3).eval(), (noise(2, 4),)), "must have same reduction dim"),
         (lambda: trace(nn.Linear(3, 3).eval(), (torch.ones(2, 3).long(),)), "the model itself fails"),
         (lambda: trace("model.pt"), "expected a module, an ExportedProgram or a .pt2 file"),
-        (lambda: trace("model.pt2"), "pass trust=True"),
-        (lambda: trace("missing.pt2", trust=True), "there is no file 'missing.pt2'"),
         (lambda: trace(exported(), (noise(2, 3),)), "brings its own example inputs"),
     ],
 )
@@ -485,9 +483,14 @@ def test_a_pt2_file(tmp_path: Path):
     path = tmp_path / "model.pt2"
     torch.export.save(exported(model), path)
     assert torch.equal(trace(path, trust=True)(noise(2, 3)), model(noise(2, 3)).detach())
+    with pytest.raises(ArtifactError, match="pass trust=True"):
+        trace(path)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(TraceError, match=r"can't be read as a \.pt2 file"):
-        trace(str(path), trust=True)
+    for trust in (False, True):
+        with pytest.raises(ArtifactError, match=r"model\.pt2: it is damaged"):
+            trace(str(path), trust=trust)
+    with pytest.raises(ArtifactError, match=r"missing\.pt2: no such file"):
+        trace("missing.pt2")
 
 
 class Spread(nn.Module):

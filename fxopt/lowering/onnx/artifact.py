@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.errors import ArtifactError
 from fxopt.lowering.artifact import Artifact
+from fxopt.lowering.onnx.metadata import DATA_KEY, SIGNATURE_KEY, check_whole, read_metadata
 from fxopt.lowering.onnx.run import Port, Session, open_session
 from fxopt.lowering.tensors import pack, unpack_value
 from fxopt.lowering.wire import Packed
@@ -46,22 +47,27 @@ class OnnxArtifact(Artifact):
         return [unpack_value(r) for r in results]
 
 
-def open_onnx(path: str) -> OnnxArtifact:
+def open_onnx(path: str, *, trust: bool = False) -> OnnxArtifact:
     """Opens a file.
 
+    Args:
+        path: the file.
+        trust: also open a file of fxopt's that was changed since.
+
     Raises:
-        ArtifactError: it is missing, no ONNX file, or takes what tensors can't say.
+        ArtifactError: it is missing, no ONNX file, damaged or changed, or takes what tensors can't say.
     """
-    if not os.path.isfile(path):
-        raise ArtifactError(f"{path} does not exist")
+    metadata = read_metadata(path)
+    own = SIGNATURE_KEY in metadata
+    if own and not trust:
+        check_whole(path, metadata)
     try:
         session = open_session(path)
     except Exception as error:
         raise ArtifactError(f"{path} can't be opened as an ONNX file: {_first_line(error)}") from error
-    text = session.metadata.get("fxopt.signature")
-    signature = _foreign(session, path) if text is None else _own(session, text, path)
+    signature = _own(session, metadata[SIGNATURE_KEY], path) if own else _foreign(session, path)
     size = os.path.getsize(path)
-    beside = os.path.join(os.path.dirname(path), session.metadata.get("fxopt.data", ""))
+    beside = os.path.join(os.path.dirname(path), metadata.get(DATA_KEY, ""))
     return OnnxArtifact(
         session, signature, path=path, size=size + (os.path.getsize(beside) if os.path.isfile(beside) else 0)
     )

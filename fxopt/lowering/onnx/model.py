@@ -19,7 +19,9 @@ from fxopt.lowering.onnx.dtypes import onnx_type, raw_bytes, raw_memory
 from fxopt.lowering.onnx.gates import SMALL
 from fxopt.lowering.onnx.graph import Attribute, Names, OnnxNode
 from fxopt.lowering.onnx.lower import Recording
+from fxopt.lowering.onnx.metadata import DATA_KEY, SEAL_MARK, SIGNATURE_KEY
 from fxopt.program.program import Program
+from fxopt.program.seal import sealed
 from fxopt.program.signature import ScalarSpec, Spec, TensorSpec
 from fxopt.program.trees import signature_to_json
 
@@ -52,7 +54,7 @@ class Model:
     data_name: str | None = None
 
     def content(self) -> bytes:
-        """The main file: a protobuf message is the concatenation of its fields, in any order."""
+        """The main file, sealed: a protobuf message is the concatenation of its fields, in any order."""
         graph: list[Buffer] = [self.proto.graph.SerializeToString(deterministic=True)]
         for header, tensor in self.weights:
             parts: list[Buffer] = [header.SerializeToString(deterministic=True)]
@@ -62,7 +64,7 @@ class Model:
         rest = onnx.ModelProto()
         rest.CopyFrom(self.proto)
         rest.ClearField("graph")
-        return b"".join([rest.SerializeToString(deterministic=True), *_field(_GRAPH, graph)])
+        return sealed([rest.SerializeToString(deterministic=True), *_field(_GRAPH, graph)], SEAL_MARK)
 
     def data(self) -> bytes | None:
         """The sibling file, if there is one."""
@@ -109,10 +111,10 @@ def build_model(program: Program, recording: Recording, opset: int, *, stem: str
 def _attach_metadata(model: onnx.ModelProto, program: Program, data_name: str | None) -> None:
     """Writes what an artifact needs: the model's own containers, and the sibling file."""
     signature = json.dumps(signature_to_json(program.signature), separators=(",", ":"), sort_keys=True)
-    model.metadata_props.add(key="fxopt.signature", value=signature)
+    model.metadata_props.add(key=SIGNATURE_KEY, value=signature)
     model.metadata_props.add(key="fxopt.version", value=__version__)
     if data_name is not None:
-        model.metadata_props.add(key="fxopt.data", value=data_name)
+        model.metadata_props.add(key=DATA_KEY, value=data_name)
 
 
 def _bytes(tensor: torch.Tensor) -> int:

@@ -11,8 +11,10 @@ import onnx
 
 from fxopt.errors import LoweringError
 from fxopt.lowering.onnx.gates import check_model, content_size, without_weights
+from fxopt.lowering.onnx.metadata import SEAL_KEY, SEAL_MARK
 from fxopt.lowering.remote import RemoteError, worker_of
 from fxopt.lowering.wire import Packed
+from fxopt.program.seal import sealed
 
 __all__ = ["LARGEST", "Simplified", "simplify"]
 
@@ -50,14 +52,14 @@ def simplify(content: bytes) -> Simplified:
     problem = _problem(before, after)
     if problem:
         return Simplified(None, f"onnxsim's result was not used: {problem}")
-    return Simplified(after.SerializeToString(deterministic=True))
+    return Simplified(sealed([after.SerializeToString(deterministic=True)], SEAL_MARK))
 
 
 def restore(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     """Gives the simplified model fxopt's metadata, and takes out what onnxsim notes in it."""
     after.producer_name, after.producer_version = before.producer_name, before.producer_version
     del after.metadata_props[:]
-    after.metadata_props.extend(before.metadata_props)
+    after.metadata_props.extend(p for p in before.metadata_props if p.key != SEAL_KEY)
     del after.graph.value_info[:]
     for node in after.graph.node:
         entries = [p for p in node.metadata_props if p.key == "fxopt.module"]

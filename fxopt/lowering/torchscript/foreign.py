@@ -7,6 +7,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.lowering.artifact import Artifact
 from fxopt.lowering.torchscript.target import load_script
+from fxopt.program.archive import check_archive
 from fxopt.program.signature import Signature
 
 __all__ = ["ForeignScript"]
@@ -16,10 +17,11 @@ class ForeignScript(Artifact):
     """A module loaded with torch.jit; arguments and results are its own, unchecked.
 
     Raises:
-        ArtifactError: torch refuses the file.
+        ArtifactError: it is damaged, or torch refuses it.
     """
 
     def __init__(self, path: str) -> None:
+        check_archive(path)
         self.module = load_script(path)
         empty = pytree.tree_structure(((), {}))
         nothing = Signature((), (), empty, pytree.tree_structure(()))

@@ -14,9 +14,16 @@ from torch import nn
 
 from fxopt.errors import LoweringError
 from fxopt.lowering.torchscript.emit import Source
+from fxopt.program.seal import SEAL_SIZE, sealed
 from fxopt.program.weights import tighten
 
-__all__ = ["script_bytes"]
+__all__ = ["SEAL_MARK", "script_bytes"]
+
+_COMMENT = 2
+"""Bytes at the end of a zip that tell the length of its comment."""
+_TEXT = b"fxopt sha256 "
+SEAL_MARK = (len(_TEXT) + SEAL_SIZE).to_bytes(_COMMENT, "little") + _TEXT
+"""What stands before the hash at the end of a file: the hash is the zip's comment."""
 
 # The class under which the module stands in the file: `__torch__.fxopt.Program`.
 _HOLDER = type("Program", (nn.Module,), {"__module__": "fxopt"})
@@ -40,7 +47,7 @@ def _resolve(name: str) -> object:
 
 
 def script_bytes(source: Source, weights: Mapping[str, torch.Tensor], extra: Mapping[str, str]) -> bytes:
-    """Compiles and serialises.
+    """Compiles and serialises; the file ends in a seal.
 
     Args:
         source: the text and its attributes.
@@ -66,7 +73,8 @@ def script_bytes(source: Source, weights: Mapping[str, torch.Tensor], extra: Map
             module._define(concrete, source.text, _resolve)  # type: ignore[attr-defined]
         except RuntimeError as error:
             raise LoweringError(f"TorchScript refuses the program: {_reason(error)}") from error
-        return bytes(module.save_to_buffer(dict(extra)))  # type: ignore[attr-defined]
+        content = module.save_to_buffer(dict(extra))  # type: ignore[attr-defined]
+    return sealed([memoryview(content)[:-_COMMENT]], SEAL_MARK)
 
 
 def _reason(error: RuntimeError) -> str:

@@ -3,7 +3,7 @@
 import json
 import os
 import zipfile
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
 
@@ -11,12 +11,22 @@ from fxopt import __version__
 from fxopt.errors import ArtifactError, LoweringError
 from fxopt.lowering.quick import QuickArtifact
 from fxopt.lowering.target import Emitted, Target
-from fxopt.program.container import ZIP_ERRORS
+from fxopt.lowering.torchscript.module import SEAL_MARK
+from fxopt.program.archive import ZIP_ERRORS, check_archive
+from fxopt.program.graph_json import reaches_out
 from fxopt.program.program import Program
+from fxopt.program.seal import is_intact, is_sealed
 from fxopt.program.signature import Signature
 from fxopt.program.trees import signature_from_json, signature_to_json
 
-__all__ = ["EXTRA_FILE", "TorchScriptArtifact", "TorchScriptTarget", "load_script", "written_by_fxopt"]
+__all__ = [
+    "EXTRA_FILE",
+    "SEAL_MARK",
+    "TorchScriptArtifact",
+    "TorchScriptTarget",
+    "load_script",
+    "written_by_fxopt",
+]
 
 EXTRA_FILE = "fxopt.json"
 """Beside the module in the file: the signature, as JSON."""
@@ -105,9 +115,15 @@ class TorchScriptTarget(Target):
         Raises:
             ArtifactError: it is damaged, or no TorchScript file of fxopt.
         """
-        if not Path(path).is_file():
-            raise ArtifactError(f"can't read {path}: no such file")
-        _check_sums(path)
+        check_archive(path, sums=False)
+        if not written_by_fxopt(path):
+            raise ArtifactError(f"can't read {path}: fxopt did not write it ({EXTRA_FILE} is missing)")
+        if not is_intact(path, SEAL_MARK):
+            how = "its hash differs" if is_sealed(path, SEAL_MARK) else "its hash is gone"
+            raise ArtifactError(
+                f"can't read {path}: it is damaged or was changed since fxopt wrote it ({how})"
+            )
+        _check_code(path)
         extra: dict[str, object] = {EXTRA_FILE: ""}
         module = load_script(path, extra)
         text = extra[EXTRA_FILE]
@@ -120,21 +136,38 @@ class TorchScriptTarget(Target):
             signature = signature_from_json(description["signature"])
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
-                f"can't read {path}: fxopt did not write it ({EXTRA_FILE} is missing)"
+                f"can't read {path}: fxopt did not write it ({EXTRA_FILE} is malformed)"
             ) from error
+        _check_calls(module, path)
         return TorchScriptArtifact(module, signature, path, os.path.getsize(path))
 
 
-def _check_sums(path: str) -> None:
-    """The archive's own checksums, which torch does not look at for every member.
+def _check_code(path: str) -> None:
+    """Checks that opening the file runs none of its code.
 
     Raises:
-        ArtifactError: one differs.
+        ArtifactError: it holds a class that wants to.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-    except ZIP_ERRORS as error:
-        raise ArtifactError(f"can't read {path}: it is damaged or no TorchScript file") from error
-    if bad is not None:
-        raise ArtifactError(f"can't read {path}: {bad!r} in it is damaged (its checksum differs)")
+    with zipfile.ZipFile(path) as archive:
+        texts = [n for n in archive.namelist() if "/code/" in n and n.endswith(".py")]
+        if any(b"__setstate__" in archive.read(name) for name in texts):
+            raise ArtifactError(f"can't read {path}: it holds code that runs when it is opened")
+
+
+def _check_calls(module: torch.jit.ScriptModule, path: str) -> None:
+    """Checks that running the file computes and does nothing else.
+
+    Raises:
+        ArtifactError: it calls what reads or writes files, or talks to other processes.
+    """
+    for kind in sorted(set(_kinds(module.inlined_graph))):
+        if reaches_out(kind.replace("::", ".")):
+            raise ArtifactError(f"can't read {path}: it calls {kind!r}, which does more than compute")
+
+
+def _kinds(block: "torch._C.Graph | torch._C.Block") -> Iterator[str]:
+    """The ops of a graph, those in its branches and loops too."""
+    for node in block.nodes():
+        yield node.kind()
+        for inner in node.blocks():
+            yield from _kinds(inner)

@@ -11,6 +11,7 @@ from torch import nn
 
 from fxopt.errors import ArtifactError, InputError
 from fxopt.frontend import trace
+from fxopt.lowering import open_artifact
 from fxopt.lowering.onnx import run
 from fxopt.lowering.onnx.artifact import OnnxArtifact
 from fxopt.lowering.onnx.target import OnnxTarget
@@ -107,7 +108,7 @@ def test_what_torch_can_not_hold(tmp_path):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(ArtifactError, match="does not exist"):
+    with pytest.raises(ArtifactError, match="no such file"):
         TARGET.open(str(tmp_path / "none.onnx"))
 
 
@@ -115,7 +116,9 @@ def test_no_file(tmp_path):
 def test_no_onnx_file(tmp_path, content):
     path = tmp_path / "bad.onnx"
     path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"bad\.onnx can't be opened as an ONNX file"):
+    with pytest.raises(
+        ArtifactError, match=r"bad\.onnx.*no ONNX file|bad\.onnx can't be opened as an ONNX file"
+    ):
         TARGET.open(str(path))
 
 
@@ -145,8 +148,10 @@ def test_a_signature_of_another_graph(written, tmp_path):
     other = onnx.load(foreign(tmp_path, outputs=("y", "z")))
     other.metadata_props.add(key=entry.key, value=entry.value)
     onnx.save(other, str(path))
-    with pytest.raises(ArtifactError, match="does not fit the graph"):
+    with pytest.raises(ArtifactError, match="was changed since fxopt wrote it"):
         TARGET.open(str(path))
+    with pytest.raises(ArtifactError, match="does not fit the graph"):
+        open_artifact(path, trust=True)
 
 
 def test_without_onnxruntime_the_reference_evaluator_runs_the_file(written, monkeypatch):

@@ -174,7 +174,7 @@ def test_what_torchscript_refuses_is_one_line():
 
 def test_other_files_are_refused(tmp_path: Path):
     (tmp_path / "a.pt").write_bytes(b"no zip")
-    with pytest.raises(ArtifactError, match="damaged or no TorchScript file"):
+    with pytest.raises(ArtifactError, match="damaged, or no file of torch"):
         TorchScriptTarget().open(str(tmp_path / "a.pt"))
     with pytest.raises(ArtifactError, match="no such file"):
         TorchScriptTarget().open(str(tmp_path / "b.pt"))
@@ -247,8 +247,8 @@ def test_a_later_format_is_refused(tmp_path: Path):
     source = Source("def forward(self, x: Tensor) -> Tuple[Tensor]:\n    return (x,)\n")
     for text, reason in (
         ('{"format": 2}', "it has format 2"),
-        ("{}", "did not write"),
-        ("[", "did not write"),
+        ("{}", "is malformed"),
+        ("[", "is malformed"),
     ):
         (tmp_path / "m.pt").write_bytes(script_bytes(source, {}, {"fxopt.json": text}))
         with pytest.raises(ArtifactError, match=reason):
