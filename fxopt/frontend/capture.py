@@ -7,6 +7,7 @@ afterwards, so that one clear line says it. What torch raises becomes one `Trace
 import contextlib
 import inspect
 import logging
+import sys
 import traceback
 import types
 import warnings
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from fxopt.errors import FxoptError
+from fxopt.errors import FxoptError, InputError, TraceError
 from fxopt.frontend.diagnose import trace_error
 from fxopt.frontend.frames import Owner, is_layer, owner
 from fxopt.frontend.inputs import Example
@@ -31,15 +32,18 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
     Raises:
         TraceError: torch.export can't capture it; names the user's line.
     """
+    outside = sys.exception()
     with quiet_torch(), _silent_export(), _exact_frames(), _explicit_keywords(model, example):
         try:
             return torch.export.export(
                 model, example.args, example.kwargs, dynamic_shapes=example.shapes(model), strict=False
             )
+        except InputError as error:
+            raise TraceError(str(error)) from error
         except FxoptError:
             raise
         except Exception as error:
-            raise trace_error(error) from error
+            raise trace_error(error, outside) from error
 
 
 @contextlib.contextmanager

@@ -35,9 +35,9 @@ def first_line(error: BaseException, limit: int = 300) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The exception and its causes, outermost first."""
-    seen: set[int] = set()
+def _chain(error: BaseException, outside: BaseException | None) -> Iterator[BaseException]:
+    """The exception and its causes, outermost first; not what the caller was handling when all this began."""
+    seen: set[int] = {id(outside)}
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
         seen.add(id(current))
@@ -68,9 +68,14 @@ def _advice(chain: list[BaseException]) -> str:
     return ""
 
 
-def trace_error(error: Exception) -> TraceError:
-    """The one line for an exception out of torch.export: where in the user's code, what, what to do."""
-    chain = list(_chain(error))
+def trace_error(error: Exception, outside: BaseException | None = None) -> TraceError:
+    """The one line for an exception out of torch.export: where in the user's code, what, what to do.
+
+    Args:
+        error: what was raised.
+        outside: the exception that the caller was handling then, if any.
+    """
+    chain = list(_chain(error, outside))
     for cause in reversed(chain):
         place = place_of(traceback_frames(cause))
         if place:

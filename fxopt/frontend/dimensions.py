@@ -67,7 +67,8 @@ def read_axes(
 
     Args:
         dynamic_shapes: by argument's or leaf's name, each a structure like the argument's with `{axis: size}`
-            or a tuple of sizes in the tensors' places; a size is a name, an expression, a `Dim`, or static.
+            or a tuple of sizes in the tensors' places (one `{axis: size}` for a whole container goes for each
+            tensor in it); a size is a name, an expression, a `Dim`, or static.
         arguments: name and value, in call order.
 
     Raises:
@@ -114,6 +115,8 @@ def _axes(name: str, value: object, spec: object) -> list[dict[int, Axis]]:
         return [{}]
     if spec is None:
         return [{} for _ in pytree.tree_leaves(value)]
+    if isinstance(spec, Mapping) and _is_for_each(value, spec):
+        return _axes_of_each(name, value, spec)
     if isinstance(spec, Mapping):
         keys = list(value) if isinstance(value, Mapping) else list(spec)
         unknown = [k for k in spec if k not in keys]
@@ -134,6 +137,31 @@ def _axes(name: str, value: object, spec: object) -> list[dict[int, Axis]]:
         a
         for i, (child, entry) in enumerate(zip(children, entries, strict=True))
         for a in _axes(f"{name}[{i}]", child, entry)
+    ]
+
+
+def _is_for_each(value: object, spec: Mapping[object, object]) -> bool:
+    """Whether `{axis: size}` is given for a whole container, such as a cache."""
+    axes = bool(spec) and all(isinstance(k, int) for k in spec)
+    sizes = not any(s is None or isinstance(s, (Mapping, list, tuple)) for s in spec.values())
+    return axes and sizes and not (isinstance(value, Mapping) and set(spec) <= set(value))
+
+
+def _axes_of_each(name: str, value: object, spec: Mapping[object, object]) -> list[dict[int, Axis]]:
+    """The axes of every tensor in a container, as far as each has them (a cache may hold a counter)."""
+    leaves = pytree.tree_leaves(value)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    rank = max((t.dim() for t in tensors), default=0)
+    outside = next((k for k in spec if isinstance(k, int) and not -rank <= k < rank), None)
+    if outside is not None:
+        raise TraceError(
+            f"dynamic_shapes names axis {outside} of {name!r}, whose tensors have at most {rank} axes"
+        )
+    return [
+        _tensor_axes(name, leaf, {k: s for k, s in spec.items() if -leaf.dim() <= k < leaf.dim()})  # type: ignore[operator]  # int keys
+        if isinstance(leaf, torch.Tensor)
+        else {}
+        for leaf in leaves
     ]
 
 

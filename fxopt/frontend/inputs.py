@@ -6,7 +6,7 @@ torch.export burns in sizes of 0 and 1, so an example is repeated along such an 
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -34,6 +34,8 @@ class Example:
     axes: tuple[dict[int, Axis], ...]
     arguments: tuple[str, ...]
     """Names by which the arguments, positional ones first, can also be passed."""
+    defaults: dict[str, int | float | bool | str | None] = field(default_factory=dict)
+    """The model's own defaults, those that are literals."""
 
     @property
     def leaves(self) -> list[object]:
@@ -103,7 +105,8 @@ def example_inputs(
         _check_leaf(name, leaf)
     shapes = _by_name(dynamic_shapes, signature, list(bound), top)
     axes = tuple(read_axes(shapes, top))
-    example = Example(positional, named, names, axes, _argument_names(signature, len(positional), named))
+    arguments = _argument_names(signature, len(positional), named)
+    example = Example(positional, named, names, axes, arguments, _defaults(signature))
     return _generalised(example)
 
 
@@ -202,6 +205,10 @@ def _argument_names(signature: inspect.Signature, count: int, kwargs: dict[str, 
         return ()
     names = [p.name for p in parameters if p.kind is not _KEYWORDS]
     return (*names, *(k for k in kwargs if k not in names)) if len(names) >= count else ()
+
+
+def _defaults(signature: inspect.Signature) -> dict[str, int | float | bool | str | None]:
+    return {n: p.default for n, p in signature.parameters.items() if type(p.default) in _LITERALS}
 
 
 def _by_name(

@@ -65,9 +65,10 @@ def is_training(node: Node) -> bool:
 
 
 def _drops_nothing(node: Node) -> bool:
-    """Whether a call drops values out at a rate of 0."""
+    """Whether a call is in eval mode (`dropout_` too, which the table does not list), or drops at a rate of 0."""
     bound = bind(node)
-    return bound.get("p", bound.get("dropout")) == 0
+    eval_mode = bound.get("train", bound.get("training")) is False
+    return eval_mode or bound.get("p", bound.get("dropout")) == 0
 
 
 def _check_tensor(value: torch.Tensor, key: str, where: str) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Node
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
@@ -32,7 +31,9 @@ from fxopt.frontend.refuse import check_captured
 from fxopt.frontend.sizes import narrow_guard, size_guards
 from fxopt.frontend.unlift import unlift
 from fxopt.frontend.untouched import inference_mode
+from fxopt.frontend.writes import check_refusal, check_written
 from fxopt.program.archive import check_archive
+from fxopt.program.caches import register_caches
 from fxopt.program.program import Program
 from fxopt.program.signature import solve_sizes
 
@@ -75,6 +76,7 @@ def trace(
         TraceError: the model can't be captured; names the user's line and what to change.
         ArtifactError: a `.pt2` file that is missing, damaged, or needs `trust`.
     """
+    register_caches()
     if isinstance(model, (str, os.PathLike)):
         model = _loaded(os.fspath(model), trust=trust)
     if isinstance(model, ExportedProgram):
@@ -208,63 +210,14 @@ def _to_program(exported: ExportedProgram, example: Example | None, *, state: bo
     try:
         return unlift(exported, functionalize(exported.graph), names=names, axes=axes)
     except Refused as refusal:
-        _check_writes(refusal, exported, state=state)
+        check_refusal(refusal, exported, state=state)
+        where = node_line(refusal.node)
     decomposed = _decompose(exported)
-    _check_written(decomposed, names, state=state)
+    check_written(decomposed, names, where, state=state)
     try:
         return unlift(decomposed, functionalize(decomposed.graph), names=names, axes=axes)
     except Refused as refusal:
         raise TraceError(f"the model can't be made functional{node_line(refusal.node)}: {refusal}") from None
-
-
-def _check_writes(refusal: Refused, exported: ExportedProgram, *, state: bool) -> None:
-    """Raises where torch's functionalisation would be no help: hidden aliases, state that is written."""
-    where = node_line(refusal.node)
-    if refusal.hidden:
-        raise TraceError(
-            f"the model writes in place{where} to memory that it reads through another view: "
-            "assign the result to a new name"
-        )
-    if refusal.root is not None:
-        specs = {s.arg.name: s for s in exported.graph_signature.input_specs if hasattr(s.arg, "name")}
-        spec = specs.get(refusal.root.name)
-        if spec is not None:
-            raise_for_write(spec.kind, spec.target, where, state=state, input_name=refusal.root.name)
-
-
-def raise_for_write(kind: InputKind, target: str | None, where: str, *, state: bool, input_name: str) -> None:
-    """Raises for a write to an input or weight, unless it is a buffer and state is wanted."""
-    if kind is InputKind.USER_INPUT:
-        raise TraceError(
-            f"the model writes into its input {input_name!r}{where}: work on a copy (x = x.clone())"
-        )
-    if kind is InputKind.PARAMETER:
-        raise TraceError(
-            f"the model writes to its parameter {target!r}{where}: "
-            "make it a buffer (register_buffer) and pass state=True, or do not write to it in eval mode"
-        )
-    if kind is InputKind.CONSTANT_TENSOR:
-        raise TraceError(
-            f"the model writes to its tensor {target!r}{where}, which is no buffer: "
-            "register it (register_buffer) and pass state=True, or work on a copy"
-        )
-    if kind is InputKind.BUFFER and not state:
-        raise TraceError(
-            f"the model writes to its buffer {target!r}{where}; "
-            "pass state=True to make it an input and output, or do not write to it in eval mode"
-        )
-
-
-def _check_written(decomposed: ExportedProgram, names: tuple[str, ...] | None, *, state: bool) -> None:
-    """Refuses what torch's functionalisation found written, as far as it is not wanted as state."""
-    kinds = {OutputKind.BUFFER_MUTATION: InputKind.BUFFER, OutputKind.PARAMETER_MUTATION: InputKind.PARAMETER}
-    user = [s.arg.name for s in decomposed.graph_signature.input_specs if s.kind is InputKind.USER_INPUT]
-    for spec in decomposed.graph_signature.output_specs:
-        if spec.kind is OutputKind.USER_INPUT_MUTATION:
-            name = names[user.index(str(spec.target))] if names else str(spec.target)
-            raise_for_write(InputKind.USER_INPUT, None, "", state=state, input_name=name)
-        if spec.kind in kinds:
-            raise_for_write(kinds[spec.kind], spec.target, "", state=state, input_name="")
 
 
 def _decompose(exported: ExportedProgram) -> ExportedProgram:
@@ -297,7 +250,8 @@ def _finish(program: Program, name: str, example: Example | None) -> None:
         positional = signature.input_tree.child(0)
         plain = all(positional.child(i).is_leaf() for i in range(positional.num_children))
         arguments = tuple(s.name for s in signature.inputs) if plain else ()
-    program.signature = dataclasses.replace(signature, arguments=arguments)
+    defaults = example.defaults if example is not None else {}
+    program.signature = dataclasses.replace(signature, arguments=arguments, defaults=defaults)
     program.signature = with_value_ranges(program, example.tensors if example else [])
     program.graph.lint()
     bad = [n for n, t in program.weights.items() if _has_nan(t)]

@@ -1,22 +1,35 @@
 """Arguments of a call to leaves in the traced order, in any mix of positions and names.
 
 >>> tree = pytree.tree_structure(((0, 0), {"scale": 0}))
->>> bind_arguments(tree, ("x", "y", "scale"), (1,), {"scale": 3, "y": 2}, ())
+>>> bind_arguments(tree, ("x", "y", "scale"), (1,), {"scale": 3, "y": 2}, Known())
 [1, 2, 3]
 """
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import InputError
 from fxopt.program.containers import match_tree
 
-__all__ = ["NO_DEFAULT", "bind_arguments"]
+__all__ = ["Known", "bind_arguments", "same_literal"]
 
-NO_DEFAULT = object()
-"""In the place of a leaf's default: it must be given."""
+Literal = int | float | bool | str | None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the arguments of a model: defaults by argument, and leaves that were fixed at trace time."""
+
+    defaults: Mapping[str, Literal] = field(default_factory=dict)
+    fixed: Mapping[int, Literal] = field(default_factory=dict)
+
+
+def same_literal(expected: object, given: object) -> bool:
+    """Whether two literals are one: `1`, `1.0` and `True` are not, NaN is itself."""
+    return type(expected) is type(given) and (expected == given or (expected != expected and given != given))
 
 
 def bind_arguments(
@@ -24,7 +37,7 @@ def bind_arguments(
     arguments: tuple[str, ...],
     args: Sequence[object],
     kwargs: Mapping[str, object],
-    defaults: Sequence[object],
+    known: Known,
 ) -> list[object]:
     """The leaves of a call in the order of the traced one.
 
@@ -33,28 +46,34 @@ def bind_arguments(
         arguments: names for positions, at least as many as the traced call had.
         args: given by position.
         kwargs: given by name.
-        defaults: for each leaf its value where it may be left out, else `NO_DEFAULT`.
+        known: what may be left out, or given though it was left out, and at which value.
 
     Raises:
-        InputError: an argument is missing, unknown, given twice, one too many, or of another structure.
+        InputError: an argument is missing, unknown, given twice, one too many, of another structure, or left out
+            though its default is not what the model was traced with.
     """
     positional, named = tree.children()
     names = [*arguments[: positional.num_children], *named.context]
-    given = _given(names, arguments, args, kwargs)
+    given = _given(names, arguments, args, kwargs, known.defaults)
     leaves: list[object] = []
     start = 0
     for name, child in zip(names, [*positional.children(), *named.children()], strict=True):
-        end = start + child.num_leaves
         if name in given:
             leaves += match_tree(child, given[name], name)
+        elif name in known.defaults and child.is_leaf() and start in known.fixed:
+            leaves.append(_default(name, known.defaults[name], known.fixed[start]))
         else:
-            leaves += _defaults(name, names, defaults[start:end], child.num_leaves)
-        start = end
+            raise InputError(f"missing argument {name!r}; the model takes {', '.join(names)}")
+        start += child.num_leaves
     return leaves
 
 
 def _given(
-    names: list[str], positions: tuple[str, ...], args: Sequence[object], kwargs: Mapping[str, object]
+    names: list[str],
+    positions: tuple[str, ...],
+    args: Sequence[object],
+    kwargs: Mapping[str, object],
+    defaults: Mapping[str, Literal],
 ) -> dict[str, object]:
     """The arguments by name."""
     if len(args) > len(positions):
@@ -71,15 +90,19 @@ def _given(
             close = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"the model takes {', '.join(names)}"
             raise InputError(f"unknown argument {name!r}; {hint}")
-        if given.pop(name) is not None:
+        value = given.pop(name)
+        if name not in defaults or not same_literal(defaults[name], value):
             raise InputError(
                 f"argument {name!r} was left out when the model was traced: trace it with an example of it"
             )
     return given
 
 
-def _defaults(name: str, names: list[str], defaults: Sequence[object], count: int) -> list[object]:
-    """The values that an argument was fixed at, if it was."""
-    if len(defaults) != count or any(d is NO_DEFAULT for d in defaults):
-        raise InputError(f"missing argument {name!r}; the model takes {', '.join(names)}")
-    return list(defaults)
+def _default(name: str, default: Literal, fixed: Literal) -> Literal:
+    """The default of an argument that was left out."""
+    if not same_literal(fixed, default):
+        raise InputError(
+            f"argument {name!r} was fixed at {fixed!r} when the model was traced; left out it is {default!r}: "
+            f"pass {name}={fixed!r}, or trace again without it"
+        )
+    return default

@@ -19,7 +19,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import ArtifactError, InputError
-from fxopt.program.binding import NO_DEFAULT, bind_arguments
+from fxopt.program.binding import Known, bind_arguments, same_literal
 from fxopt.program.containers import short_text
 
 __all__ = [
@@ -187,7 +187,7 @@ class Signature:
 
     `input_tree` is the TreeSpec of `(args, kwargs)`, `output_tree` that of the result. `arguments` are the
     names of the arguments in the order of positions, so that any of them can be passed either way; empty for
-    a model of `*args`.
+    a model of `*args`. `defaults` are the literals that the model's own arguments have where they are left out.
     """
 
     inputs: tuple[Spec, ...]
@@ -196,6 +196,7 @@ class Signature:
     output_tree: pytree.TreeSpec
     symbols: dict[str, Symbol] = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
+    defaults: dict[str, int | float | bool | str | None] = field(default_factory=dict)
 
     @property
     def tensor_inputs(self) -> tuple[TensorSpec, ...]:
@@ -220,7 +221,7 @@ class Signature:
         for spec, leaf in zip(self.inputs, leaves, strict=True):
             if isinstance(spec, TensorSpec):
                 tensors.append(_checked(spec, leaf))
-            elif isinstance(spec, ConstantSpec) and not _same_constant(spec.value, leaf):
+            elif isinstance(spec, ConstantSpec) and not same_literal(spec.value, leaf):
                 raise InputError(
                     f"input {spec.name!r} was fixed at {spec.value!r} when the model was traced, "
                     f"got {short_text(leaf)}; trace again with the other value"
@@ -258,9 +259,9 @@ class Signature:
         leaves, tree = pytree.tree_flatten((tuple(args), dict(kwargs)))
         if tree == self.input_tree:
             return leaves
-        # What was fixed at trace time may be left out.
-        defaults = [s.value if isinstance(s, ConstantSpec) else NO_DEFAULT for s in self.inputs]
-        return bind_arguments(self.input_tree, self.arguments or self._numbered(), args, kwargs, defaults)
+        fixed = {i: s.value for i, s in enumerate(self.inputs) if isinstance(s, ConstantSpec)}
+        known = Known(self.defaults, fixed)
+        return bind_arguments(self.input_tree, self.arguments or self._numbered(), args, kwargs, known)
 
     def _numbered(self) -> tuple[str, ...]:
         """Names for the positions of a model of `*args`: the inputs', or the first one's of a container."""
@@ -281,10 +282,6 @@ class Signature:
             # A container from a file may have left out what was None.
             return [leaf for leaf in leaves if leaf is not None]
         return [leaf for s, leaf in zip(self.outputs, leaves, strict=True) if not isinstance(s, ConstantSpec)]
-
-
-def _same_constant(expected: object, given: object) -> bool:
-    return type(expected) is type(given) and (expected == given or (expected != expected and given != given))
 
 
 def _checked(spec: TensorSpec, leaf: object) -> torch.Tensor:

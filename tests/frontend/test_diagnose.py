@@ -58,3 +58,11 @@ def test_a_ring_of_causes_ends():
     error.__context__ = other = KeyError("b")
     other.__context__ = error
     assert "KeyError: 'b'" in str(trace_error(error)) or "ValueError: a" in str(trace_error(error))
+
+
+def test_what_the_caller_was_handling_is_not_the_cause():
+    outside = KeyError("an error of the caller's own")
+    error = ValueError("bad")
+    error.__context__ = outside
+    assert "ValueError: bad" in str(trace_error(error, outside))
+    assert "KeyError" in str(trace_error(error))

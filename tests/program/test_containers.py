@@ -1,20 +1,25 @@
 import collections
+import json
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch.utils import _pytree as pytree
 
-from fxopt.errors import InputError
-from fxopt.program import signature_from_json, signature_to_json
+from fxopt.errors import ArtifactError, InputError
 from fxopt.program.containers import field_names, match_tree, short_text, tree_text
-from fxopt.program.signature import Signature
 from fxopt.program.trees import tree_from_json, tree_to_json
 
 
 class Pair(NamedTuple):
     first: object
     second: object
+
+
+class Triple(NamedTuple):
+    first: object
+    second: object
+    third: object
 
 
 class Bag:
@@ -130,12 +135,37 @@ def test_trees_survive_json(value: object):
         (Heap(1, 2), [1, 2]),
     ],
 )
-def test_other_classes_come_back_plain(value: object, plain: object):
-    assert tree_from_json(tree_to_json(tree(value))) == tree(plain)
+def test_a_class_comes_back_where_it_is_known_else_plain(value: object, plain: object):
+    written = json.loads(json.dumps(tree_to_json(tree(value))))
+    assert tree_from_json(written) == tree(value)
+    elsewhere = json.loads(json.dumps(written).replace("test_containers", "gone").replace("Ordered", "Gone"))
+    assert tree_from_json(elsewhere) == tree(plain)
 
 
-def test_arguments_of_the_models_class_fit_a_signature_from_a_file():
-    signature = Signature((), (), tree(((Pair(0, 0),), {})), tree(0), arguments=("pair",))
-    loaded = signature_from_json(signature_to_json(signature))
-    assert loaded.input_tree == tree((({"first": 0, "second": 0},), {}))
-    assert match_tree(loaded.input_tree.child(0).child(0), Pair(1, 2), "pair") == [1, 2]
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"namedtuple": "tests.program.test_containers.Triple"},
+        {"namedtuple": "tests.program.test_containers.Bag"},
+        {"namedtuple": "os.system"},
+        {"namedtuple": "nosuch.Pair"},
+        {"class": "tests.program.test_containers.Bag", "context": ["first"]},
+        {"class": "tests.program.test_containers.Bag", "context": 3},
+        {"class": "tests.program.test_containers.Pair", "context": None},
+        {"class": "subprocess.Popen", "context": ["first", "second"]},
+    ],
+)
+def test_a_class_that_does_not_make_the_container_is_not_used(described: dict[str, object]):
+    written = ["dict", ["first", "second"], [None, None], described]
+    assert tree_from_json(written) == tree({"first": 0, "second": 0})
+
+
+@pytest.mark.parametrize("described", [None, "Pair", {}, {"class": 3}, {"namedtuple": None}])
+def test_a_malformed_class_is_an_error(described: object):
+    with pytest.raises(ArtifactError, match="malformed"):
+        tree_from_json(["dict", ["first", "second"], [None, None], described])
+
+
+def test_arguments_of_the_models_class_fit_a_signature_of_dicts():
+    loaded = tree((({"first": 0, "second": 0},), {}))
+    assert match_tree(loaded.child(0).child(0), Pair(1, 2), "pair") == [1, 2]

@@ -144,28 +144,34 @@ def test_wrong_calls(args: tuple[object, ...], kwargs: dict[str, object], says: 
 
 
 @pytest.mark.parametrize(
-    ("args", "kwargs", "ok"),
+    ("args", "kwargs", "says"),
     [
-        ((x,), {}, True),
-        ((x, None, 3.0), {"flag": False}, True),
-        ((x,), {"scale": 3.0}, True),
-        ((x, None, 2.0), {}, False),
-        ((x, None, 3), {}, False),
-        ((x,), {"flag": True}, False),
-        ((x,), {"flag": 0}, False),
-        ((x, noise(3)), {}, False),
+        ((x, None, 3.0), {"flag": False}, ""),
+        ((x,), {"scale": 3.0, "flag": False}, ""),
+        ((x,), {}, r"'scale' was fixed at 3.0 .*; left out it is 2.0: pass scale=3.0"),
+        ((x, None, 3.0), {}, "'flag' was fixed at False .*; left out it is True"),
+        ((x, None, 2.0), {"flag": False}, "trace again with the other value"),
+        ((x, None, 3), {"flag": False}, "trace again with the other value"),
+        ((x, None, 3.0), {"flag": True}, "trace again with the other value"),
+        ((x, None, 3.0), {"flag": 0}, "trace again with the other value"),
+        ((x, noise(3), 3.0), {"flag": False}, "trace again with the other value"),
     ],
 )
-def test_constants_are_what_they_were(args: tuple[object, ...], kwargs: dict[str, object], ok: bool):
+def test_constants_are_what_they_were(args: tuple[object, ...], kwargs: dict[str, object], says: str):
     program = traced(x, None, 3.0, flag=False)
-    if ok:
+    if not says:
         assert torch.equal(program(*args, **kwargs), x * 3.0)
         return
-    with pytest.raises(
-        InputError,
-        match=r"was fixed at .* when the model was traced, got .*; trace again with the other value",
-    ):
+    with pytest.raises(InputError, match=says):
         program(*args, **kwargs)
+
+
+def test_what_was_left_out_may_be_given_at_its_default():
+    program = traced(x)
+    assert torch.equal(program(x, None, 2.0, flag=True), x * 2.0)
+    for kwargs in ({"scale": 2}, {"scale": 2.5}, {"flag": 1}, {"flag": False}):
+        with pytest.raises(InputError, match="was left out when the model was traced"):
+            program(x, **kwargs)
 
 
 def test_nan_is_the_constant_nan():
