@@ -16,6 +16,7 @@ import typer
 from typer.main import get_command
 
 import fxopt
+from fxopt.cli.bench import bench
 from fxopt.cli.demo import demo
 from fxopt.cli.optimize import optimize
 from fxopt.cli.passes import passes
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(optimize)
 app.command()(verify)
+app.command()(bench)
 app.command()(passes)
 
 

@@ -13,7 +13,7 @@ import typer
 from fxopt.errors import InputError
 from fxopt.factories import ModelSource, read_factory, split_factory
 
-__all__ = ["JsonFlag", "QuietFlag", "TrustFlag", "read_model", "read_side"]
+__all__ = ["JsonFlag", "QuietFlag", "TrustFlag", "check_side", "read_model", "read_side"]
 
 JsonFlag = Annotated[
     bool, typer.Option("--json", help="Print the report as JSON, and nothing else, on standard output.")
@@ -35,12 +35,23 @@ def read_side(text: str) -> ModelSource:
     factory = split_factory(text)
     if factory:
         return read_factory(*factory)
+    check_side(text)
+    return ModelSource(Path(text).stem, text)
+
+
+def check_side(text: str) -> None:
+    """Whether the text names a factory or a file that is there; neither is opened.
+
+    Raises:
+        InputError: The file is missing, or a Python file comes without a function.
+    """
+    if split_factory(text):
+        return
     path = Path(text)
     if path.suffix == ".py":
         raise InputError(f"{text}: name the function that returns the model, as in {text}:build")
     if not path.exists():
         raise InputError(f"{text} does not exist; expected FILE.py:FACTORY or a file")
-    return ModelSource(path.stem, str(path))
 
 
 def read_model(text: str) -> ModelSource:

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     Arrays = Mapping[str, np.ndarray]
 
-__all__ = ["DataError", "calls", "parse_dynamic", "read_npz", "write_npz"]
+__all__ = ["DataError", "calls", "parse_dynamic", "parse_sizes", "read_npz", "write_npz"]
 
 _DYNAMIC = re.compile(r"(?P<input>[^:=]+):(?P<axis>-?\d+)(?:=(?P<name>\w+))?")
+_SIZE = re.compile(r"(?P<name>[^=]+)=(?P<size>\d+)")
 _MOST_RECORDS = 256
 """Records a call where the model takes any number."""
 
@@ -44,6 +45,21 @@ def parse_dynamic(texts: Iterable[str]) -> dict[str, dict[int, object]]:
             raise InputError(f"--dynamic {text!r}: expected INPUT:AXIS or INPUT:AXIS=NAME, such as x:0=batch")
         shapes.setdefault(found["input"], {})[int(found["axis"])] = found["name"] or _unnamed()
     return shapes
+
+
+def parse_sizes(texts: Iterable[str]) -> dict[str, int]:
+    """`NAME=N` items as sizes by name.
+
+    Raises:
+        InputError: An item has another form.
+    """
+    sizes: dict[str, int] = {}
+    for text in texts:
+        found = _SIZE.fullmatch(text)
+        if found is None:
+            raise InputError(f"--size {text!r}: expected NAME=N, such as batch=8")
+        sizes[found["name"]] = int(found["size"])
+    return sizes
 
 
 def _unnamed() -> object:

@@ -14,7 +14,7 @@ import torch
 
 import fxopt
 from fxopt.demo.models import DemoModel, digits, minilm
-from fxopt.demo.timing import speed_ratio
+from fxopt.demo.timing import speed_of
 from fxopt.errors import ArtifactError, VerificationError
 from fxopt.lowering import Artifact, get_target
 from fxopt.report import Verdict
@@ -90,7 +90,7 @@ def _measured(demo: DemoModel, artifact: Artifact, file: str, verdict: Verdict, 
     """The artifact against the original model: quality and speed."""
     with torch.inference_mode():
         value = demo.measure(artifact)
-        speed = speed_ratio(lambda: demo.model(*demo.args), lambda: artifact(*demo.args), seconds=seconds)
+        speed = speed_of(lambda: artifact(*demo.args), lambda: demo.model(*demo.args), seconds=seconds)
     return DemoRow(
         demo.name,
         artifact.target,

@@ -27,7 +27,7 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for verb in ("demo", "optimize", "verify", "passes"):
+    for verb in ("demo", "optimize", "verify", "bench", "passes"):
         assert f"\n  {verb} " in text
     assert "..." not in text.partition("Commands:")[2]  # no summary is cut off
     assert main([]) == 0
@@ -45,7 +45,7 @@ def test_help_answers_at_once():
     assert min(seconds) < 0.3
 
 
-@pytest.mark.parametrize("verb", [[], ["optimize"], ["verify"], ["passes"], ["demo"]])
+@pytest.mark.parametrize("verb", [[], ["optimize"], ["verify"], ["bench"], ["passes"], ["demo"]])
 def test_help_imports_nothing_heavy(verb: list[str]):
     code = (
         "import sys; from fxopt.cli import main; main(sys.argv[1:]);"

@@ -1,17 +1,26 @@
-"""The interleaved timing of the demo."""
+"""The demo's speeds."""
 
-import time
+import torch
 
-from fxopt.demo.timing import speed_ratio
-
-
-def test_a_slower_candidate_has_a_ratio_below_one():
-    assert speed_ratio(lambda: None, lambda: time.sleep(0.002), seconds=0.02) < 0.1
+from fxopt.demo.timing import speed_of
 
 
-def test_both_run_equally_often_and_warm_up_first():
-    calls: list[str] = []
-    speed_ratio(lambda: calls.append("a"), lambda: calls.append("b"), seconds=0.0)
-    assert len(calls) >= 12
-    assert calls[:6] == ["a", "b", "a", "b", "b", "a"]
-    assert calls.count("a") == calls.count("b")
+def test_a_slower_candidate_has_a_speed_below_one():
+    assert speed_of(lambda: sum(range(50_000)), lambda: None, seconds=0.02) < 0.1
+
+
+def test_waiting_is_no_work():
+    import time
+
+    assert speed_of(lambda: time.sleep(0.001), lambda: sum(range(200_000)), seconds=0.05) > 5
+
+
+def test_the_number_of_threads_is_restored():
+    seen: set[int] = set()
+    torch.set_num_threads(2)
+    try:
+        speed_of(lambda: seen.add(torch.get_num_threads()), lambda: None, seconds=0.0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert seen == {1}

@@ -11,9 +11,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import ArtifactError
-from fxopt.lowering.artifact import Artifact
 from fxopt.lowering.onnx.metadata import DATA_KEY, SIGNATURE_KEY, check_whole, read_metadata
-from fxopt.lowering.onnx.run import Port, Session, open_session
+from fxopt.lowering.onnx.run import NUMBERS, Array, Port, Session, open_session
+from fxopt.lowering.quick import QuickArtifact
 from fxopt.lowering.tensors import pack, unpack_value
 from fxopt.lowering.wire import Packed
 from fxopt.program.signature import Dim, Signature, Symbol, TensorSpec, evaluate_dim, named_dtype
@@ -24,7 +24,7 @@ __all__ = ["OnnxArtifact", "open_onnx"]
 _REFERENCE = "onnxruntime is not installed: the file is run by ONNX's reference evaluator, slowly"
 
 
-class OnnxArtifact(Artifact):
+class OnnxArtifact(QuickArtifact):
     """A file in an onnxruntime session (one thread, CPU)."""
 
     def __init__(self, session: Session, signature: Signature, *, path: str, size: int) -> None:
@@ -39,12 +39,25 @@ class OnnxArtifact(Artifact):
         Raises:
             ArtifactError: the runtime refuses the call.
         """
-        packed = [p for p in map(pack, tensors) if isinstance(p, Packed)]
         try:
-            results = self._session.values(packed)
+            return self._results(tensors)
         except Exception as error:
             raise ArtifactError(f"{self.path} can't be run: {_first_line(error)}") from error
-        return [unpack_value(r) for r in results]
+
+    def _results(self, tensors: list[torch.Tensor]) -> list[object]:
+        session = self._session
+        if session.arrays is None:  # bytes: numpy lacks a dtype
+            packed = [p for p in map(pack, tensors) if isinstance(p, Packed)]
+            return [unpack_value(r) for r in session.values(packed)]
+        results = session.arrays([t.numpy(force=True) for t in tensors])
+        if not session.scalars:
+            return [torch.from_numpy(array) for array in results]
+        return [_value(array, session.scalars.get(i)) for i, array in enumerate(results)]
+
+
+def _value(array: Array, kind: str | None) -> object:
+    """A tensor, or the number that an output is for the model's caller."""
+    return torch.from_numpy(array) if kind is None else NUMBERS[kind](array.item())
 
 
 def open_onnx(path: str, *, trust: bool = False) -> OnnxArtifact:

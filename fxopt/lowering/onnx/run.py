@@ -5,6 +5,7 @@ on the CPU. Where onnxruntime is not installed, ONNX's reference evaluator runs 
 """
 
 import ctypes
+import functools
 import importlib.util
 import json
 import math
@@ -15,7 +16,7 @@ import numpy as np
 
 from fxopt.lowering.wire import Packed, Value
 
-__all__ = ["Port", "Session", "open_run", "open_session"]
+__all__ = ["DTYPES", "NUMBERS", "Array", "Port", "Session", "open_run", "open_session"]
 
 DTYPES = {
     "float": ("float32", 1), "uint8": ("uint8", 2), "int8": ("int8", 3), "uint16": ("uint16", 4),
@@ -27,8 +28,12 @@ DTYPES = {
 }  # fmt: skip
 """ONNX's name of an element type -> torch's name, ONNX's number."""
 
+NUMBERS: Mapping[str, Callable[[object], int | float | bool]] = {"bool": bool, "int": int, "float": float}  # type: ignore[dict-item]
+"""Python's kinds of numbers by name."""
+
 _NAMES = {number: name for name, number in DTYPES.values()}
 _NUMBERS = dict(DTYPES.values())
+Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 _RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -50,6 +55,8 @@ class Session:
     outputs: tuple[Port, ...]
     metadata: Mapping[str, str]
     run: Callable[[Sequence[Packed]], list[Packed]]
+    arrays: Callable[[Sequence[Array]], list[Array]] | None
+    """`run` on numpy's arrays, with nothing around the runtime; None where numpy lacks a dtype."""
     scalars: Mapping[int, str] = field(default_factory=dict)
     """Outputs that are Python numbers for the model's caller, and their kind."""
 
@@ -58,28 +65,39 @@ class Session:
         results = self.run(inputs)
         return [_number(r, self.scalars[i]) if i in self.scalars else r for i, r in enumerate(results)]
 
+    def bind(self, inputs: Sequence[Packed]) -> Callable[[], object]:
+        """Takes the inputs' tensors once; what it returns runs on them."""
+        if self.arrays is None:
+            return functools.partial(self.run, inputs)
+        given = [_raw(t).view(np.dtype(t.dtype)) for t in inputs]
+        return functools.partial(self.arrays, given)
+
 
 def open_run(path: str) -> Callable[[Sequence[Packed]], list[Value]]:
     """A function that runs the file."""
     return open_session(path).values
 
 
-def open_session(path: str) -> Session:
+def open_session(path: str, *, threads: int = 1) -> Session:
     """Opens a file with onnxruntime, or with `onnx.reference` if that is not installed.
+
+    Args:
+        path: the file.
+        threads: how many compute an op.
 
     Raises:
         Exception: what the runtime raises for a file that it can't open.
     """
     if importlib.util.find_spec("onnxruntime") is None:
         return _open_reference(path)
-    return _open_onnxruntime(path)
+    return _open_onnxruntime(path, threads)
 
 
-def _open_onnxruntime(path: str) -> Session:
+def _open_onnxruntime(path: str, threads: int) -> Session:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     inputs, outputs = (
@@ -95,8 +113,17 @@ def _open_onnxruntime(path: str) -> Session:
         results = session.run_with_ort_values(names, feeds)
         return [_packed_ort(value) for value in results]
 
+    def arrays(given: Sequence[Array]) -> list[Array]:
+        return session.run(names, {p.name: a for p, a in zip(inputs, given, strict=True)})  # type: ignore[no-any-return]
+
     metadata = session.get_modelmeta().custom_metadata_map
-    return Session("onnxruntime", inputs, outputs, metadata, run, _scalars(metadata))
+    direct = arrays if _all_plain(inputs, outputs) else None
+    return Session("onnxruntime", inputs, outputs, metadata, run, direct, _scalars(metadata))
+
+
+def _all_plain(*ports: Sequence[Port]) -> bool:
+    """Whether numpy has every dtype."""
+    return not any(p.dtype.startswith(("bfloat", "float8")) or not p.dtype for side in ports for p in side)
 
 
 def _port(argument: "onnxruntime.NodeArg") -> Port:  # type: ignore[name-defined]  # noqa: F821
@@ -104,7 +131,7 @@ def _port(argument: "onnxruntime.NodeArg") -> Port:  # type: ignore[name-defined
     return Port(argument.name, DTYPES.get(element, ("", 0))[0], tuple(argument.shape))
 
 
-def _raw(tensor: Packed) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+def _raw(tensor: Packed) -> Array:
     """The tensor's bits as unsigned integers: numpy has no bfloat16."""
     count = math.prod(tensor.shape)
     width = memoryview(tensor.data).nbytes // count if count else 1
@@ -141,7 +168,7 @@ def _open_reference(path: str) -> Session:
         return [_packed_numpy(r) for r in results]
 
     metadata = {p.key: p.value for p in model.metadata_props}
-    return Session("onnx.reference", inputs, outputs, metadata, run, _scalars(metadata))
+    return Session("onnx.reference", inputs, outputs, metadata, run, None, _scalars(metadata))
 
 
 def _proto_port(info: "onnx.ValueInfoProto") -> Port:  # type: ignore[name-defined]  # noqa: F821
@@ -172,5 +199,4 @@ def _scalars(metadata: Mapping[str, str]) -> dict[int, str]:
 
 
 def _number(result: Packed, kind: str) -> int | float | bool:
-    value = np.frombuffer(result.data, dtype=np.dtype(result.dtype)).item()
-    return bool(value) if kind == "bool" else float(value) if kind == "float" else int(value)
+    return NUMBERS[kind](np.frombuffer(result.data, dtype=np.dtype(result.dtype)).item())
