@@ -91,25 +91,35 @@ class Examples:
         return next(self.bases())
 
     def bases(self) -> Iterator[Found | str]:
-        """Values under which the pattern runs, likely ones first, if need be with one size changed; or why there are none."""
-        why, none = "", True
+        """Values under which the pattern runs, likely ones first.
+
+        If it can be recorded on none of them, the last; if there are none, why.
+        """
+        why: Found | str = ""
         for thorough in (False, True):
-            for literals in self._literal_choices():
-                found = self._find(literals, {}, thorough=thorough)
+            none = True
+            for found in self._found(thorough=thorough):
                 if isinstance(found, str):
                     why = why or found
-                    continue
-                none = False
-                yield literals, found
+                elif self.record(*found) is None:  # what the search runs on takes more
+                    why = found
+                else:
+                    none = False
+                    yield found
             if not none:
                 return
-        literals = self._first_values()
-        for name, axis, size in itertools.product(self.tensors, range(5), (1, 2)):
-            found = self._find(literals, {name: {axis: size}}, thorough=True)
-            if not isinstance(found, str):
-                yield literals, found
-                return
         yield why
+
+    def _found(self, *, thorough: bool) -> Iterator[Found | str]:
+        """With each choice of literals; if thorough, with one size changed too, until it suits."""
+        for literals in self._literal_choices():
+            yield self._find(literals, {}, thorough=thorough)
+        literals = self._first_values()
+        for name, axis, size in itertools.product(self.tensors, range(5), (1, 2)) if thorough else ():
+            found = self._find(literals, {name: {axis: size}}, thorough=False)
+            yield found
+            if not isinstance(found, str):
+                return
 
     def subset(self, found: Found) -> Found | None:
         """What suits the pattern with more arguments, if it suits this one."""
@@ -128,14 +138,24 @@ class Examples:
     def shapes(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
         """Other sizes for all; one more leading dimension, for all and for each that may be computed."""
         shapes = {n: list(t.shape) for n, t in tensors.items()}
-        for size in (6, 8, 2):
-            yield self._made({n: [size if d == _SIZE else d for d in s] for n, s in shapes.items()}, tensors)
+        yield from self.scaled(tensors)
+        for name, shape in shapes.items():  # the pattern names a size; it need not be that of every axis
+            for axis, size in enumerate(shape):
+                if size != _SIZE:
+                    changed = {name: [6 if i == axis else d for i, d in enumerate(shape)]}
+                    yield self._made({**shapes, **changed}, tensors)
         deeper = {n: [_SIZE, *s] for n, s in shapes.items()}
         yield self._made(deeper, tensors)
         computed = [p.name for p in self.parameters if p.kind is ArgumentKind.TENSOR and p.name in shapes]
         if len(shapes) > 1:
             for name in computed:
                 yield self._made({**shapes, name: deeper[name]}, tensors)
+
+    def scaled(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+        """Other sizes for all."""
+        for size in (6, 8, 2):
+            shapes = {n: [size if d == _SIZE else d for d in t.shape] for n, t in tensors.items()}
+            yield self._made(shapes, tensors)
 
     def resized(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
         """One argument's sizes changed: those of space (a dilation needs room), the second (groups), any."""
@@ -174,17 +194,13 @@ class Examples:
 
     def _find(
         self, literals: Mapping[str, object], sizes: Mapping[str, Mapping[int, int]], *, thorough: bool
-    ) -> dict[str, torch.Tensor] | str:
-        return find_arguments(
-            self._program.fake_mode,
-            self.rule.pattern,
-            self.tensors,
-            literals,
-            self._names,
-            size=_SIZE,
-            sizes=sizes,
-            thorough=thorough,
+    ) -> Found | str:
+        found = find_arguments(
+            self.rule.pattern, self.tensors, literals, self._names, sizes=sizes, thorough=thorough
         )
+        if isinstance(found, str):
+            return found
+        return dict(literals), self._made({n: list(t.shape) for n, t in found.items()}, found)
 
     def _made(
         self,

@@ -1,13 +1,23 @@
-"""Ranks and dtypes of pattern arguments, found by running the pattern.
+"""Ranks, dtypes and sizes of pattern arguments, found by running the pattern.
 
 A pattern says nothing of ranks, but its first use of an argument mostly does: `conv2d(x, w, b)` takes 4, 4
 and 1. Arguments are therefore lazy; at the first op that reads one, ranks (then dtypes) are tried until the
-op accepts them, and a later failure steps back to the next choice. All sizes are equal, so that everything
-broadcasts.
+op accepts them, and a later failure steps back to the next choice. All sizes of what one op reads first are
+equal, so that everything broadcasts: 4, else a number that the pattern itself names.
+
+>>> import torch
+>>> tensors = find_arguments(lambda x, w: torch.layer_norm(x, [16], w), ["x", "w"], {}, ["x", "w"])
+>>> {name: list(t.shape) for name, t in tensors.items()}
+{'x': [16], 'w': [16]}
+
+They run on the meta device, which is ten times as fast as fake tensors; where an op has no meta kernel, on
+fake ones.
 """
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import CodeType
 
 import torch
 from torch._subclasses import FakeTensorMode
@@ -19,7 +29,10 @@ __all__ = ["find_arguments"]
 
 _RANKS = (2, 4, 3, 1, 5, 0)
 _DTYPES = (torch.float32, torch.int64, torch.bool)
+_SIZE = 4
 _ATTEMPTS = 300
+_MOST_SIZES = 12
+_LARGEST_SIZE = 1 << 20
 
 
 class _DeadEnd(Exception):
@@ -70,17 +83,19 @@ class _Search:
     """Depth-first search over the choices, replayed from the start after each dead end."""
 
     def __init__(
-        self, mode: FakeTensorMode, size: int, sizes: Mapping[str, Mapping[int, int]], thorough: bool
+        self, device: str, named: tuple[int, ...], sizes: Mapping[str, Mapping[int, int]], thorough: bool
     ) -> None:
-        self.mode, self.size, self.sizes, self.thorough = mode, size, sizes, thorough
+        self.device = device
+        self.named, self.sizes, self.thorough = named, sizes, thorough
         self.trail: list[int] = []
         self.position = 0
         self.values: dict[str, torch.Tensor] = {}
+        self.lacks_kernel = False
+        """Whether an op has no meta kernel."""
 
-    def make(self, name: str, rank: int, dtype: torch.dtype) -> torch.Tensor:
-        shape = [self.sizes.get(name, {}).get(i, self.size) for i in range(rank)]
-        with self.mode:
-            return torch.empty(shape, dtype=dtype)
+    def make(self, name: str, size: int, rank: int, dtype: torch.dtype) -> torch.Tensor:
+        shape = [self.sizes.get(name, {}).get(i, size) for i in range(rank)]
+        return torch.empty(shape, dtype=dtype, device=self.device)
 
     def call(
         self, func: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
@@ -92,13 +107,22 @@ class _Search:
         if not unknown:
             return self._apply(func, args, kwargs)
         start = self.trail[self.position] if self.position < len(self.trail) else 0
-        choices = _choices(len(unknown), _sample_ranks(func, args, unknown), self.thorough)
-        for i, choice in enumerate(itertools.islice(choices, start, None), start):
+        choices = (
+            (size, choice)
+            for size in (_SIZE, *self.named)
+            for choice in _choices(
+                len(unknown), _sample_ranks(func, args, unknown), self.thorough and size == _SIZE
+            )
+        )
+        for i, (size, choice) in enumerate(itertools.islice(choices, start, None), start):
             self.values |= {
-                n: self.make(n, rank, dtype) for n, (rank, dtype) in zip(unknown, choice, strict=True)
+                n: self.make(n, size, rank, dtype) for n, (rank, dtype) in zip(unknown, choice, strict=True)
             }
             try:
                 result = self._apply(func, args, kwargs)
+            except NotImplementedError:
+                self.lacks_kernel = True
+                continue
             except Exception:
                 continue
             if self.position < len(self.trail):
@@ -118,8 +142,7 @@ class _Search:
         def known(a: object) -> object:
             return self.values[a._name] if isinstance(a, _Lazy) else a
 
-        with self.mode, torch.no_grad():
-            return func(*pytree.tree_map(known, args), **pytree.tree_map(known, kwargs))
+        return func(*pytree.tree_map(known, args), **pytree.tree_map(known, kwargs))
 
     def run(
         self, function: Callable[..., object], arguments: Mapping[str, object]
@@ -134,6 +157,7 @@ class _Search:
             except _DeadEnd:
                 pass
             except Exception as error:
+                self.lacks_kernel |= isinstance(error, NotImplementedError)
                 why = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 del self.trail[self.position :]
             else:
@@ -182,26 +206,52 @@ def _sample_ranks(func: Callable[..., object], args: tuple[object, ...], unknown
     return list(found)
 
 
+def _named_sizes(function: Callable[..., object]) -> tuple[int, ...]:
+    """Numbers that a function names, which sizes may have to be; products of two, for reshapes."""
+    code = getattr(function, "__code__", None)
+    values: list[object] = list(_constants(code)) if isinstance(code, CodeType) else []
+    values += [c.cell_contents for c in getattr(function, "__closure__", None) or () if _is_filled(c)]
+    names = code.co_names if isinstance(code, CodeType) else ()
+    values += [getattr(function, "__globals__", {}).get(n) for n in names]
+    values += vars(getattr(function, "__self__", None) or object).values()
+    single = list(dict.fromkeys(v for v in pytree.tree_leaves(values) if type(v) is int and v > 1))
+    products = dict.fromkeys(a * b for a, b in itertools.combinations(single, 2))
+    sizes = [n for n in dict.fromkeys((*single, *products)) if n != _SIZE and n <= _LARGEST_SIZE]
+    return tuple(sizes[:_MOST_SIZES])
+
+
+def _constants(code: CodeType) -> Iterator[object]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _constants(constant)
+        else:
+            yield constant
+
+
+def _is_filled(cell: object) -> bool:
+    try:
+        cell.cell_contents  # type: ignore[attr-defined]  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
 def find_arguments(
-    mode: FakeTensorMode,
     function: Callable[..., object],
     tensors: Iterable[str],
     literals: Mapping[str, object],
     names: Iterable[str],
     *,
-    size: int = 4,
     sizes: Mapping[str, Mapping[int, int]] | None = None,
     thorough: bool = True,
 ) -> dict[str, torch.Tensor] | str:
-    """Fake tensors for the tensor arguments of a pattern under which it runs.
+    """Tensors without values for the tensor arguments of a pattern under which it runs.
 
     Args:
-        mode: makes the fake tensors.
         function: the pattern.
         tensors: names of its tensor arguments.
         literals: the values of the others.
         names: all arguments in order.
-        size: of every dimension.
         sizes: other sizes by argument and axis.
         thorough: try every mixture of ranks, not only the likely ones.
 
@@ -210,4 +260,12 @@ def find_arguments(
     """
     lazy = set(tensors)
     arguments: dict[str, object] = {n: _Lazy if n in lazy else literals.get(n) for n in names}
-    return _Search(mode, size, sizes or {}, thorough).run(function, arguments)
+    modes: tuple[tuple[str, contextlib.AbstractContextManager[object]], ...]
+    modes = (("meta", torch.device("meta")), ("cpu", FakeTensorMode()))
+    for device, mode in modes:
+        search = _Search(device, _named_sizes(function), sizes or {}, thorough)
+        with mode, torch.no_grad():
+            found = search.run(function, arguments)
+        if not isinstance(found, str) or not search.lacks_kernel:
+            break
+    return found

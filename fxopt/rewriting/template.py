@@ -23,6 +23,7 @@ from torch.fx import Node
 
 from fxopt.errors import PassError
 from fxopt.frontend.capture import quiet_torch
+from fxopt.ops import is_random, op_key
 from fxopt.rewriting.examples import Examples, Found, values_near
 from fxopt.rewriting.recorder import Recording, RecordingError
 from fxopt.rewriting.rule import Parameter, Rule, rule_parameters
@@ -165,6 +166,9 @@ class _Variant:
         unused = next((n for n in self.examples.tensors if n not in used), None)
         if unused is not None:
             raise _Unfit(f"the pattern does not use its argument {unused!r}")
+        random = next((c for c in recording.calls if is_random(c)), None)
+        if random is not None:
+            raise _Unfit(f"the pattern draws random numbers ({op_key(random.target)}), as no program does")
         nodes = recorded_nodes(recording)
         nodes = self._inherited(nodes) or self._generalised(nodes, literals, tensors)
         outputs = tuple(i for i in results if i is not None)
@@ -203,7 +207,7 @@ class _Variant:
     ) -> _Nodes:
         """Marks where a literal stands: recorded with another value, and if need be sizes changed to suit."""
         base = literals[parameter.name]
-        for changed in (tensors, *self.examples.resized(tensors)):
+        for changed in (tensors, *self.examples.resized(tensors), *self.examples.scaled(tensors)):
             for value in values_near(parameter.kind, base):
                 other = self.examples.record({**literals, parameter.name: value}, changed)
                 found = other and unified(nodes, recorded_nodes(other), Changed(parameter, base, value))

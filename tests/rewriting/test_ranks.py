@@ -1,0 +1,105 @@
+"""Ranks, dtypes and sizes of a pattern's arguments; what has no answer says so soon."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fxopt.errors import PassError
+from fxopt.pipeline import PassManager, RewritePass
+from fxopt.rewriting import Const, Rule
+from fxopt.rewriting.ranks import find_arguments
+from fxopt.rewriting.template import rule_templates
+from tests.passes.helpers import calls, program, rand
+
+WIDTH = 12
+
+
+def shapes(function: Callable[..., object], *names: str, **literals: object) -> dict[str, list[int]] | str:
+    found = find_arguments(function, names, literals, [*names, *literals])
+    return found if isinstance(found, str) else {n: list(t.shape) for n, t in found.items()}
+
+
+def test_the_first_use_of_an_argument_says_its_rank() -> None:
+    assert shapes(lambda x, w, b: F.conv1d(x, w, b), "x", "w", "b") == {
+        "x": [4, 4, 4],
+        "w": [4, 4, 4],
+        "b": [4],
+    }
+    assert shapes(lambda x, y: x + y, "x", "y") == {"x": [4, 4], "y": [4, 4]}
+
+
+def test_dtypes_are_found() -> None:
+    found = find_arguments(lambda i, w: F.embedding(i, w), ["i", "w"], {}, ["i", "w"])
+    assert not isinstance(found, str)
+    assert (found["i"].dtype, found["w"].dtype) == (torch.int64, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x, w, b: F.layer_norm(x, [16], w, b), {"x": [16], "w": [16], "b": [16]}),
+        (lambda x: x.reshape(-1, 12, 64), {"x": [12, 12, 12, 12]}),
+        (lambda x, w: F.linear(x.reshape(-1, 8), w), {"x": [4, 4, 4], "w": [8, 8]}),
+        (lambda x, w: F.layer_norm(x, (WIDTH,), w), {"x": [12], "w": [12]}),
+    ],
+)
+def test_a_size_that_the_pattern_names_is_tried(
+    function: Callable[..., object], expected: dict[str, list[int]]
+) -> None:
+    assert shapes(function, *expected) == expected
+
+
+def test_what_runs_on_no_ranks_is_told_soon() -> None:
+    def never(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, w, b).reshape(1, 10, 3, 4, 16)
+
+    start = time.process_time()
+    with pytest.raises(
+        PassError, match=r"does not run on tensors of any rank: shape '\[1, 10, 3, 4, 16\]' is"
+    ):
+        rule_templates(Rule(never, lambda x, w, b: x))
+    assert time.process_time() - start < 10  # seconds of this process; one is what it needs
+
+
+def test_a_named_size_stays_and_the_others_vary() -> None:
+    class Fold(RewritePass):
+        """Scales a norm, rows flattened."""
+
+        @staticmethod
+        def pattern(x, w: Const, b: Const):  # type: ignore[override]
+            return F.layer_norm(x, [16], w, b).reshape(x.shape[0], -1).relu()
+
+        @staticmethod
+        def replacement(x, w, b):  # type: ignore[override]
+            return F.layer_norm(x, [16], w, b).relu().reshape(x.shape[0], -1)
+
+    for width, expected in ((16, ["layer_norm", "relu", "reshape"]), (8, ["layer_norm", "reshape", "relu"])):
+        before = program(
+            lambda x, w, b, n=width: F.layer_norm(x, [n], w, b).reshape(x.shape[0], -1).relu(),
+            rand(3, 5, width),
+            w=rand(width),
+            b=rand(width),
+        )
+        assert calls(PassManager.of([Fold()]).run(before).program) == expected
+
+
+def test_a_literal_that_all_sizes_follow_is_bound() -> None:
+    class Norm(RewritePass):
+        """A norm over the last axes, whatever their sizes."""
+
+        @staticmethod
+        def pattern(x, w: Const, b: Const, shape: list[int]):  # type: ignore[override]
+            return F.layer_norm(x, shape, w, b)
+
+        @staticmethod
+        def replacement(x, w, b, shape):  # type: ignore[override]
+            return F.layer_norm(x, shape) * w + b
+
+    before = program(lambda x, w, b: F.layer_norm(x, [6], w, b), rand(3, 6), w=rand(6), b=rand(6))
+    result = PassManager.of([Norm()]).run(before)
+    assert calls(result.program) == ["layer_norm", "mul", "add"]
+    x = rand(3, 6)
+    torch.testing.assert_close(result.program(x), before(x))
