@@ -8,7 +8,7 @@ equal, so that everything broadcasts: 4, else a number that the pattern itself n
 >>> import torch
 >>> tensors = find_arguments(lambda x, w: torch.layer_norm(x, [16], w), ["x", "w"], {}, ["x", "w"])
 >>> {name: list(t.shape) for name, t in tensors.items()}
-{'x': [16], 'w': [16]}
+{'x': [16, 16, 16], 'w': [16]}
 
 They run on the meta device, which is ten times as fast as fake tensors; where an op has no meta kernel, on
 fake ones.
