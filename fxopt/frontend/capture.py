@@ -124,13 +124,15 @@ def _model_frames(_tracer: object, frames: traceback.StackSummary) -> traceback.
 
 def _model_frame(_env: object) -> types.FrameType | None:
     """The innermost frame that is neither torch's nor fxopt's, else the caller's."""
-    here = inspect.currentframe()
-    frame = here.f_back if here is not None else None
+    # Not by a variable for this frame itself: that cycle would keep the frames' tensors alive until a collection, and
+    # torch then takes constants of the model for tensors that leaked out of it (measured).
+    caller = sys._getframe(1)
+    frame: types.FrameType | None = caller
     while frame is not None and frame.f_code.co_filename != __file__:
         if owner(frame.f_code.co_filename) is not Owner.MACHINERY:
             return frame
         frame = frame.f_back
-    return here
+    return caller
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch._dispatch.python import enable_python_dispatcher
 from torch.fx import Graph, Node
+from torch.utils import _pytree as pytree
 
 from fxopt.dialect import is_legal_target
 from fxopt.ops.info import Aliasing, op_info, op_key
@@ -73,7 +74,8 @@ class _Walk:
                 and op_info(node.target).aliasing is Aliasing.MAYBE
             )
             storage.hidden = hidden
-            for other in node.all_input_nodes:
+            others = [n for n in node.all_input_nodes if not hidden or _may_share(node, n)]
+            for other in others:
                 joined = self.storage[other]
                 storage.members |= joined.members
                 storage.roots |= joined.roots
@@ -124,6 +126,15 @@ class _Walk:
         cast = self.graph.create_node("call_function", torch.ops.aten.to.dtype, (call, before.dtype))
         cast.meta = {**node.meta, "val": before}
         return cast
+
+
+def _may_share(node: Node, other: Node) -> bool:
+    """Whether a result that no schema declares an alias may be one: fake tensors share memory as real ones do."""
+    storages = [
+        {v.untyped_storage()._cdata for v in pytree.tree_leaves(n.meta["val"]) if isinstance(v, torch.Tensor)}
+        for n in (node, other)
+    ]
+    return not storages[0].isdisjoint(storages[1])
 
 
 def _is_getitem(node: Node) -> bool:

@@ -19,8 +19,9 @@ def pack(value: object) -> Value:
         TypeError: neither a tensor nor a number.
     """
     if isinstance(value, torch.Tensor):
-        flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-        array = flat.view(torch.uint8).numpy()
+        flat = value.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        # A tensor of one element counts as contiguous whatever its strides are; bytes are read by strides.
+        array = flat.as_strided((flat.numel(),), (1,)).view(torch.uint8).numpy()
         data = memoryview(array)  # type: ignore[arg-type]  # numpy's arrays are buffers, typed so from 3.12 on
         return Packed(str(value.dtype).removeprefix("torch."), tuple(value.shape), data)
     if isinstance(value, (bool, int, float)):

@@ -25,7 +25,7 @@ _CACHES = ("DynamicCache", "StaticCache")
 _STATES = {
     "keys": "key_cache",
     "values": "value_cache",
-    "cumulative_length": "length",
+    "cumulative_length": "length",  # of a static layer, and of a window that tokens fell out of
     "conv_states": "conv_states",
     "recurrent_states": "recurrent_states",
     "indexer_keys": "indexer_cache",
@@ -96,8 +96,17 @@ def _tensors(layer: Any) -> Iterator[tuple[str, object]]:
         if isinstance(value, dict):
             several = [(f"{attribute}.{i}", v) for i, v in value.items()]
         else:
-            several = [(attribute, value)] if attribute != "cumulative_length" or _is_static(layer) else []
+            several = [(attribute, value)] if attribute != "cumulative_length" or _keeps_count(layer) else []
         yield from ((name, v) for name, v in several if v is not None or name in filled)
+
+
+def _keeps_count(layer: Any) -> bool:
+    """Whether the number of tokens seen is more than the length of the keys: some fell out of a window."""
+    if _is_static(layer) or not hasattr(layer, "cumulative_length"):
+        return _is_static(layer)
+    if isinstance(layer.keys, torch.Tensor):
+        return not bool(layer.cumulative_length == layer.keys.shape[-2])
+    return "cumulative_length" in vars(layer).get(_FILLED, ())
 
 
 def _is_static(layer: Any) -> bool:
@@ -106,10 +115,10 @@ def _is_static(layer: Any) -> bool:
 
 
 def _check_layer(module: ModuleType, layer: Any) -> None:
-    """Refuses a layer whose state is more than its tensors.
+    """Refuses a layer whose state is more than its tensors and their number.
 
     Raises:
-        InputError: it counts in a Python number what its tensors don't tell.
+        InputError: it counts in a Python number what decides which way its model goes.
     """
     kind = type(layer).__name__
     if getattr(module, kind, None) is not type(layer):
@@ -117,13 +126,6 @@ def _check_layer(module: ModuleType, layer: Any) -> None:
     if hasattr(layer, "cumulative_length_int"):
         raise InputError(
             f"a {kind} counts its tokens in a Python number: pass past_key_values=DynamicCache()"
-        )
-    seen, keys = getattr(layer, "cumulative_length", None), getattr(layer, "keys", None)
-    counts = seen is not None and not _is_static(layer)
-    if counts and isinstance(keys, torch.Tensor) and not bool(seen == keys.shape[-2]):
-        raise InputError(
-            f"the cache has dropped tokens beyond its window of {layer.sliding_window}, so that its tensors do "
-            "not tell how many it saw: pass past_key_values=DynamicCache(), which keeps all"
         )
 
 
@@ -161,7 +163,7 @@ def _fill(layer: Any, tensors: dict[str, object]) -> None:
         return
     layer.device, layer.dtype = keys.device, keys.dtype
     if not _is_static(layer):
-        if hasattr(layer, "cumulative_length"):
+        if hasattr(layer, "cumulative_length") and "cumulative_length" not in tensors:
             layer.cumulative_length = keys.shape[-2]
     else:
         layer.batch_size, layer.num_heads = keys.shape[:2]

@@ -1,12 +1,14 @@
+import gc
 import logging
 import warnings
+import weakref
 
 import pytest
 import torch
 from torch import nn
 
 from fxopt.errors import TraceError
-from fxopt.frontend.capture import capture, quiet_torch
+from fxopt.frontend.capture import _model_frame, capture, quiet_torch
 from fxopt.frontend.inputs import example_inputs
 from tests.frontend.good_models import noise
 
@@ -70,3 +72,18 @@ def test_an_error_keeps_its_cause():
     with pytest.raises(TraceError, match="OSError: no disk") as caught:
         capture(model, example_inputs(model.forward, (noise(2),), None, None))
     assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_looking_for_a_frame_keeps_nothing_alive():
+    """Else torch takes a model's constants for tensors that leaked out of it."""
+
+    def look() -> weakref.ref[torch.Tensor]:
+        tensor = torch.zeros(1)
+        assert _model_frame(None) is not None
+        return weakref.ref(tensor)
+
+    gc.disable()
+    try:
+        assert look()() is None
+    finally:
+        gc.enable()

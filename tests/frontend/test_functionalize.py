@@ -50,9 +50,22 @@ def norm_then_write(x):
     return y, x
 
 
+def einsum_of_two_then_write(x):
+    y = torch.einsum("ij,kj->ik", x, x)
+    y.mul_(2)
+    return y, x
+
+
 @pytest.mark.parametrize(
     "function",
-    [walk_only, promoting, written_after_its_last_view, view_written_and_read_no_more, norm_then_write],
+    [
+        einsum_of_two_then_write,
+        walk_only,
+        promoting,
+        written_after_its_last_view,
+        view_written_and_read_no_more,
+        norm_then_write,
+    ],
 )
 def test_the_walk_is_the_same_function(function):
     exported = captured(function, noise(2, 3))

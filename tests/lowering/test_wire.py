@@ -16,6 +16,7 @@ TENSORS = {
     "no dimension": torch.tensor(7),
     "empty": torch.zeros(0, 3, dtype=torch.int16),
     "transposed": torch.arange(6).reshape(2, 3).t(),
+    "one element with strides": torch.arange(4.0).reshape(1, 2, 2)[:, :1].transpose(0, 2)[:1],
     "expanded": torch.ones(1).expand(4),
     "special": torch.tensor([math.nan, math.inf, -0.0]),
     "wants gradients": torch.randn(2, requires_grad=True),
@@ -24,7 +25,7 @@ TENSORS = {
 
 @pytest.mark.parametrize("name", TENSORS)
 def test_tensors_come_back(name: str):
-    tensor = TENSORS[name].detach().contiguous()
+    tensor = TENSORS[name].detach().clone(memory_format=torch.contiguous_format)
     again = unpack_value(pack(TENSORS[name]))
     assert isinstance(again, torch.Tensor)
     assert (again.dtype, again.shape) == (tensor.dtype, tensor.shape)

@@ -46,6 +46,9 @@ CACHES = {
     "from a config": lambda: filled(DynamicCache(config=LlamaConfig(**SIZES))),
     "one layer filled": lambda: filled(DynamicCache(config=LlamaConfig(**SIZES)), layers=1),
     "sliding": lambda: filled(DynamicCache(config=MistralConfig(**SIZES, sliding_window=8))),
+    "beyond its window": lambda: filled(
+        DynamicCache(config=MistralConfig(**SIZES, sliding_window=4)), length=6
+    ),
     "static": lambda: filled(StaticCache(LlamaConfig(**SIZES), max_cache_len=5)),
     "linear": linear,
     "both": lambda: EncoderDecoderCache(filled(DynamicCache()), filled(DynamicCache(), 4)),
@@ -112,11 +115,13 @@ def test_a_file_with_another_layout_gives_a_dict():
         assert tree_from_json(wrong).type is dict
 
 
-def test_a_cache_that_dropped_tokens_is_refused():
-    cache = filled(DynamicCache(config=MistralConfig(**SIZES, sliding_window=4)), length=6)
+def test_a_window_that_tokens_fell_out_of_keeps_its_count():
+    cache = CACHES["beyond its window"]()
     assert isinstance(cache.layers[0], DynamicSlidingWindowLayer)
-    with pytest.raises(InputError, match=r"window of 4.*DynamicCache\(\)"):
-        pytree.tree_flatten(cache)
+    assert [leaf for leaf in pytree.tree_leaves(cache) if isinstance(leaf, int)] == [6, 6]
+    again = pytree.tree_map(lambda x: x, cache)
+    assert again.get_seq_length() == 6 and again.layers[0].keys.shape[-2] == 3
+    assert again.get_mask_sizes(1, 0) == cache.get_mask_sizes(1, 0)
 
 
 def test_a_cache_that_counts_in_python_is_refused():
