@@ -3,6 +3,9 @@
 A message says what was found, where (the user's file and line where known), and what to do.
 """
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "ArtifactError",
     "FxoptError",
@@ -12,6 +15,7 @@ __all__ = [
     "PipelineError",
     "TraceError",
     "VerificationError",
+    "nearest",
 ]
 
 
@@ -49,3 +53,22 @@ class VerificationError(FxoptError):
 
 class ArtifactError(FxoptError):
     """A file is corrupt, tampered with, of an unsupported version, or can't be written."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was most likely meant, for "did you mean": letters' case, - and _ count for little.
+
+    >>> nearest("fuse_conv_BN", ["fuse-conv-bn", "O1"]), nearest("o1", ["O0", "O1"]), nearest("x", ["O1"])
+    ('fuse-conv-bn', 'O1', None)
+    """
+    by_letters: dict[str, str] = {}
+    for candidate in known:
+        by_letters.setdefault(_letters(candidate), candidate)
+    # Of two letters one may be wrong.
+    cutoff = 0.5 if len(name) <= 2 else 0.6
+    close = difflib.get_close_matches(_letters(name), by_letters, 1, cutoff)
+    return by_letters[close[0]] if close else None
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")

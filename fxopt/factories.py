@@ -6,7 +6,6 @@
 True
 """
 
-import difflib
 import importlib.util
 import sys
 import traceback
@@ -16,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from fxopt.errors import FxoptError
+from fxopt.errors import FxoptError, nearest
 
 if TYPE_CHECKING:
     from fxopt.api import Model
@@ -56,8 +55,8 @@ def read_function(file: Path, name: str) -> Callable[..., object]:
     function = getattr(module, name, None)
     if not callable(function):
         names = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it defines {', '.join(sorted(names)) or 'none'}"
+        close = nearest(name, names)
+        hint = f"did you mean {close!r}?" if close else f"it defines {', '.join(sorted(names)) or 'none'}"
         raise UserCodeError(f"{file} has no function {name!r}; {hint}")
     return lambda *args: _call(lambda: function(*args), file, f"{file}:{name} failed")
 

@@ -16,33 +16,34 @@ import enum
 import json
 import math
 import os
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from fxopt.errors import ArtifactError
+from fxopt.json_data import MEMORY_ONLY, JsonData
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AppliedRewrite",
     "ArtifactReport",
+    "CostReport",
     "Counterexample",
+    "Coverage",
     "GraphSummary",
     "JsonData",
+    "MetricReport",
     "OutputComparison",
     "PassReport",
     "Refusal",
     "Report",
     "Verdict",
     "VerifyReport",
+    "size_text",
 ]
 
 SCHEMA_VERSION = 1
-_MEMORY_ONLY = {"json": False}
-T = typing.TypeVar("T")
-_INFINITIES = {"Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class Verdict(enum.StrEnum):
@@ -53,30 +54,18 @@ class Verdict(enum.StrEnum):
     UNDECIDED = "undecided"
 
 
-class JsonData:
-    """`to_json` and `from_json` of a dataclass, by its type hints."""
+def size_text(size: int) -> str:
+    """A number of bytes in decimal units.
 
-    def to_json(self) -> dict[str, object]:
-        """The written fields as JSON data: NaN is null, an infinity its name as a string."""
-        names = (f.name for f in fields(self) if f.metadata.get("json", True))  # type: ignore[arg-type]  # a mixin of dataclasses
-        return {name: _encode(getattr(self, name)) for name in names}
-
-    def dumps(self) -> str:
-        """`to_json` as JSON text (strict JSON: no NaN, no Infinity literals)."""
-        return json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, object]) -> Self:
-        """The object that `to_json` wrote; keys it does not know are left out.
-
-        Raises:
-            ArtifactError: A value has not the type of its field, or a field is missing.
-        """
-        hints = _hints(cls)
-        try:
-            return cls(**{name: _decode(hints[name], value) for name, value in data.items() if name in hints})
-        except (TypeError, ValueError, KeyError) as error:
-            raise ArtifactError(f"not a {cls.__name__} of fxopt: {error}") from error
+    >>> size_text(512), size_text(1500), size_text(90_900_000)
+    ('512 B', '1.5 kB', '90.9 MB')
+    """
+    value, unit = float(size), "B"
+    for unit in ("B", "kB", "MB", "GB"):  # the unit at which the loop stops is the answer
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
 
 
 @dataclass(frozen=True)
@@ -85,9 +74,24 @@ class Refusal(JsonData):
 
     rule: str
     node: str
+    """Empty where the rule's op is nowhere in the graph."""
     reason: str
     where: str = ""
     """Where the node comes from: `file.py:61 layer1.conv1`, or empty."""
+
+
+@dataclass(frozen=True)
+class AppliedRewrite(JsonData):
+    """A rewrite that happened: which rule, at which node, and where in the model its nodes come from."""
+
+    rule: str
+    node: str
+    """The node that the rule was anchored at, as it was called before."""
+    where: str = ""
+    """`net.py:61 layer1.conv1; net.py:62 layer1.bn1`: all sources of what was replaced."""
+    created: int = 0
+    removed: int = 0
+    """How many nodes were made and taken out."""
 
 
 @dataclass(frozen=True)
@@ -105,17 +109,67 @@ class PassReport(JsonData):
     refusals: tuple[Refusal, ...] = ()
     rules: dict[str, int] = field(default_factory=dict)
     """Rewrites by rule."""
+    ops: int = 0
+    """Ops of the graph after the pass: its nodes without inputs, weights and the output."""
+    ops_before: int = 0
+    applied: tuple[AppliedRewrite, ...] = ()
+    """The rewrites, in order."""
+
+
+@dataclass(frozen=True)
+class CostReport(JsonData):
+    """What one run costs at the sizes of the example that was traced, by the op table; nothing is timed."""
+
+    flops: int
+    """Floating-point operations, a multiply-add as two."""
+    bytes_read: int
+    bytes_written: int
+    peak_bytes: int
+    """The most bytes of intermediate results alive at once."""
 
 
 @dataclass(frozen=True)
 class GraphSummary(JsonData):
-    """The size of a program: how many nodes of which op, how many bytes of weights."""
+    """The size of a program: how many ops, how many bytes of weights, what a run costs."""
 
     nodes: int = 0
+    """All ops: the graph's nodes without inputs, weights and the output."""
     ops: dict[str, int] = field(default_factory=dict)
-    """Nodes by op, `{"aten.conv2d": 3}`."""
+    """Ops by name, `{"aten.conv2d": 3}`."""
     weights: int = 0
     weight_bytes: int = 0
+    cost: CostReport | None = None
+
+
+@dataclass(frozen=True)
+class Coverage(JsonData):
+    """Whose rules lowered the ops: a target's own, or others'."""
+
+    ops: int
+    own: int
+    others: dict[str, str] = field(default_factory=dict)
+    """Op to whose rule it was, for those that were not the target's own."""
+
+    def __str__(self) -> str:
+        """One line.
+
+        >>> str(Coverage(412, 406, {"aten.fft": "onnxscript"}))
+        '412 ops, 98.5% by own rules; 6 not: aten.fft (onnxscript)'
+        """
+        share = 100.0 if not self.ops else math.floor(1000 * self.own / self.ops) / 10
+        line = f"{self.ops} ops, {share:g}% by own rules"
+        others = ", ".join(f"{op} ({whose})" for op, whose in self.others.items())
+        return f"{line}; {self.ops - self.own} not: {others}" if others else line
+
+
+@dataclass(frozen=True)
+class MetricReport(JsonData):
+    """The user's metric of the model and of the artifact; higher is better."""
+
+    before: float
+    after: float
+    max_drop: float | None = None
+    """By how much it might fall; None: by anything."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +182,8 @@ class ArtifactReport(JsonData):
     size: int = 0
     """Bytes, of all its files together."""
     opset: int | None = None
+    """Of an ONNX file, None for other targets."""
+    coverage: Coverage | None = None
 
 
 @dataclass(frozen=True)
@@ -166,13 +222,13 @@ class Counterexample(JsonData):
     expected: float = math.nan
     actual: float = math.nan
     inputs: Mapping[str, object] = field(
-        default_factory=dict, compare=False, repr=False, metadata=_MEMORY_ONLY
+        default_factory=dict, compare=False, repr=False, metadata=MEMORY_ONLY
     )
     """The tensors by input name; not written to JSON."""
-    args: tuple[object, ...] = field(default=(), compare=False, repr=False, metadata=_MEMORY_ONLY)
+    args: tuple[object, ...] = field(default=(), compare=False, repr=False, metadata=MEMORY_ONLY)
     """Call either side as `side(*args, **kwargs)`; not written to JSON."""
     kwargs: Mapping[str, object] = field(
-        default_factory=dict, compare=False, repr=False, metadata=_MEMORY_ONLY
+        default_factory=dict, compare=False, repr=False, metadata=MEMORY_ONLY
     )
 
 
@@ -199,6 +255,14 @@ class VerifyReport(JsonData):
         """Whether the two sides were shown to be equivalent; an undecided comparison is not ok."""
         return self.verdict is Verdict.EQUIVALENT
 
+    def __str__(self) -> str:
+        """The verdict, and what decided it.
+
+        >>> str(VerifyReport(Verdict.UNDECIDED, reason="no reference"))
+        'undecided: no reference'
+        """
+        return f"{self.verdict}: {self.reason}" if self.reason else str(self.verdict)
+
 
 @dataclass
 class Report(JsonData):
@@ -215,8 +279,11 @@ class Report(JsonData):
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
-    """Seconds of each step: trace, pipeline, lower, verify."""
+    """Seconds of each step: trace, pipeline, lower (verification included)."""
     schema: int = SCHEMA_VERSION
+    metric: MetricReport | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of fxopt and torch."""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA_VERSION:
@@ -248,6 +315,28 @@ class Report(JsonData):
     def counterexample(self) -> Counterexample | None:
         """Inputs that show a difference, if one was found."""
         return self.verification.counterexample if self.verification else None
+
+    def __str__(self) -> str:
+        """What went in, what came out, how it was judged: a few lines.
+
+        >>> graph, artifact = GraphSummary(9), ArtifactReport("onnx", "m.onnx", 1500)
+        >>> print(Report("Net", pipeline="O1", before=graph, after=GraphSummary(7), artifact=artifact))
+        Net by O1: 9 -> 7 ops, 0 B -> 0 B of weights
+        m.onnx: onnx, 1.5 kB
+        """
+        by = f" by {self.pipeline}" if self.pipeline else ""
+        lines = [f"{self.model}{by}"]
+        if self.before and self.after:
+            sizes = (
+                f"{size_text(self.before.weight_bytes)} -> {size_text(self.after.weight_bytes)} of weights"
+            )
+            lines = [f"{self.model}{by}: {self.before.nodes} -> {self.after.nodes} ops, {sizes}"]
+        if self.artifact:
+            opset = f" opset {self.artifact.opset}" if self.artifact.opset else ""
+            where = self.artifact.path or "in memory"
+            lines.append(f"{where}: {self.artifact.target}{opset}, {size_text(self.artifact.size)}")
+        lines += [str(self.verification)] if self.verification else []
+        return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report: the whole file or none.
@@ -282,55 +371,3 @@ class Report(JsonData):
                 f"can't read the report {path}: expected a JSON object, found {type(data).__name__}"
             )
         return cls.from_json(data)
-
-
-def _hints(cls: type) -> dict[str, object]:
-    written = {f.name for f in fields(cls) if f.metadata.get("json", True)}
-    return {name: hint for name, hint in typing.get_type_hints(cls).items() if name in written}
-
-
-def _encode(value: object) -> object:
-    if isinstance(value, JsonData):
-        return value.to_json()
-    if isinstance(value, tuple | list):
-        return [_encode(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _encode(item) for key, item in value.items()}
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
-
-
-def _decode(hint: object, value: object) -> object:
-    if hint is float:
-        return _decode_float(value)
-    origin, parameters = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return (
-            None if value is None else _decode(next(p for p in parameters if p is not types.NoneType), value)
-        )
-    if origin in (tuple, list):
-        return origin(_decode(parameters[0], item) for item in _expect(list, value))
-    if origin is dict:
-        return {key: _decode(parameters[1], item) for key, item in _expect(dict, value).items()}
-    if isinstance(hint, type) and is_dataclass(hint) and issubclass(hint, JsonData):
-        return hint.from_json(_expect(dict, value))
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return hint(value)
-    return _expect(typing.cast(type, hint), value)
-
-
-def _decode_float(value: object) -> float:
-    if value is None:
-        return math.nan
-    if isinstance(value, str):
-        return _INFINITIES[value]
-    return float(_expect(float, value) if isinstance(value, float) else _expect(int, value))
-
-
-def _expect(kind: type[T], value: object) -> T:
-    if not isinstance(value, kind):
-        raise TypeError(f"expected {kind.__name__}, found {value!r}")
-    return value

@@ -10,9 +10,13 @@ from hypothesis import strategies as st
 
 from fxopt.errors import ArtifactError
 from fxopt.report import (
+    AppliedRewrite,
     ArtifactReport,
+    CostReport,
     Counterexample,
+    Coverage,
     GraphSummary,
+    MetricReport,
     OutputComparison,
     PassReport,
     Refusal,
@@ -30,12 +34,16 @@ OPTIONAL_TEXT = st.none() | TEXT
 refusals = st.builds(Refusal, TEXT, TEXT, TEXT, TEXT)
 passes = st.builds(
     PassReport, TEXT, NUMBERS, st.booleans(), COUNTS, COUNTS, COUNTS,
-    st.lists(refusals, max_size=2).map(tuple), st.dictionaries(TEXT, COUNTS, max_size=2),
+    st.lists(refusals, max_size=2).map(tuple), st.dictionaries(TEXT, COUNTS, max_size=2), COUNTS, COUNTS,
+    st.lists(st.builds(AppliedRewrite, TEXT, TEXT, TEXT, COUNTS, COUNTS), max_size=2).map(tuple),
 )  # fmt: skip
 by_name = st.dictionaries(TEXT, COUNTS, max_size=2)
 texts = st.lists(TEXT, max_size=2).map(tuple)
 indices = st.lists(COUNTS, max_size=2).map(tuple)
-summaries = st.none() | st.builds(GraphSummary, COUNTS, by_name, COUNTS, COUNTS)
+costs = st.none() | st.builds(CostReport, COUNTS, COUNTS, COUNTS, COUNTS)
+summaries = st.none() | st.builds(GraphSummary, COUNTS, by_name, COUNTS, COUNTS, costs)
+coverages = st.none() | st.builds(Coverage, COUNTS, COUNTS, st.dictionaries(TEXT, TEXT, max_size=2))
+opsets = st.none() | st.integers(7, 30)
 outputs = st.builds(OutputComparison, TEXT, st.sampled_from(Verdict), NUMBERS, NUMBERS, NUMBERS, TEXT, TEXT)
 counterexamples = st.builds(Counterexample, TEXT, TEXT, indices, NUMBERS, NUMBERS)
 verifications = st.builds(
@@ -44,9 +52,10 @@ verifications = st.builds(
 )  # fmt: skip
 reports = st.builds(
     Report, TEXT, OPTIONAL_TEXT, OPTIONAL_TEXT, st.lists(passes, max_size=2).map(tuple), summaries, summaries,
-    st.none() | st.builds(ArtifactReport, TEXT, OPTIONAL_TEXT, COUNTS, st.none() | st.integers(7, 30)),
+    st.none() | st.builds(ArtifactReport, TEXT, OPTIONAL_TEXT, COUNTS, opsets, coverages),
     st.none() | verifications, st.lists(TEXT, max_size=2), st.lists(TEXT, max_size=2),
-    st.dictionaries(TEXT, NUMBERS, max_size=2),
+    st.dictionaries(TEXT, NUMBERS, max_size=2), metric=st.none() | st.builds(MetricReport, NUMBERS, NUMBERS),
+    versions=st.dictionaries(TEXT, TEXT, max_size=1),
 )  # fmt: skip
 
 

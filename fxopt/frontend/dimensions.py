@@ -9,7 +9,6 @@ as "2*batch" is tied to them.
 
 import ast
 import dataclasses
-import difflib
 import keyword
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from torch.export import Dim
 from torch.export.dynamic_shapes import _DerivedDim, _DimHint, _StaticDim
 from torch.utils import _pytree as pytree
 
-from fxopt.errors import TraceError
+from fxopt.errors import TraceError, nearest
 
 __all__ = ["Axis", "DynamicShapes", "leaf_names", "read_axes"]
 
@@ -83,8 +82,8 @@ def read_axes(
 def _check_names(dynamic_shapes: Mapping[str, object], arguments: list[str], leaves: list[str]) -> None:
     for key, spec in dynamic_shapes.items():
         if key not in arguments and key not in leaves and spec is not None:
-            close = difflib.get_close_matches(str(key), [*arguments, *leaves], 1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; the inputs are {', '.join(leaves)}"
+            close = nearest(str(key), [*arguments, *leaves])
+            hint = f"; did you mean {close!r}?" if close else f"; the inputs are {', '.join(leaves)}"
             raise TraceError(f"dynamic_shapes names {key!r}, which is no input{hint}")
 
 

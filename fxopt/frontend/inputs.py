@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import TraceError
 from fxopt.frontend.diagnose import first_line
 from fxopt.frontend.dimensions import Axis, DynamicShapes, leaf_names, read_axes
+from fxopt.program.containers import numpy_hint
 from fxopt.program.signature import evaluate_dim
 
 __all__ = ["DynamicShapes", "Example", "example_inputs", "resized"]
@@ -169,10 +170,8 @@ def _check_leaf(name: str, leaf: object) -> None:
             kind = "nested" if leaf.is_nested else str(leaf.layout).removeprefix("torch.")
             raise TraceError(f"input {name!r} is a {kind} tensor: only dense tensors are supported")
     elif type(leaf) not in _LITERALS:
-        raise TraceError(
-            f"input {name!r} is a {type(leaf).__name__}: pass tensors, numbers, strings, None, "
-            "or tuples, lists and dicts of them"
-        )
+        wanted = "pass tensors, numbers, strings, None, or tuples, lists and dicts of them"
+        raise TraceError(f"input {name!r} is a {type(leaf).__name__}: {numpy_hint(name, leaf) or wanted}")
 
 
 def _top_level(

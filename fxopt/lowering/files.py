@@ -15,6 +15,7 @@ from fxopt.lowering.target import Target, get_target, target_names
 from fxopt.program.archive import check_archive
 from fxopt.program.file import SUFFIX, file_kind, load_program
 from fxopt.program.program import Program
+from fxopt.program.writing import checked_path
 
 __all__ = ["open_artifact"]
 
@@ -40,7 +41,7 @@ def open_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artif
         ArtifactError: unknown suffix, damaged, or in need of trust.
         TraceError: a `.pt2` whose program fxopt can't take.
     """
-    name = os.fspath(path)
+    name = checked_path(path)
     suffix = Path(name).suffix
     targets = _by_suffix()
     if suffix != ".pt2" and suffix not in targets:

@@ -8,7 +8,8 @@ the old file or none.
 import os
 import tempfile
 import weakref
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fxopt.errors import ArtifactError, LoweringError, VerificationError
@@ -17,10 +18,10 @@ from fxopt.lowering.check import verify_file
 from fxopt.lowering.target import Emitted, Target, get_target
 from fxopt.ops.info import op_key
 from fxopt.program.program import Program, origins_of
-from fxopt.program.writing import hidden_name, replace_file, write_file, writing
+from fxopt.program.writing import checked_path, hidden_name, replace_file, write_file, writing
 from fxopt.report import Verdict, VerifyReport
 
-__all__ = ["lower"]
+__all__ = ["check_destination", "lower"]
 
 
 def lower(
@@ -32,6 +33,7 @@ def lower(
     opset: int | None = None,
     keep_unverified: bool = False,
     reference: Program | None = None,
+    accept: Callable[[Artifact], None] | None = None,
 ) -> Artifact:
     """Lowers a program.
 
@@ -43,6 +45,8 @@ def lower(
         opset: of ONNX.
         keep_unverified: leave a file that fails under `<name>.unverified`.
         reference: what the file is compared with, if not the program itself: the one that it was made from.
+        accept: called with the verified artifact before the file gets its name; what it raises goes on, and
+            leaves the old file or none.
 
     Returns:
         The artifact, opened from the file; `report` and `notes` say how it was verified.
@@ -51,24 +55,27 @@ def lower(
         LoweringError: unknown target, or ops without a rule, each named.
         VerificationError: the file is not equivalent to the program; nothing is left, unless asked for.
         ArtifactError: wrong suffix, or the file can't be written.
+        InputError: it is no program.
     """
+    Program.expect(program, "lower")
     chosen = get_target(target)
-    final = _destination(chosen, path)
+    chosen.resolve_opset(opset)
+    final = check_destination(chosen, path)
     _check_lowerable(program, chosen)
     against = None if not verify else program if reference is None else reference
     stem = final.stem if final is not None else _stem(program)
     emitted = chosen.emit(program, opset=opset, stem=stem, optimize=verify)
     if final is not None:
-        return _write_and_open(_Job(program, chosen, final, against, keep_unverified), emitted)
-    return _in_memory(program, chosen, against, emitted)
+        return _write_and_open(_Job(program, chosen, final, against, keep_unverified, accept), emitted)
+    return _in_memory(_Job(program, chosen, Path(), against, False, accept), emitted)
 
 
-def _in_memory(program: Program, target: Target, reference: Program | None, emitted: Emitted) -> Artifact:
+def _in_memory(job: "_Job", emitted: Emitted) -> Artifact:
     """An artifact over a temporary file, which a runtime may read for as long as it runs."""
     folder = tempfile.TemporaryDirectory(prefix="fxopt-")
     try:
-        path = Path(folder.name) / (_stem(program) + target.suffix)
-        artifact = _write_and_open(_Job(program, target, path, reference, keep=False), emitted)
+        path = Path(folder.name) / (_stem(job.program) + job.target.suffix)
+        artifact = _write_and_open(replace(job, final=path), emitted)
     except BaseException:
         folder.cleanup()
         raise
@@ -81,10 +88,15 @@ def _stem(program: Program) -> str:
     return program.name if program.name.isidentifier() else "model"
 
 
-def _destination(target: Target, path: str | os.PathLike[str] | None) -> Path | None:
+def check_destination(target: Target, path: str | os.PathLike[str] | None) -> Path | None:
+    """Where a file of a target can be written; None for one in memory.
+
+    Raises:
+        ArtifactError: the name has another suffix, its folder does not exist, or it is a folder itself.
+    """
     if path is None:
         return None
-    final = Path(path)
+    final = Path(checked_path(path))
     if final.suffix != target.suffix or not final.stem:
         raise ArtifactError(
             f"can't write {final}: a file of {target.name} has a name that ends in {target.suffix}"
@@ -124,6 +136,7 @@ class _Job:
     reference: Program | None
     """What the file must be equivalent to; None: it is not verified."""
     keep: bool
+    accept: Callable[[Artifact], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +148,11 @@ class _Written:
 
 def _write_and_open(job: _Job, emitted: Emitted) -> Artifact:
     written = _write_verified(job, emitted)
-    artifact = job.target.open(str(job.final))
+    return _opened(job, job.final, written)
+
+
+def _opened(job: _Job, path: Path, written: _Written) -> Artifact:
+    artifact = job.target.open(str(path))
     artifact.report, artifact.size = written.report, written.size
     artifact.notes = tuple(dict.fromkeys((*written.notes, *artifact.notes)))
     return artifact
@@ -170,7 +187,12 @@ def _attempt(job: _Job, emitted: Emitted, *, last: bool) -> _Written:
             write_file(temporary, [emitted.content])
             written = True
         report = _verify(job, temporary)
-        _accept(job, temporary, report, last=last)
+        done = _Written(
+            report,
+            emitted.notes if report is None else (*emitted.notes, *_remarks(report)),
+            len(emitted.content) + len(emitted.data or b""),
+        )
+        _accept(job, temporary, done, last=last)
     finally:
         kept = written and not temporary.exists()  # renamed; also seen where an interrupt followed at once
         temporary.unlink(missing_ok=True)
@@ -178,8 +200,7 @@ def _attempt(job: _Job, emitted: Emitted, *, last: bool) -> _Written:
             data.unlink(missing_ok=True)
     if report is not None and report.verdict is Verdict.DIFFERENT:
         raise VerificationError(_failure(job, report), report)
-    notes = emitted.notes if report is None else (*emitted.notes, *_remarks(report))
-    return _Written(report, notes, len(emitted.content) + len(emitted.data or b""))
+    return done
 
 
 def _verify(job: _Job, temporary: Path) -> VerifyReport | None:
@@ -198,8 +219,9 @@ def _write_data(data: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _accept(job: _Job, temporary: Path, report: VerifyReport | None, *, last: bool) -> None:
+def _accept(job: _Job, temporary: Path, done: _Written, *, last: bool) -> None:
     """Renames what may stay."""
+    report = done.report
     if report is not None and report.verdict is not Verdict.EQUIVALENT and not last:
         raise _NotEquivalent(report)
     final = job.final
@@ -207,6 +229,8 @@ def _accept(job: _Job, temporary: Path, report: VerifyReport | None, *, last: bo
         if not job.keep:
             return
         final = final.with_name(final.name + ".unverified")
+    elif job.accept is not None:
+        job.accept(_opened(job, temporary, done))
     with writing(final):
         replace_file(temporary, final)
 

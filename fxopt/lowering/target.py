@@ -8,7 +8,6 @@ can add one for an op of theirs:
     def scale(builder, node): ...
 """
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from importlib.metadata import entry_points
 
 from torch.fx import Node
 
-from fxopt.errors import LoweringError
+from fxopt.errors import LoweringError, nearest
 from fxopt.lowering.artifact import Artifact
 from fxopt.ops.info import op_key
 from fxopt.program.program import Program
+from fxopt.report import Coverage
 
 __all__ = [
     "Emitted",
@@ -84,6 +84,27 @@ class Target(ABC):
             ArtifactError: it is corrupt or not of this target.
         """
 
+    def resolve_opset(self, opset: int | None) -> int | None:
+        """The opset that a file will have; None for a target without opsets.
+
+        Raises:
+            LoweringError: one was asked for that the target does not offer.
+        """
+        if opset is not None:
+            raise LoweringError(f"opset is an option of onnx; {self.name} has none")
+        return None
+
+    def lent_rule(self, node: Node) -> str:
+        """Whose rule lowers a call, where it is not the target's own; empty for the target's own."""
+        return ""
+
+    def coverage(self, program: Program) -> Coverage:
+        """Whose rules lower the program's ops."""
+        lent = {n: whose for n in program.calls() if (whose := self.lent_rule(n))}
+        others = {op_key(n.target): whose for n, whose in lent.items()}
+        count = sum(1 for _ in program.calls())
+        return Coverage(count, count - len(lent), others)
+
     def missing(self, program: Program) -> list[Node]:
         """The calls without a rule, in graph order."""
         return [n for n in program.calls() if not self.has_rule(n)]
@@ -121,9 +142,11 @@ def get_target(name: "str | Target") -> Target:
     if isinstance(name, Target):
         return name
     _load()
+    if not isinstance(name, str):
+        raise LoweringError(f"expected the name of a target ({', '.join(sorted(_TARGETS))}), got {name!r}")
     if name not in _TARGETS:
-        close = difflib.get_close_matches(name, _TARGETS, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        close = nearest(name, _TARGETS) or nearest(name.partition(":")[0], _TARGETS)
+        hint = f"; did you mean {close!r}?" if close else ""
         raise LoweringError(f"unknown target {name!r}{hint} (targets: {', '.join(sorted(_TARGETS))})")
     return _TARGETS[name]
 

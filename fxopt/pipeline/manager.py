@@ -51,6 +51,8 @@ class PassManager:
         Raises:
             PipelineError: an object that is no pass, an illegal order.
         """
+        if not isinstance(passes, Iterable):
+            raise PipelineError(f"expected pipeline text or passes, got {passes!r}")
         given: Iterable[object] = passes
         made: list[Pass] = []
         for item in given:
@@ -98,7 +100,9 @@ class PassManager:
         Raises:
             PassError: a pass crashed, or broke a rule of the framework; names it.
             PipelineError: calibration data or a property that a pass needs is missing.
+            InputError: it is no program.
         """
+        Program.expect(program, "a pipeline")
         needy = next((p for p in self.passes() if p.needs_calibration), None)
         if needy is not None and calibration is None:
             raise PipelineError(f"pass {needy.pass_name()!r} needs calibration data: pass calibration=")

@@ -11,14 +11,13 @@ Prune(ratio=1.0)
 
 import collections.abc
 import dataclasses
-import difflib
 import enum
 import inspect
 import types
 import typing
 from pathlib import Path
 
-from fxopt.errors import PipelineError
+from fxopt.errors import PipelineError, nearest
 from fxopt.pipeline.base import Pass
 from fxopt.pipeline.text import Named, Size, Value, marked, print_value
 
@@ -52,10 +51,8 @@ def make_pass(cls: type[Pass], step: Named, text: str | None = None) -> Pass:
         name = key.replace("-", "_")
         place = step.places[i] if i < len(step.places) else step.position
         if name not in fields:
-            close = difflib.get_close_matches(name, fields, 1)
-            hint = (
-                f"did you mean {close[0]!r}?" if close else f"its options are {', '.join(fields) or 'none'}"
-            )
+            close = nearest(name, fields)
+            hint = f"did you mean {close!r}?" if close else f"its options are {', '.join(fields) or 'none'}"
             raise _error(text, place, f"pass {step.name!r} has no option {key!r}; {hint}")
         if name in values:
             raise _error(text, place, f"the option {name!r} is given twice")

@@ -4,7 +4,6 @@
 True
 """
 
-import difflib
 import importlib
 import importlib.util
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from fxopt.errors import FxoptError, PipelineError
+from fxopt.errors import FxoptError, PipelineError, nearest
 from fxopt.pipeline.base import Pass
 from fxopt.pipeline.named import NAMED
 from fxopt.pipeline.text import FIXPOINT
@@ -22,10 +21,6 @@ from fxopt.pipeline.text import FIXPOINT
 P = TypeVar("P", bound=type[Pass])
 
 __all__ = ["PassRegistry", "load_plugin", "register_pass", "registry"]
-
-
-def _letters(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "")
 
 
 class PassRegistry:
@@ -65,9 +60,8 @@ class PassRegistry:
         """`; did you mean ...?` for a name that is not registered."""
         self._load()
         known = (*self._passes, *more, FIXPOINT)
-        same = [k for k in known if _letters(k) == _letters(name)]
-        close = same or difflib.get_close_matches(name, known, 1)
-        return f"; did you mean {close[0]!r}?" if close else "; `fxopt passes` lists them"
+        close = nearest(name, known)
+        return f"; did you mean {close!r}?" if close else "; `fxopt passes` lists them"
 
     def __contains__(self, name: str) -> bool:
         self._load()

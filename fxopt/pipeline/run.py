@@ -18,8 +18,9 @@ from fxopt.pipeline.instruments import Failure, Instrument
 from fxopt.pipeline.options import step_of
 from fxopt.pipeline.text import Fixpoint, Step, print_steps
 from fxopt.program import Program
-from fxopt.report import PassReport
+from fxopt.report import AppliedRewrite, PassReport
 from fxopt.rewriting import Analyses, Journal, Ledger, Rewriter
+from fxopt.rewriting.journal import Rewrite
 from fxopt.rewriting.recorder import is_size_question, size_question
 
 __all__ = ["Bound", "PipelineResult", "Run"]
@@ -151,7 +152,8 @@ class Run:
 
     def _checked(self, item: Pass, rewriter: Rewriter) -> PassReport:
         name, program, journal = item.pass_name(), self.program, rewriter.journal
-        before, start = len(program.graph.nodes), time.perf_counter()
+        before, ops_before = len(program.graph.nodes), _ops(program)
+        start = time.perf_counter()
         shape_env = program.fake_mode.shape_env
         assert shape_env is not None
         with shape_env.error_on_new_guards():
@@ -174,6 +176,9 @@ class Run:
             nodes_before=before,
             refusals=tuple(rewriter.refusals),
             rules=journal.counts(),
+            ops=_ops(program),
+            ops_before=ops_before,
+            applied=tuple(map(_applied, journal.rewrites)),
         )
         self.passes.append(report)
         self.journals.append(journal)
@@ -202,6 +207,15 @@ class Run:
             if bound.fixpoint:
                 rest.append(bound)
         return Bound(tuple(rest))
+
+
+def _ops(program: Program) -> int:
+    return sum(1 for _ in program.calls())
+
+
+def _applied(rewrite: Rewrite) -> AppliedRewrite:
+    where = "; ".join(dict.fromkeys(map(str, rewrite.origins)))
+    return AppliedRewrite(rewrite.rule, rewrite.root, where, len(rewrite.created), len(rewrite.removed))
 
 
 def _check_requirements(item: Pass, program: Program) -> None:

@@ -5,13 +5,12 @@
 [1, 2, 3]
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch.utils import _pytree as pytree
 
-from fxopt.errors import InputError
+from fxopt.errors import InputError, nearest
 from fxopt.program.containers import match_tree
 
 __all__ = ["Known", "bind_arguments", "same_literal"]
@@ -87,8 +86,8 @@ def _given(
     given |= kwargs
     for name in [n for n in given if n not in names]:
         if name not in positions:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"the model takes {', '.join(names)}"
+            close = nearest(name, names)
+            hint = f"did you mean {close!r}?" if close else f"the model takes {', '.join(names)}"
             raise InputError(f"unknown argument {name!r}; {hint}")
         value = given.pop(name)
         if name not in defaults or not same_literal(defaults[name], value):

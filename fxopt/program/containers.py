@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.errors import InputError
 
-__all__ = ["field_names", "match_tree", "short_text", "tree_text"]
+__all__ = ["field_names", "match_tree", "numpy_hint", "short_text", "tree_text"]
 
 Key = str | int
 
@@ -87,6 +87,12 @@ def tree_text(tree: pytree.TreeSpec) -> str:
     if names is None:
         return f"a {kind} of {tree.num_children}"
     return f"a {kind} of {', '.join(map(repr, names))}"
+
+
+def numpy_hint(name: str, value: object) -> str:
+    """`pass torch.from_numpy(x)` for an array of numpy's, empty for anything else."""
+    is_array = type(value).__module__ == "numpy" and hasattr(value, "__array__")
+    return f"pass torch.from_numpy({name})" if is_array else ""
 
 
 def short_text(value: object) -> str:

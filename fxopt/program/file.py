@@ -31,7 +31,7 @@ from fxopt.program.revive import Size, revive, sizes_from_json, sizes_of, sizes_
 from fxopt.program.signature import Signature
 from fxopt.program.trees import signature_from_json, signature_to_json
 from fxopt.program.weights import pack_weights, unpack_weights
-from fxopt.program.writing import Buffer, replacing, write_file
+from fxopt.program.writing import Buffer, checked_path, replacing, write_file
 
 __all__ = [
     "FORMAT",
@@ -118,7 +118,7 @@ def save_program(program: Program, path: str | os.PathLike[str]) -> None:
     Raises:
         ArtifactError: wrong suffix, the file can't be written, or the program holds what has no file form.
     """
-    _check_suffix(os.fspath(path))
+    _check_suffix(checked_path(path))
     buffers = file_buffers(program, "program", lines=True)
     with replacing(Path(path)) as temporary:
         write_file(temporary, buffers)
@@ -136,7 +136,7 @@ def file_kind(path: str | os.PathLike[str]) -> str:
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[Container]:
-    name = os.fspath(path)
+    name = checked_path(path)
     _check_suffix(name)
     try:
         with Path(path).open("rb") as file:

@@ -15,6 +15,7 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.printers import PythonPrinter
 
+from fxopt.errors import InputError
 from fxopt.program.signature import Dim, Signature
 
 __all__ = ["Origin", "Program", "new_fake_mode", "origins_of"]
@@ -83,6 +84,24 @@ class Program:
         self._module: GraphModule | None = None
         self._module_version = -1
         self.version = 0
+
+    @staticmethod
+    def expect(value: object, taker: str) -> "Program":
+        """The value, which must be a program.
+
+        Args:
+            value: what was given.
+            taker: what it was given to, for the message.
+
+        Raises:
+            InputError: it is something else.
+        """
+        if not isinstance(value, Program):
+            raise InputError(
+                f"{taker} takes a Program, got a {type(value).__name__}; "
+                "make one of a model with fxopt.trace(model, args)"
+            )
+        return value
 
     def touch(self) -> None:
         """Notes that the graph was edited, so that the generated module is made anew."""

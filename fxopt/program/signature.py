@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.errors import ArtifactError, InputError
 from fxopt.program.binding import Known, bind_arguments, same_literal
-from fxopt.program.containers import short_text
+from fxopt.program.containers import numpy_hint, short_text
 
 __all__ = [
     "ConstantSpec",
@@ -286,7 +286,11 @@ class Signature:
 
 def _checked(spec: TensorSpec, leaf: object) -> torch.Tensor:
     if not isinstance(leaf, torch.Tensor):
-        raise InputError(f"input {spec} must be a tensor, got {short_text(leaf)}")
+        hint = numpy_hint(spec.name, leaf)
+        given = f"a numpy array; {hint}" if hint else short_text(leaf)
+        raise InputError(f"input {spec} must be a tensor, got {given}")
+    if leaf.is_meta and spec.device != "meta":
+        raise InputError(f"input {spec} is on the meta device: it has no values")
     if leaf.dtype != spec.dtype:
         raise InputError(f"input {spec} must have dtype {spec.dtype}, got {leaf.dtype}")
     if leaf.dim() != len(spec.shape):

@@ -16,9 +16,20 @@ from pathlib import Path
 
 from fxopt.errors import ArtifactError
 
-__all__ = ["Buffer", "hidden_name", "replace_file", "replacing", "write_file", "writing"]
+__all__ = ["Buffer", "checked_path", "hidden_name", "replace_file", "replacing", "write_file", "writing"]
 
 Buffer = bytes | bytearray | memoryview
+
+
+def checked_path(path: object) -> str:
+    """A path as text.
+
+    Raises:
+        ArtifactError: it is none.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ArtifactError(f"expected a path, got {path!r}")
+    return str(os.fspath(path))
 
 
 def hidden_name(path: Path) -> Path:

@@ -36,6 +36,8 @@ __all__ = [
 Run = Callable[[list[torch.Tensor]], Sequence[object]]
 """Tensors of `signature.tensor_inputs` -> the computed outputs in order (`signature.computed_outputs`)."""
 
+_STATE = "state."
+"""Before the name of a buffer that is an input and an output."""
 _PERTURBED_RUNS = 8
 """Run only where a first look finds a difference; of two equal logits each is chosen in some of them."""
 
@@ -204,8 +206,14 @@ def _other_threads() -> Iterator[None]:
 
 def _call(module: nn.Module, signature: Signature, tensors: list[torch.Tensor]) -> list[object]:
     args, kwargs = arguments_of(signature, tensors)
+    # A signature that was traced with `state=True` takes and returns buffers, behind the model's own.
+    states = {k.removeprefix(_STATE): kwargs.pop(k) for k in list(kwargs) if k.startswith(_STATE)}
+    states = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in states.items()}
     with _inference(module):
-        return signature.flatten_outputs(module(*args, **kwargs))
+        if not states:
+            return signature.flatten_outputs(module(*args, **kwargs))
+        result = torch.func.functional_call(module, states, args, kwargs)  # type: ignore[arg-type]  # tensors, by name
+        return signature.flatten_outputs((result, *states.values()))
 
 
 @contextlib.contextmanager

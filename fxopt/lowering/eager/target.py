@@ -3,7 +3,7 @@
 import torch
 from torch.fx import Node
 
-from fxopt.errors import ArtifactError, LoweringError
+from fxopt.errors import ArtifactError
 from fxopt.lowering.eager.flat import FlatFunction, flat_function
 from fxopt.lowering.quick import QuickArtifact
 from fxopt.lowering.target import Emitted, Target
@@ -47,8 +47,7 @@ class EagerTarget(Target):
             LoweringError: an opset was given.
             ArtifactError: the program holds what has no file form.
         """
-        if opset is not None:
-            raise LoweringError("opset is an option of onnx; eager has none")
+        self.resolve_opset(opset)
         # `prepack` will list the nodes whose weights are packed when the file is opened.
         return Emitted(b"".join(file_buffers(program, "eager", lines=False, settings={"prepack": []})))
 

@@ -19,7 +19,7 @@ from fxopt.ops.info import op_key
 from fxopt.program.program import Program
 from fxopt.program.signature import ScalarSpec
 
-__all__ = ["Recording", "has_rule", "live_nodes", "record"]
+__all__ = ["Recording", "has_rule", "live_nodes", "lowered_by_torchlib", "record"]
 
 
 @dataclass
@@ -76,12 +76,19 @@ def record(program: Program, opset: int) -> Recording:
 
 def has_rule(node: Node) -> bool:
     """Whether a call can be lowered: by a rule, by ops that it is made of, or by onnxscript."""
+    return _has_own_rule(node) or lowered_by_torchlib(node)
+
+
+def _has_own_rule(node: Node) -> bool:
     if node.target is operator.getitem or find_rule("onnx", node.target) is not None:
         return True
-    if not isinstance(node.target, torch._ops.OpOverload):
+    return isinstance(node.target, torch._ops.OpOverload) and decomposed(node, has_rule) is not None
+
+
+def lowered_by_torchlib(node: Node) -> bool:
+    """Whether a call is lowered by a function of onnxscript's."""
+    if not isinstance(node.target, torch._ops.OpOverload) or _has_own_rule(node):
         return False
-    if decomposed(node, has_rule) is not None:
-        return True
     from fxopt.lowering.onnx.torchlib import knows
 
     return knows(node.target)

@@ -42,6 +42,23 @@ class OnnxTarget(Target):
         load_rules()
         return has_rule(node)
 
+    def resolve_opset(self, opset: int | None) -> int:
+        """The opset that a file will have.
+
+        Raises:
+            LoweringError: it is not offered.
+        """
+        version = DEFAULT_OPSET if opset is None else opset
+        if type(version) is not int or version not in OPSETS:
+            raise LoweringError(f"opset {version} is not offered; choose {OPSETS.start} to {OPSETS.stop - 1}")
+        return version
+
+    def lent_rule(self, node: Node) -> str:
+        """onnxscript, where no rule of fxopt's lowers the call, nor rules for the ops that it is made of."""
+        from fxopt.lowering.onnx.lower import lowered_by_torchlib
+
+        return "onnxscript" if lowered_by_torchlib(node) else ""
+
     def missing(self, program: Program) -> list[Node]:
         """The calls without a rule that an output depends on."""
         from fxopt.lowering.onnx.lower import live_nodes
@@ -61,9 +78,7 @@ class OnnxTarget(Target):
         from fxopt.lowering.onnx.lower import record
         from fxopt.lowering.onnx.model import EXTERNAL_THRESHOLD, build_model
 
-        version = DEFAULT_OPSET if opset is None else opset
-        if version not in OPSETS:
-            raise LoweringError(f"opset {version} is not offered; choose {OPSETS.start} to {OPSETS.stop - 1}")
+        version = self.resolve_opset(opset)
         self._check_rules(program)
         recording = record(program, version)
         threshold = EXTERNAL_THRESHOLD if self._threshold is None else self._threshold

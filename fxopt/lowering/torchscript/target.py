@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from fxopt import __version__
-from fxopt.errors import ArtifactError, LoweringError
+from fxopt.errors import ArtifactError
 from fxopt.lowering.quick import QuickArtifact
 from fxopt.lowering.target import Emitted, Target
 from fxopt.lowering.torchscript.module import SEAL_MARK
@@ -98,8 +98,7 @@ class TorchScriptTarget(Target):
         from fxopt.lowering.torchscript.emit import emit_source
         from fxopt.lowering.torchscript.module import script_bytes
 
-        if opset is not None:
-            raise LoweringError("opset is an option of onnx; torchscript has none")
+        self.resolve_opset(opset)
         description = {
             "format": 1,
             "fxopt": __version__,
