@@ -31,7 +31,7 @@ from fxopt.lowering.lower import check_destination
 from fxopt.ops import op_key
 from fxopt.pipeline import CheckEach, CrashReproducer, Instrument, Pass, PassManager, PipelineResult
 from fxopt.pipeline.text import Fixpoint, Named, Step, print_steps
-from fxopt.program import Program
+from fxopt.program import Program, expect_program
 from fxopt.report import (
     ArtifactReport,
     CostReport,
@@ -103,7 +103,7 @@ def run_pipeline(
         VerificationError: with `check_each`, a pass changed the function.
         InputError: it is no program.
     """
-    Program.expect(program, "run_pipeline")
+    expect_program(program, "run_pipeline")
     manager = _manager(pipeline, target)
     unused = _unused_calibration(manager, calibration)
     if unused:

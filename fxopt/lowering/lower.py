@@ -17,7 +17,7 @@ from fxopt.lowering.artifact import Artifact
 from fxopt.lowering.check import verify_file
 from fxopt.lowering.target import Emitted, Target, get_target
 from fxopt.ops.info import op_key
-from fxopt.program.program import Program, origins_of
+from fxopt.program.program import Program, expect_program, origins_of
 from fxopt.program.writing import checked_path, hidden_name, replace_file, write_file, writing
 from fxopt.report import Verdict, VerifyReport
 
@@ -57,7 +57,7 @@ def lower(
         ArtifactError: wrong suffix, or the file can't be written.
         InputError: it is no program.
     """
-    Program.expect(program, "lower")
+    expect_program(program, "lower")
     chosen = get_target(target)
     chosen.resolve_opset(opset)
     final = check_destination(chosen, path)

@@ -18,7 +18,7 @@ from fxopt.pipeline.options import make_pass, step_of
 from fxopt.pipeline.registry import registry
 from fxopt.pipeline.run import Bound, PipelineResult, Run
 from fxopt.pipeline.text import Fixpoint, Named, Step, marked, parse_steps, print_steps
-from fxopt.program import Program
+from fxopt.program import Program, expect_program
 
 __all__ = ["PassManager", "PipelineResult"]
 
@@ -102,7 +102,7 @@ class PassManager:
             PipelineError: calibration data or a property that a pass needs is missing.
             InputError: it is no program.
         """
-        Program.expect(program, "a pipeline")
+        expect_program(program, "a pipeline")
         needy = next((p for p in self.passes() if p.needs_calibration), None)
         if needy is not None and calibration is None:
             raise PipelineError(f"pass {needy.pass_name()!r} needs calibration data: pass calibration=")

@@ -1,7 +1,7 @@
 """`Program`, its signature, text form, file form and shape inference."""
 
 from fxopt.program.inference import fake_value, infer_value, value_key
-from fxopt.program.program import Origin, Program, new_fake_mode, origins_of
+from fxopt.program.program import Origin, Program, expect_program, new_fake_mode, origins_of
 from fxopt.program.signature import (
     ConstantSpec,
     Dim,
@@ -29,6 +29,7 @@ __all__ = [
     "TensorSpec",
     "dtype_name",
     "evaluate_dim",
+    "expect_program",
     "fake_value",
     "infer_value",
     "named_dtype",

@@ -18,7 +18,7 @@ from torch.utils._sympy.printers import PythonPrinter
 from fxopt.errors import InputError
 from fxopt.program.signature import Dim, Signature
 
-__all__ = ["Origin", "Program", "new_fake_mode", "origins_of"]
+__all__ = ["Origin", "Program", "expect_program", "new_fake_mode", "origins_of"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,24 @@ def origins_of(node: Node) -> tuple[Origin, ...]:
 def new_fake_mode() -> FakeTensorMode:
     """A fresh mode with its own symbolic sizes."""
     return FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=False)
+
+
+def expect_program(value: object, taker: str) -> "Program":
+    """The value, which must be a program.
+
+    Args:
+        value: what was given.
+        taker: what it was given to, for the message.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(value, Program):
+        raise InputError(
+            f"{taker} takes a Program, got a {type(value).__name__}; "
+            "make one of a model with fxopt.trace(model, args)"
+        )
+    return value
 
 
 class Program:
@@ -84,24 +102,6 @@ class Program:
         self._module: GraphModule | None = None
         self._module_version = -1
         self.version = 0
-
-    @staticmethod
-    def expect(value: object, taker: str) -> "Program":
-        """The value, which must be a program.
-
-        Args:
-            value: what was given.
-            taker: what it was given to, for the message.
-
-        Raises:
-            InputError: it is something else.
-        """
-        if not isinstance(value, Program):
-            raise InputError(
-                f"{taker} takes a Program, got a {type(value).__name__}; "
-                "make one of a model with fxopt.trace(model, args)"
-            )
-        return value
 
     def touch(self) -> None:
         """Notes that the graph was edited, so that the generated module is made anew."""

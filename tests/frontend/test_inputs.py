@@ -76,7 +76,7 @@ def test_the_callers_tensors_are_not_used_themselves():
         ),
         (3, {}, "args must be a tuple of example inputs, got int"),
         ((noise(2),), [1], "kwargs must be a dict"),
-        ((numpy.zeros(2),), {}, "input 'x' is a ndarray: pass tensors"),
+        ((numpy.zeros(2),), {}, "input 'x' is a ndarray: pass torch.from_numpy(x)"),
         ((object(),), {}, "input 'x' is a object"),
         ((noise(2).to(torch.complex64),), {}, "input 'x' is complex (torch.complex64)"),
         ((noise(2).to_sparse(),), {}, "input 'x' is a sparse_coo tensor"),
