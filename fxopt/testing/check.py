@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from fxopt.dialect import violations
 from fxopt.errors import FxoptError
@@ -77,16 +78,16 @@ def check_pass(
         max_examples=examples if examples is not None else profile.max_examples,
         deadline=None,
         phases=[p for p in profile.phases if shrink or p not in (Phase.shrink, Phase.explain)],
-        suppress_health_check=[HealthCheck.nested_given],
     )
-    @given(programs(motifs=planted, families=families, max_ops=max_ops))
-    def run(program: Program) -> None:
+    @given(programs(motifs=planted, families=families, max_ops=max_ops), st.integers(1, _LOWER_EVERY))
+    def run(program: Program, turn: int) -> None:
         counts["programs"] += 1
-        lowered = targets if counts["programs"] % _LOWER_EVERY == 1 else ()
+        lowered = targets if turn == _LOWER_EVERY else ()  # drawn: the same when the example is run again
         try:
             rewrites = check_once(item, program, idempotent=idempotent, targets=lowered)
         except CheckFailure as failure:
-            raise CheckFailure(f"{failure}\n\nrepeat it with:\n\n{reproducer(item, program)}") from failure
+            script = reproducer(item, program, idempotent=idempotent, targets=lowered)
+            raise CheckFailure(f"{failure}\n\nrepeat it with:\n\n{script}") from failure
         counts["fired"] += rewrites > 0
         counts["rewrites"] += rewrites
 
@@ -100,9 +101,12 @@ def check_pass(
     return counts
 
 
-def reproducer(item: Pass, program: Program) -> str:
-    """A script that checks the pass on this program again."""
+def reproducer(item: Pass, program: Program, *, idempotent: bool = True, targets: Sequence[str] = ()) -> str:
+    """A script that checks the pass on this program again, as `check_once` was called."""
     cls = type(item)
+    options = ("" if idempotent else ", idempotent=False") + (
+        f", targets={tuple(targets)!r}" if targets else ""
+    )
     return "\n".join(
         [
             "import operator, torch",
@@ -110,7 +114,7 @@ def reproducer(item: Pass, program: Program) -> str:
             f"from {cls.__module__} import {cls.__qualname__.split('.')[0]}",
             "",
             script_of(program) or "# program: not a drawn one",
-            f"check_once({item!r}, program)",
+            f"check_once({item!r}, program{options})",
         ]
     )
 

@@ -34,6 +34,12 @@ def test_tensors_come_back(name: str):
     )
 
 
+def test_a_lone_element_of_a_larger_tensor_passes():
+    value = torch.arange(12.0).reshape(1, 12)[:, 0]
+    assert value.stride() == (12,)
+    assert torch.equal(unpack(pack(value)), value)
+
+
 def test_numbers_pass_as_they_are():
     assert [unpack_value(pack(v)) for v in (3, 2.5, True)] == [3, 2.5, True]
     with pytest.raises(TypeError, match="got str"):

@@ -158,17 +158,41 @@ def test_commutative_calls(node: Node, expected: bool) -> None:
     assert is_commutative(node) is expected
 
 
-@pytest.mark.parametrize("x", [(4,), (1, 4), (7, 4), (2, 7, 4)])
-@pytest.mark.parametrize("b", [None, (), (1,), (4,), (1, 4), (4, 4), (7, 4), (2, 7, 4), (3, 2, 7, 4)])
-def test_what_the_shape_function_of_linear_takes_the_kernel_takes(
-    x: tuple[int, ...], b: tuple[int, ...] | None
-) -> None:
+def agreed(op: torch._ops.OpOverload, args: list[object]) -> bool:
+    """Whether a call is taken, by the shape function and `check_taken`; the kernel says the same."""
+
     def taken(device: str) -> bool:
-        tensors = [None if s is None else torch.zeros(s, device=device) for s in (x, (4, 4), b)]
+        values = [torch.zeros(a, device=device) if isinstance(a, tuple) else a for a in args]
         try:
-            check_taken(aten.linear.default, tensors, {}, aten.linear.default(*tensors))
+            check_taken(op, values, {}, op(*values))
         except (RuntimeError, ValueError):
             return False
         return True
 
     assert taken("meta") == taken("cpu")
+    return taken("cpu")
+
+
+@pytest.mark.parametrize("x", [(4,), (1, 4), (7, 4), (2, 7, 4)])
+@pytest.mark.parametrize("b", [None, (), (1,), (4,), (1, 4), (4, 4), (7, 4), (2, 7, 4), (3, 2, 7, 4)])
+def test_what_the_shape_function_of_linear_takes_the_kernel_takes(
+    x: tuple[int, ...], b: tuple[int, ...] | None
+) -> None:
+    agreed(aten.linear.default, [x, (4, 4), b])
+
+
+@pytest.mark.parametrize("stride", [[1], [2], [1, 2]])
+@pytest.mark.parametrize("padding", [[0], [1], [1, 0], [0, 1]])
+@pytest.mark.parametrize("dilation", [[1], [1, 2]])
+def test_output_padding_is_below_stride_or_dilation(
+    stride: list[int], padding: list[int], dilation: list[int]
+) -> None:
+    shapes: list[object] = [(1, 2, 5, 5), (2, 3, 3, 3), None]
+    taken = agreed(aten.conv_transpose2d.input, [*shapes, stride, [0], padding, 1, dilation])
+    assert taken or padding != [0]
+    assert agreed(aten.convolution.default, [*shapes, stride, [0], dilation, True, padding, 1]) == taken
+
+
+def test_a_convolution_that_is_not_transposed_has_no_output_padding() -> None:
+    shapes: list[object] = [(1, 2, 5, 5), (3, 2, 3, 3), None]
+    assert agreed(aten.convolution.default, [*shapes, [1, 1], [0, 0], [1, 1], False, [1, 1], 1])

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from fxopt.pipeline import Pass
-from fxopt.testing import CheckFailure, check_pass
+from fxopt.pipeline import Pass, registry
+from fxopt.testing import CheckFailure, ProgramBuilder, check_pass, reproducer
 from tests.testing.wrong_passes import PAIRS
 
 EXAMPLES = 60
@@ -35,6 +35,15 @@ def test_the_script_repeats_the_failure() -> None:
     script = str(failure.value).split("repeat it with:\n\n", 1)[1]
     with pytest.raises(CheckFailure, match=re.escape(str(failure.value).split(":", 1)[0])):
         exec(compile(script, "script", "exec"), {})
+
+
+def test_the_script_checks_as_the_pass_was_checked() -> None:
+    item = registry.get("eliminate-dead-code")()
+    b = ProgramBuilder()
+    program = b.finish(b.call("aten.relu", b.input((b.batch, 3))))
+    assert reproducer(item, program).endswith("check_once(EliminateDeadCode(), program)")
+    script = reproducer(item, program, idempotent=False, targets=("eager", "onnx"))
+    assert script.endswith("program, idempotent=False, targets=('eager', 'onnx'))")
 
 
 def test_a_pass_that_never_fires_fails() -> None:

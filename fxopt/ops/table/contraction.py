@@ -233,6 +233,22 @@ def _transposed_samples(rank: int) -> Callable[[Draw], Sequence[SampleArgs]]:
     return samples
 
 
+def _per_axis(value: object, rank: int) -> list[int]:
+    """An int or a list of one means all axes."""
+    values = [v for v in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(v, int)]
+    return values * rank if len(values) == 1 else values
+
+
+def _large_output_padding(bound: Bound, output: object) -> str:
+    """Only the kernel asks for an output padding below stride or dilation, and only where it is transposed."""
+    rank = len(shape_of(bound["weight"])) - 2
+    steps, gaps, extra = (_per_axis(bound[k], rank) for k in ("stride", "dilation", "output_padding"))
+    large = any(e >= max(s, d) for e, s, d in zip(extra, steps, gaps, strict=False))
+    if bound.get("transposed", True) and large:
+        return "a transposed convolution's output padding must be smaller than either stride or dilation"
+    return ""
+
+
 for _rank in (1, 2, 3):
     entry(f"conv{_rank}d", _conv_samples(_rank), _LAYER, index_map=_grouped)
     entry(
@@ -241,6 +257,7 @@ for _rank in (1, 2, 3):
         _LAYER,
         index_map=lambda bound: _grouped(bound, transposed=True),
         flops=_scattered,
+        kernel_refuses=_large_output_padding,
     )
 entry(
     "convolution",
@@ -249,6 +266,7 @@ entry(
         call(d(2, 4, 3, 3), d(4, 1, 2, 2), None, [2, 2], [0, 0], [1, 1], True, [0, 0], 2),
     ],
     _LAYER,
+    kernel_refuses=_large_output_padding,
     index_map=_convolution,
     flops=lambda bound, output: (
         _scattered(bound, output) if bound["transposed"] else _gathered(bound, output)
