@@ -23,6 +23,7 @@ from torch.fx import Node
 
 from fxopt import __version__
 from fxopt.analysis.cost import Cost
+from fxopt.diagnosis import FailureReproducer, TargetCheck, check_application, diagnose
 from fxopt.errors import InputError, PipelineError, VerificationError
 from fxopt.frontend import trace
 from fxopt.frontend.inputs import DynamicShapes
@@ -42,7 +43,6 @@ from fxopt.report import (
     Verdict,
     VerifyReport,
 )
-from fxopt.verification import check_programs
 
 __all__ = ["Model", "OptimizeResult", "Pipeline", "optimize", "run_pipeline"]
 
@@ -148,24 +148,10 @@ def _run(
     check_each: bool,
     instruments: Sequence[Instrument] = (),
 ) -> PipelineResult:
-    checks = (CheckEach(_check_application),) if check_each else ()
+    checks = (CheckEach(check_application),) if check_each else ()
     reproduces = any(isinstance(i, CrashReproducer) for i in instruments)
     crash = () if reproduces else (CrashReproducer(most_bytes=_MOST_CRASH_BYTES),)
     return manager.run(program, calibration=calibration, instruments=(*instruments, *crash, *checks))
-
-
-def _check_application(before: Program, after: Program, item: Pass) -> None:
-    """Raises if one pass application changed the function."""
-
-    def again(program: Program) -> Program:
-        """The pass on the float64 twin: the oracle of algebra sees what float32's rounding hides."""
-        return PassManager.of([item]).run(program).program
-
-    report = check_programs(
-        before, after, item.contract.value, transform=None if item.needs_calibration else again
-    )
-    if report.verdict is Verdict.DIFFERENT:
-        raise VerificationError(f"pass {item.pass_name()!r} changed the function: {report.reason}", report)
 
 
 def optimize(
@@ -182,6 +168,7 @@ def optimize(
     max_drop: float | None = None,
     opset: int | None = None,
     check_each: bool = False,
+    reproduce: str | os.PathLike[str] | None = None,
     state: bool = False,
     trust: bool = False,
 ) -> OptimizeResult:
@@ -203,6 +190,7 @@ def optimize(
         max_drop: by how much the metric may fall, absolute.
         opset: of an ONNX file.
         check_each: check every pass application.
+        reproduce: a folder; what fails is bisected to its pass and rewrite, reduced, and written there.
         state: as in `trace`.
         trust: as in `load`.
 
@@ -229,12 +217,21 @@ def optimize(
     _describe_model(report, original)
     clock.lap("trace")
     log.info("run the pipeline %s", report.pipeline)
-    result = _run(manager, original, calibration, check_each=check_each)
+    watch = () if reproduce is None else (FailureReproducer(reproduce),)
+    result = _run(manager, original, calibration, check_each=check_each, instruments=watch)
     _describe_passes(report, result, _unused_calibration(manager, calibration))
     clock.lap("pipeline")
     log.info("lower to %s and verify the file", report.target)
     judge = _Judge(metric, max_drop, original, report)
-    artifact = _lowered(result.program, original, chosen, path, opset, judge)
+    try:
+        artifact = _lowered(result.program, original, chosen, path, opset, judge)
+    except VerificationError as error:
+        if reproduce is None or report.verdict is not Verdict.DIFFERENT:
+            raise  # the metric fell: nothing is wrong that could be reduced
+        check = TargetCheck(chosen, opset)
+        found = diagnose(original, manager, check, calibration=calibration, folder=reproduce)
+        said = "; ".join(str(found).splitlines()) if found else "it does not show when it is run again"
+        raise VerificationError(f"{error}; {said}", report) from error
     report.artifact = ArtifactReport(
         chosen.name, artifact.path, artifact.size, number, chosen.coverage(result.program)
     )

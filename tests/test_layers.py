@@ -24,6 +24,7 @@ LAYERS = (
     ("pipeline",),
     ("passes",),
     ("lowering",),
+    ("diagnosis",),
     ("optimizer",),
     ("api",),
     ("factories",),

@@ -17,9 +17,11 @@ from typer.main import get_command
 
 import fxopt
 from fxopt.cli.bench import bench
+from fxopt.cli.bisect import bisect
 from fxopt.cli.demo import demo
 from fxopt.cli.optimize import optimize
 from fxopt.cli.passes import passes
+from fxopt.cli.reduce import reduce
 from fxopt.cli.verify import verify
 from fxopt.errors import FxoptError, VerificationError
 
@@ -37,6 +39,8 @@ app.command()(demo)
 app.command()(optimize)
 app.command()(verify)
 app.command()(bench)
+app.command()(bisect)
+app.command()(reduce)
 app.command()(passes)
 
 

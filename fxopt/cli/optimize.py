@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["REPORT_FILE", "optimize"]
 
 REPORT_FILE = "report.json"
+FAILURE_FOLDER = "failure"
 
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help="FILE.py:FACTORY, or a .pt2 file.")]
 _Pipeline = Annotated[str, typer.Option("--pipeline", metavar="TEXT", help="Passes and named pipelines.")]
@@ -60,6 +61,14 @@ _Timing = Annotated[bool, typer.Option("--timing", help="Print time and rewrites
 _CheckEach = Annotated[
     bool, typer.Option("--check-each", help="Check each pass numerically against its input.")
 ]
+_OnFailure = Annotated[
+    str | None,
+    typer.Option(
+        "--on-failure",
+        metavar="reproduce",
+        help="What fails is bisected, reduced and written to DIR/failure.",
+    ),
+]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Do and verify everything, write nothing.")]
 
 
@@ -77,6 +86,7 @@ class _Request:
     max_drop: float | None
     opset: int | None
     check_each: bool
+    reproduce: Path | None
     trust: bool
 
 
@@ -104,6 +114,7 @@ def optimize(
     explain: _Explain = None,
     timing: _Timing = False,
     check_each: _CheckEach = False,
+    on_failure: _OnFailure = None,
     trust: TrustFlag = False,
     dry_run: _DryRun = False,
     json: JsonFlag = False,
@@ -131,6 +142,7 @@ def optimize(
         max_drop=max_drop,
         opset=opset,
         check_each=check_each,
+        reproduce=_failures(on_failure, output),
         trust=trust,
     )
     return _carry_out(request, _View(explain, timing, json, quiet))
@@ -181,6 +193,17 @@ def _metric(text: str | None, max_drop: float | None) -> Callable[[Callable[...,
     return score
 
 
+def _failures(on_failure: str | None, output: Path | None) -> Path | None:
+    """Where the folder of a failure is made, if there is to be one.
+
+    Raises:
+        InputError: another word than `reproduce`.
+    """
+    if on_failure not in (None, "reproduce"):
+        raise InputError(f"--on-failure {on_failure}: the one thing that can be done is 'reproduce'")
+    return None if on_failure is None else (output or Path()) / FAILURE_FOLDER
+
+
 def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -213,6 +236,7 @@ def _run(request: _Request) -> tuple[Report | None, VerificationError | None]:
                 max_drop=request.max_drop,
                 opset=request.opset,
                 check_each=request.check_each,
+                reproduce=request.reproduce,
                 trust=request.trust,
             )
     except VerificationError as error:

@@ -2,7 +2,7 @@
 
 from fxopt.rewriting.edits import Analyses, Analysis, OrderError
 from fxopt.rewriting.engine import apply_rules
-from fxopt.rewriting.journal import Journal, Rewrite
+from fxopt.rewriting.journal import Journal, Rewrite, failed_rewrite
 from fxopt.rewriting.ledger import Ledger
 from fxopt.rewriting.rewriter import Rewriter
 from fxopt.rewriting.rule import Const, Match, Refused, Rule
@@ -23,6 +23,7 @@ __all__ = [
     "Rewriter",
     "Rule",
     "apply_rules",
+    "failed_rewrite",
     "read_symbol",
     "same_size",
     "same_type",

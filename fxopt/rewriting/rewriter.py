@@ -34,7 +34,7 @@ from fxopt.program.text import value_text
 from fxopt.report import Refusal
 from fxopt.rewriting.calls import call_name, check_known, checked_arguments, checked_op, spelled
 from fxopt.rewriting.edits import Analyses, Analysis, Edits, WeightNames
-from fxopt.rewriting.journal import Journal, Rewrite
+from fxopt.rewriting.journal import Journal, Rewrite, note_rewrite
 from fxopt.rewriting.ledger import Ledger
 from fxopt.rewriting.quiet import quiet
 from fxopt.rewriting.sameness import same_type
@@ -138,8 +138,9 @@ class Rewriter:
                 self._roll_back(edits)
             else:
                 self._commit(edits)
-        except BaseException:
+        except BaseException as error:
             self._roll_back(edits)
+            note_rewrite(error, rule, root)
             raise
         finally:
             self._open = None

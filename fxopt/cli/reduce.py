@@ -1,0 +1,59 @@
+"""`fxopt reduce`: the smallest program that still fails in the same way, in a folder with a script.
+
+>>> reduce.__name__
+'reduce'
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fxopt.cli.bisect import (
+    NOTHING,
+    DynamicOption,
+    ModelArgument,
+    PipelineOption,
+    PluginOption,
+    SlowerOption,
+    TargetOption,
+    TestOption,
+    read_check,
+    read_pipeline,
+    read_program,
+)
+from fxopt.cli.console import progress
+from fxopt.cli.options import QuietFlag, TrustFlag
+
+__all__ = ["reduce"]
+
+
+def reduce(
+    model: ModelArgument,
+    pipeline: PipelineOption = "O1",
+    target: TargetOption = None,
+    test: TestOption = None,
+    slower: SlowerOption = None,
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="Where the folder of the failure is made.")
+    ] = Path("fxopt-failure"),
+    seconds: Annotated[float, typer.Option("--seconds", help="When to stop at the latest.")] = 300.0,
+    dynamic: DynamicOption = None,
+    plugin: PluginOption = None,
+    trust: TrustFlag = False,
+    quiet: QuietFlag = False,
+) -> int:
+    """Find what makes a pipeline fail, and the few nodes that show it.
+
+    Writes a folder in DIR: the reduced program, a script that repeats the failure, a text that tells it. What is
+    a failure, see `fxopt bisect`. Exit code 0: nothing fails. 1: it was found and reduced.
+    """
+    from fxopt.diagnosis import diagnose
+
+    manager, check = read_pipeline(pipeline, plugin), read_check(target, test, slower)
+    with progress(quiet=quiet):
+        program = read_program(model, dynamic, trust=trust)
+        found = diagnose(program, manager, check, folder=output, seconds=seconds)
+    sys.stdout.write(NOTHING if found is None else f"{found}\n")
+    return 0 if found is None else 1
