@@ -79,7 +79,7 @@ def bisect(
     trust: TrustFlag = False,
     quiet: QuietFlag = False,
 ) -> int:
-    """Find the first pass, and in it the first rewrite, with which a pipeline fails.
+    """Which pass, and which rewrite in it, broke a model?
 
     A failure is a crash or another function than before; with --target one of the lowered file, with --slower a
     slower result, with --test what a command of your own says. Exit code 0: nothing fails. 1: it was found.

@@ -44,7 +44,7 @@ def reduce(
     trust: TrustFlag = False,
     quiet: QuietFlag = False,
 ) -> int:
-    """Find what makes a pipeline fail, and the few nodes that show it.
+    """The few nodes that show what a pipeline broke.
 
     Writes a folder in DIR: the reduced program, a script that repeats the failure, a text that tells it. What is
     a failure, see `fxopt bisect`. Exit code 0: nothing fails. 1: it was found and reduced.

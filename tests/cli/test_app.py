@@ -27,7 +27,7 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for verb in ("demo", "optimize", "verify", "bench", "passes"):
+    for verb in ("demo", "optimize", "verify", "bench", "bisect", "reduce", "passes"):
         assert f"\n  {verb} " in text
     assert "..." not in text.partition("Commands:")[2]  # no summary is cut off
     assert main([]) == 0
