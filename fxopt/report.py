@@ -44,6 +44,8 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+_SHORT = 60
+"""Letters of a pipeline in the short form of a report."""
 
 
 class Verdict(enum.StrEnum):
@@ -324,7 +326,9 @@ class Report(JsonData):
         Net by O1: 9 -> 7 ops, 0 B -> 0 B of weights
         m.onnx: onnx, 1.5 kB
         """
-        by = f" by {self.pipeline}" if self.pipeline else ""
+        short = self.pipeline or ""
+        short = short if len(short) <= _SHORT else f"{short[:_SHORT]}..."
+        by = f" by {short}" if short else ""
         lines = [f"{self.model}{by}"]
         if self.before and self.after:
             sizes = (

@@ -23,15 +23,17 @@ from fxopt.cli.optimize import optimize
 from fxopt.cli.passes import passes
 from fxopt.cli.reduce import reduce
 from fxopt.cli.verify import verify
+from fxopt.cli.words import spoken
 from fxopt.errors import FxoptError, VerificationError
 
 __all__ = ["app", "main"]
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
+PLANNED = ("partition", "run", "show", "diff", "why", "tune", "check", "recipe")
+"""Verbs that later versions will have."""
 
 app = typer.Typer(
     name="fxopt",
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -69,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    missing = _planned(given[0])
+    if missing:
+        return _fail(missing, MISTAKE)
     try:
         code = get_command(app).main(args=given, prog_name="fxopt", standalone_mode=False)
     except VerificationError as error:
@@ -88,6 +93,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else DONE
 
 
+def _planned(verb: str) -> str:
+    """Why a verb that will exist does not; empty for any other word."""
+    have = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    if verb not in PLANNED or verb in have:
+        return ""
+    return f"`fxopt {verb}` is not in this version yet; it has {', '.join(have)}"
+
+
 def _usage_message(error: typer.TyperException) -> str:
     """One line, and where to read on."""
     format_message = getattr(error, "format_message", None)
@@ -97,5 +110,5 @@ def _usage_message(error: typer.TyperException) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"fxopt: error: {message}\n")
+    sys.stderr.write(f"fxopt: error: {spoken(message)}\n")
     return code

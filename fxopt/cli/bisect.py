@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxopt.cli.console import progress
-from fxopt.cli.options import QuietFlag, TrustFlag, read_side
+from fxopt.cli.options import PluginOption, QuietFlag, TrustFlag, load_plugins, read_side
 from fxopt.cli.values import parse_dynamic
 from fxopt.errors import InputError
 
@@ -62,10 +62,6 @@ DynamicOption = Annotated[
     list[str] | None,
     typer.Option("--dynamic", metavar="INPUT:AXIS[=NAME]", help="A size that varies, such as x:0=batch."),
 ]
-PluginOption = Annotated[
-    list[Path] | None,
-    typer.Option("--plugin", metavar="FILE.py", help="A file that registers passes, ops or targets."),
-]
 
 
 def bisect(
@@ -95,7 +91,7 @@ def bisect(
 
 def read_pipeline(text: str, plugins: list[Path] | None) -> "PassManager":
     """The pipeline, after the plugins that register its passes."""
-    from fxopt.pipeline import PassManager, load_plugin
+    from fxopt.pipeline import PassManager
 
     for file in plugins or ():
         load_plugin(str(file))

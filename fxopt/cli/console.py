@@ -7,19 +7,28 @@ The library tells what it does by logging, so that nothing in it knows of the co
 """
 
 import contextlib
+import json
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
+from fxopt.cli.noise import held_back
+from fxopt.cli.words import spoken
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["progress", "stdout"]
+__all__ = ["json_text", "progress", "stdout"]
 
 _LOG_WIDTH = 120
 """Columns where standard output is a file or a pipe."""
+
+
+def json_text(value: object) -> str:
+    """JSON as the command line prints it."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def stdout() -> "Console":
@@ -42,14 +51,17 @@ class _Handler(logging.Handler):
 def progress(*, quiet: bool) -> Iterator[None]:
     """Show what the library says while the block runs: a moving line on a terminal, plain lines elsewhere.
 
-    A warning is one line too, without the place in the source that Python would print.
+    A warning is one line too, without the place in the source that Python would print. What other libraries
+    write to standard error is held back.
     """
     if quiet:
-        yield
+        with held_back(), warnings.catch_warnings(action="ignore"):
+            yield
         return
     logger = logging.getLogger("fxopt")
     level = logger.level
     with contextlib.ExitStack() as stack:
+        stack.enter_context(held_back())
         stack.enter_context(warnings.catch_warnings())
         warnings.showwarning = _warning_line
         handler = _Handler(_moving_line(stack) if sys.stderr.isatty() else _plain_line)
@@ -70,7 +82,7 @@ def _warning_line(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    sys.stderr.write(f"fxopt: warning: {message}\n")
+    sys.stderr.write(f"fxopt: warning: {spoken(str(message))}\n")
 
 
 def _plain_line(message: str) -> None:

@@ -4,13 +4,15 @@
 'demo'
 """
 
+import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxopt.cli.console import progress, stdout
+from fxopt.cli.console import json_text, progress, stdout
 from fxopt.cli.options import QuietFlag
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ def demo(
     output: Annotated[Path, typer.Option("--output", help="The folder for the artifacts.")] = Path(
         "fxopt-demo"
     ),
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the table as JSON, and nothing else, on standard output.")
+    ] = False,
     quiet: QuietFlag = False,
 ) -> int:
     """Take two trained models through every step.
@@ -33,11 +38,19 @@ def demo(
     """
     from fxopt.demo import run_demo
 
-    with progress(quiet=quiet):
+    with progress(quiet=quiet or json):
         rows = list(run_demo(output))
-    if not quiet:
+    if json:
+        sys.stdout.write(json_text([_row(row) for row in rows]) + "\n")
+    elif not quiet:
         stdout().print(_table(rows, output))
     return 1 if any(row.failed for row in rows) else 0
+
+
+def _row(row: "DemoRow") -> dict[str, object]:
+    """A row as JSON data; what was not measured is null."""
+    data = dataclasses.asdict(row)
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in data.items()}
 
 
 def _table(rows: "list[DemoRow]", folder: Path) -> "Table":

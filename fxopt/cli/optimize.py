@@ -4,20 +4,30 @@
 'optimize'
 """
 
-import difflib
 import sys
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from fxopt.cli.completion import pass_names, pipeline_names, target_names
 from fxopt.cli.console import progress, stdout
-from fxopt.cli.options import JsonFlag, QuietFlag, TrustFlag, read_model
+from fxopt.cli.noise import heard
+from fxopt.cli.options import (
+    JsonFlag,
+    OptimizeOptions,
+    PluginOption,
+    QuietFlag,
+    TrustFlag,
+    load_plugins,
+    read_model,
+)
+from fxopt.cli.script import write_script
 from fxopt.cli.values import calls, parse_dynamic, read_npz
-from fxopt.errors import ArtifactError, InputError, PipelineError, VerificationError
+from fxopt.errors import ArtifactError, InputError, PipelineError, VerificationError, nearest
 from fxopt.factories import ModelSource, read_function, split_factory
 from fxopt.report import Report
 
@@ -30,8 +40,15 @@ REPORT_FILE = "report.json"
 FAILURE_FOLDER = "failure"
 
 _Model = Annotated[str, typer.Argument(metavar="MODEL", help="FILE.py:FACTORY, or a .pt2 file.")]
-_Pipeline = Annotated[str, typer.Option("--pipeline", metavar="TEXT", help="Passes and named pipelines.")]
-_Target = Annotated[str, typer.Option("--target", help="eager, torchscript, onnx, ...")]
+_Pipeline = Annotated[
+    str,
+    typer.Option(
+        "--pipeline", metavar="TEXT", help="Passes and named pipelines.", autocompletion=pipeline_names
+    ),
+]
+_Target = Annotated[
+    str, typer.Option("--target", help="eager, torchscript, onnx, ...", autocompletion=target_names)
+]
 _Output = Annotated[
     Path | None, typer.Option("--output", metavar="DIR", help="The folder for model.* and report.json.")
 ]
@@ -50,12 +67,14 @@ _MaxDrop = Annotated[
     float | None, typer.Option("--max-drop", help="By how much the metric may fall, absolute, such as 0.005.")
 ]
 _Opset = Annotated[int | None, typer.Option("--opset", help="The ONNX opset.")]
-_Plugin = Annotated[
-    list[Path] | None,
-    typer.Option("--plugin", metavar="FILE.py", help="A file that registers passes, ops or targets."),
-]
 _Explain = Annotated[
-    str | None, typer.Option("--explain", metavar="PASS", help="Where a pass did not fire, and why.")
+    str | None,
+    typer.Option(
+        "--explain",
+        metavar="PASS",
+        help="Where a pass fired; where it did not, and why.",
+        autocompletion=pass_names,
+    ),
 ]
 _Timing = Annotated[bool, typer.Option("--timing", help="Print time and rewrites of each pass.")]
 _CheckEach = Annotated[
@@ -69,25 +88,26 @@ _OnFailure = Annotated[
         help="What fails is bisected, reduced and written to DIR/failure.",
     ),
 ]
+_State = Annotated[
+    bool, typer.Option("--state", help="Make buffers that the model writes to inputs and outputs.")
+]
+_Script = Annotated[
+    Path | None,
+    typer.Option("--gen-script", metavar="FILE", help="Write the run as a Python file to edit, too."),
+]
+_Distill = Annotated[str | None, typer.Option("--distill", hidden=True)]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Do and verify everything, write nothing.")]
 
 
 @dataclass(frozen=True)
 class _Request:
-    """The values of the command line, read."""
+    """A run, ready to start."""
 
+    asked: OptimizeOptions
     source: ModelSource
     manager: "PassManager"
-    target: str
-    folder: Path | None
-    dynamic: dict[str, dict[int, object]]
-    calibration: Path | None
     metric: "Callable[[Callable[..., object]], float] | None"
-    max_drop: float | None
-    opset: int | None
-    check_each: bool
-    reproduce: Path | None
-    trust: bool
+    folder: Path | None
 
 
 @dataclass(frozen=True)
@@ -110,13 +130,16 @@ def optimize(
     metric: _Metric = None,
     max_drop: _MaxDrop = None,
     opset: _Opset = None,
-    plugin: _Plugin = None,
+    plugin: PluginOption = None,
     explain: _Explain = None,
     timing: _Timing = False,
     check_each: _CheckEach = False,
     on_failure: _OnFailure = None,
+    state: _State = False,
     trust: TrustFlag = False,
     dry_run: _DryRun = False,
+    gen_script: _Script = None,
+    distill: _Distill = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> int:
@@ -125,51 +148,67 @@ def optimize(
     Writes DIR/model.onnx, .pt or .fxopt and DIR/report.json. Exit code 0: done. 1: the file differs from
     the model, or the metric fell too far; it was not kept. 2: a mistake in what was asked for.
     """
-    manager = _manager(pipeline, target, plugin or ())
-    _check_explained(explain, manager)
+    if distill is not None:
+        raise InputError("--distill is not in this version of fxopt yet: leave it out")
     if output is None and not dry_run:
         raise InputError("give --output DIR for the files, or --dry-run to write none")
-    shapes, source = parse_dynamic(dynamic or ()), read_model(model)
-    folder = None if dry_run or output is None else _made(output)
-    request = _Request(
-        source=source,
-        manager=manager,
+    plugins = tuple(plugin or ())
+    asked = OptimizeOptions(
+        model=model,
+        pipeline=pipeline,
         target=target,
-        folder=folder,
-        dynamic=shapes,
+        file_name=_file_name(target, plugins),
+        output=output,
+        dynamic=parse_dynamic(dynamic or ()),
         calibration=calibration,
-        metric=_metric(metric, max_drop),
+        metric=metric,
         max_drop=max_drop,
         opset=opset,
         check_each=check_each,
         reproduce=_failures(on_failure, output),
+        state=state,
         trust=trust,
+        plugins=plugins,
     )
+    request = _prepared(asked, explain=explain, script=gen_script, write=not dry_run)
     return _carry_out(request, _View(explain, timing, json, quiet))
 
 
-def _manager(pipeline: str, target: str, plugins: Iterable[Path]) -> "PassManager":
-    """The pipeline and the target's name, checked before the model is built, which may take long."""
+def _prepared(asked: OptimizeOptions, *, explain: str | None, script: Path | None, write: bool) -> _Request:
+    """Checks what can be checked before the model is built, which may take long; then builds it."""
     from fxopt.lowering import get_target
-    from fxopt.pipeline import PassManager, load_plugin
+    from fxopt.pipeline import PassManager
 
-    for file in plugins:
-        load_plugin(str(file))
-    get_target(target)
-    return PassManager.parse(pipeline)
+    get_target(asked.target).resolve_opset(asked.opset)
+    manager = PassManager.parse(asked.pipeline)
+    _check_explained(explain, manager)
+    metric = _metric(asked.metric, asked.max_drop)
+    if script is not None:
+        write_script(script, asked)
+    source = read_model(asked.model)
+    folder = _made(asked.output) if write and asked.output is not None else None
+    return _Request(asked, source, manager, metric, folder)
+
+
+def _file_name(target: str, plugins: Iterable[Path]) -> str:
+    """`model.onnx`: plugins, which may register the target, are loaded first."""
+    from fxopt.lowering import get_target
+
+    load_plugins(plugins)
+    return f"model{get_target(target).suffix}"
 
 
 def _check_explained(name: str | None, manager: "PassManager") -> None:
     known = list(dict.fromkeys(item.pass_name() for item in manager.passes()))
     if name is None or name in known:
         return
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"its passes are {', '.join(known) or 'none'}"
+    close = nearest(name, known)
+    hint = f"did you mean {close!r}?" if close else f"its passes are {', '.join(known) or 'none'}"
     raise PipelineError(f"--explain {name!r}: the pipeline has no such pass; {hint}")
 
 
 def _metric(text: str | None, max_drop: float | None) -> Callable[[Callable[..., object]], float] | None:
-    """The user's score as a function that returns a float.
+    """The user's score; what it prints is seen.
 
     Raises:
         InputError: `--max-drop` without a metric, or a metric that is no FILE.py:FUNCTION.
@@ -181,16 +220,7 @@ def _metric(text: str | None, max_drop: float | None) -> Callable[[Callable[...,
     place = split_factory(text)
     if place is None:
         raise InputError(f"--metric {text}: expected FILE.py:FUNCTION")
-    function = read_function(*place)
-
-    def score(run: Callable[..., object]) -> float:
-        value = function(run)
-        try:
-            return float(value)  # type: ignore[arg-type]  # what has no float is the user's mistake, told below
-        except (TypeError, ValueError):
-            raise InputError(f"--metric {text} returned {value!r}; expected a number") from None
-
-    return score
+    return cast("Callable[[Callable[..., object]], float]", heard(read_function(*place)))
 
 
 def _failures(on_failure: str | None, output: Path | None) -> Path | None:
@@ -218,9 +248,8 @@ def _run(request: _Request) -> tuple[Report | None, VerificationError | None]:
     It holds the warnings too, and shows them at the end.
     """
     import fxopt
-    from fxopt.lowering import get_target
 
-    source, suffix = request.source, get_target(request.target).suffix
+    source, asked = request.source, request.asked
     try:
         with warnings.catch_warnings(action="ignore"):
             result = fxopt.optimize(
@@ -228,16 +257,17 @@ def _run(request: _Request) -> tuple[Report | None, VerificationError | None]:
                 source.args,
                 source.kwargs or None,
                 pipeline=request.manager,
-                target=request.target,
-                path=request.folder / f"model{suffix}" if request.folder else None,
+                target=asked.target,
+                path=request.folder / asked.file_name if request.folder else None,
                 calibration=_records(request),
-                dynamic_shapes=request.dynamic or None,
+                dynamic_shapes=asked.dynamic or None,
                 metric=request.metric,
-                max_drop=request.max_drop,
-                opset=request.opset,
-                check_each=request.check_each,
-                reproduce=request.reproduce,
-                trust=request.trust,
+                max_drop=asked.max_drop,
+                opset=asked.opset,
+                check_each=asked.check_each,
+                reproduce=asked.reproduce,
+                state=asked.state,
+                trust=asked.trust,
             )
     except VerificationError as error:
         return (error.report if isinstance(error.report, Report) else None), error
@@ -246,18 +276,23 @@ def _run(request: _Request) -> tuple[Report | None, VerificationError | None]:
 
 def _records(request: _Request) -> list[tuple[object, ...]] | None:
     """Calibration data in batches of the example's size; what the model takes by name, tracing finds."""
-    if request.calibration is None:
+    source, asked = request.source, request.asked
+    if asked.calibration is None:
         return None
     import torch
 
     import fxopt
 
-    source = request.source
     signature = fxopt.trace(
-        source.model, source.args, source.kwargs, dynamic_shapes=request.dynamic or None, trust=request.trust
+        source.model,
+        source.args,
+        source.kwargs or None,
+        dynamic_shapes=asked.dynamic or None,
+        state=asked.state,
+        trust=asked.trust,
     ).signature
     first = next((a for a in source.args or () if isinstance(a, torch.Tensor) and a.dim()), None)
-    return calls(read_npz(request.calibration), signature, batch=None if first is None else len(first))
+    return calls(read_npz(asked.calibration), signature, batch=None if first is None else len(first))
 
 
 def _carry_out(request: _Request, view: _View) -> int:
@@ -278,12 +313,11 @@ def _show(report: Report, view: _View) -> None:
         return
     if view.quiet:
         return
-    from fxopt.reporting import pass_table, refusal_table, summary
+    from fxopt.reporting import explanation, pass_table, summary
 
     console = stdout()
     console.print(summary(report))
     if view.timing:
         console.print(pass_table(report.passes))
-    for passed in report.passes:
-        if passed.name == view.explain:
-            console.print(refusal_table(passed))
+    if view.explain is not None:
+        console.print(explanation(view.explain, [p for p in report.passes if p.name == view.explain]))

@@ -5,6 +5,8 @@ Traceback (most recent call last):
 fxopt.errors.InputError: missing.onnx does not exist; expected FILE.py:FACTORY or a file
 """
 
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +15,63 @@ import typer
 from fxopt.errors import InputError
 from fxopt.factories import ModelSource, read_factory, split_factory
 
-__all__ = ["JsonFlag", "QuietFlag", "TrustFlag", "check_side", "read_model", "read_side"]
+__all__ = [
+    "JsonFlag",
+    "OptimizeOptions",
+    "PluginOption",
+    "QuietFlag",
+    "TrustFlag",
+    "check_side",
+    "load_plugins",
+    "read_model",
+    "read_side",
+]
 
 JsonFlag = Annotated[
     bool, typer.Option("--json", help="Print the report as JSON, and nothing else, on standard output.")
+]
+PluginOption = Annotated[
+    list[Path] | None,
+    typer.Option("--plugin", metavar="FILE.py", help="A file that registers passes, ops or targets."),
 ]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 TrustFlag = Annotated[
     bool,
     typer.Option("--trust", help="Open .pt2 and foreign .pt files: they can run code of their author's."),
 ]
+
+
+@dataclass(frozen=True)
+class OptimizeOptions:
+    """What a run of `fxopt optimize` was asked for, read but not looked into."""
+
+    model: str
+    pipeline: str
+    target: str
+    file_name: str
+    output: Path | None = None
+    dynamic: dict[str, dict[int, object]] = field(default_factory=dict)
+    calibration: Path | None = None
+    metric: str | None = None
+    max_drop: float | None = None
+    opset: int | None = None
+    check_each: bool = False
+    reproduce: Path | None = None
+    state: bool = False
+    trust: bool = False
+    plugins: tuple[Path, ...] = ()
+
+
+def load_plugins(files: Iterable[Path]) -> None:
+    """Runs the user's plugins.
+
+    Raises:
+        PipelineError: one is missing or fails; names the line.
+    """
+    from fxopt.pipeline import load_plugin
+
+    for file in files:
+        load_plugin(str(file))
 
 
 def read_side(text: str) -> ModelSource:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fxopt.cli.console import stdout
+from fxopt.cli.completion import pass_names
+from fxopt.cli.console import json_text, stdout
+from fxopt.cli.options import PluginOption, load_plugins
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,19 +23,57 @@ __all__ = ["passes"]
 
 
 def passes(
-    name: Annotated[str | None, typer.Argument(help="A pass, or a named pipeline such as O1.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A pass, or a named pipeline such as O1.", autocompletion=pass_names),
+    ] = None,
+    plugin: PluginOption = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print as JSON, and nothing else, on standard output.")
+    ] = False,
 ) -> int:
     """List the passes, or show one in full."""
     from fxopt.pipeline import PassManager, registry
     from fxopt.pipeline.named import NAMED
 
-    if name is None:
+    load_plugins(plugin or ())
+    if json:
+        sys.stdout.write(_json(name) + "\n")
+    elif name is None:
         stdout().print(_catalogue(registry.all(), {n: PassManager.parse(n).expand() for n in NAMED}))
     elif name in NAMED:
         sys.stdout.write(f"{PassManager.parse(name).expand() or '(no passes)'}\n")
     else:
         stdout().print(_in_full(registry.get(name)))
     return 0
+
+
+def _json(name: str | None) -> str:
+    """A pass, a named pipeline, or all of them as JSON."""
+    from fxopt.pipeline import PassManager, registry
+    from fxopt.pipeline.named import NAMED
+
+    if name is not None and name in NAMED:
+        return json_text({"pipeline": name, "passes": PassManager.parse(name).expand()})
+    if name is not None:
+        return json_text(_described(registry.get(name)))
+    named = {n: PassManager.parse(n).expand() for n in NAMED}
+    return json_text({"passes": [_described(c) for c in registry.all().values()], "pipelines": named})
+
+
+def _described(cls: "type[Pass]") -> dict[str, object]:
+    from fxopt.pipeline import option_help
+
+    return {
+        "name": cls.pass_name(),
+        "contract": cls.contract.value,
+        "summary": cls.summary(),
+        "requires": sorted(cls.requires),
+        "establishes": sorted(cls.establishes),
+        "breaks": sorted(cls.breaks),
+        "needs_calibration": cls.needs_calibration,
+        "options": [dict(zip(("name", "type", "default", "help"), o, strict=True)) for o in option_help(cls)],
+    }
 
 
 def _catalogue(found: "dict[str, type[Pass]]", named: dict[str, str]) -> "RenderableType":

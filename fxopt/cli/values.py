@@ -5,6 +5,7 @@
 """
 
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -99,7 +100,8 @@ def calls(
         batch: Records a call; by default what the signature fixes, or a moderate number.
 
     Raises:
-        DataError: An input has no array, the arrays differ in length or hold less than one batch.
+        DataError: An input has no array or one of another kind, the arrays differ in length or hold less than
+            one batch.
     """
     import torch
 
@@ -107,7 +109,7 @@ def calls(
     missing = [spec.name for spec in specs if spec.name not in arrays]
     if missing:
         raise DataError(f"the data has no array named {missing[0]!r}; it has {', '.join(arrays) or 'none'}")
-    tensors = [torch.from_numpy(arrays[spec.name]).to(spec.dtype) for spec in specs]
+    tensors = [_cast(torch.from_numpy(arrays[spec.name]), spec) for spec in specs]
     if batch is None and all(_fits(t, spec) for t, spec in zip(tensors, specs, strict=True)):
         return [_arguments(signature, tensors)]
     lengths = {spec.name: len(t) if t.dim() else None for t, spec in zip(tensors, specs, strict=True)}
@@ -121,6 +123,26 @@ def calls(
     if not end:
         raise DataError(f"the data has {count} records, one batch of the model takes {step}")
     return [_arguments(signature, [t[i : i + step] for t in tensors]) for i in range(0, end, step)]
+
+
+def _cast(tensor: "torch.Tensor", spec: "TensorSpec") -> "torch.Tensor":
+    """The records in the dtype of an input; digits that are lost are told, another kind of number is refused.
+
+    Raises:
+        DataError: floating-point numbers for an input of integers, or the like.
+    """
+    import torch
+
+    given, wanted = (str(d).removeprefix("torch.") for d in (tensor.dtype, spec.dtype))
+    if not torch.can_cast(tensor.dtype, spec.dtype):
+        raise DataError(f"the array {spec.name!r} holds {given}, the model takes {wanted}: convert it")
+    cast = tensor.to(spec.dtype)
+    same = torch.equal(cast.to(tensor.dtype).nan_to_num(), tensor.nan_to_num())
+    if not same and not spec.dtype.is_floating_point:
+        raise DataError(f"the array {spec.name!r} holds {given} beyond what {wanted}, the model's, can hold")
+    if not same:
+        warnings.warn(f"the array {spec.name!r} holds {given}: rounded to {wanted}", stacklevel=2)
+    return cast
 
 
 def _fits(tensor: "torch.Tensor", spec: "TensorSpec") -> bool:

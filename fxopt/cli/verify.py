@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxopt.cli.console import progress
-from fxopt.cli.options import JsonFlag, QuietFlag, TrustFlag, read_side
+from fxopt.cli.options import JsonFlag, PluginOption, QuietFlag, TrustFlag, load_plugins, read_side
 from fxopt.cli.values import calls, read_npz, write_npz
 from fxopt.errors import InputError
 from fxopt.factories import ModelSource
@@ -37,6 +37,7 @@ def verify(
         Path | None,
         typer.Option("--inputs", metavar="X.npz", help="Inputs to compare on, an array per input name."),
     ] = None,
+    plugin: PluginOption = None,
     trust: TrustFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -46,8 +47,8 @@ def verify(
     Exit code 0: equivalent. 1: different, inputs that show it are written. 2: undecided, or it could not run.
     """
     import fxopt
-    from fxopt.reporting import verdict_line
 
+    load_plugins(plugin or ())
     left, right = read_side(reference), read_side(candidate)
     with progress(quiet=quiet or json):
         sides = [_opened(side, trust=trust) for side in (left, right)]
@@ -56,7 +57,7 @@ def verify(
     if json:
         sys.stdout.write(report.dumps() + "\n")
     elif not quiet:
-        sys.stdout.write(f"{verdict_line(report)}\n")
+        sys.stdout.write(f"{report}\n")
     example = report.counterexample
     if example is not None and example.inputs:
         write_npz(Path(COUNTEREXAMPLE), example.inputs)

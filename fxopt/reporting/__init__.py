@@ -1,5 +1,11 @@
 """What renders a `Report`; the numbers are in the report, nothing is computed here that others would need."""
 
-from fxopt.reporting.text import pass_table, refusal_table, size_text, summary, verdict_line
+from fxopt.reporting.text import (
+    change_table,
+    explanation,
+    pass_table,
+    size_text,
+    summary,
+)
 
-__all__ = ["pass_table", "refusal_table", "size_text", "summary", "verdict_line"]
+__all__ = ["change_table", "explanation", "pass_table", "size_text", "summary"]

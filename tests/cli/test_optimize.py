@@ -48,6 +48,17 @@ class Branches(nn.Module):
             return x
         return -x
 
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("count", torch.zeros(3))
+    def forward(self, x):
+        self.count.add_(x.sum(0))
+        return x + self.count
+
+def counting():
+    return Counting().eval(), (torch.randn(2, 3),)
+
 def branches():
     return Branches().eval(), (torch.randn(2, 3),)
 """
@@ -149,7 +160,8 @@ def test_timing_and_explain(net: str, tmp_path: Path, capsys: pytest.CaptureFixt
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split() for line in lines if line.startswith("fuse-conv-bn ")]
     assert [row[2] for row in rows] == ["1", "0"]  # O1 runs until nothing changes
-    assert any(line.startswith("fuse-conv-bn: 1 rewrites") for line in lines)
+    assert any(line.startswith("fuse-conv-bn: 1 rewrite, 0 near misses") for line in lines)
+    assert any(line.split()[:1] == ["fuse-conv2d-bn"] for line in lines)
 
 
 def test_keyword_arguments(net: str, tmp_path: Path):
@@ -281,6 +293,10 @@ def test_an_opset(net: str, tmp_path: Path):
         (["--dynamic", "input"], "expected INPUT:AXIS"),
         (["--plugin", "missing.py"], "missing.py"),
         (["--calibration", "missing.npz"], "can't read missing.npz"),
+        (["--opset", "99"], "opset 99 is not offered; choose 18 to 23"),
+        (["--target", "eager", "--opset", "18"], "opset is an option of onnx; eager has none"),
+        (["--distill", "net.py:loaders"], "--distill is not in this version of fxopt yet"),
+        (["--pipeline", "o1"], "did you mean 'O1'?"),
     ],
 )
 def test_a_mistake_is_told_and_nothing_is_written(
@@ -315,3 +331,33 @@ def test_a_folder_that_cant_be_made(net: str, tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "file").touch()
     assert main(["optimize", f"{net}:build", "--output", str(tmp_path / "file")]) == 2
     assert "can't make the folder" in capsys.readouterr().err
+
+
+def test_an_option_is_named_as_the_command_line_does(
+    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    torch.export.save(torch.export.export(torch.nn.Linear(3, 2), (torch.randn(2, 3),)), tmp_path / "m.pt2")
+    assert main(["optimize", str(tmp_path / "m.pt2"), "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "pass --trust if you trust it" in error
+    assert "trust=True" not in error
+
+
+def test_no_color(
+    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    arguments = ["optimize", f"{net}:build", "--target", "eager", "--dry-run"]
+    assert main(arguments) == 0
+    assert "\x1b[32m" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(arguments) == 0
+    assert "\x1b[32m" not in capsys.readouterr().out
+
+
+def test_a_state_is_an_input(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    arguments = ["optimize", f"{net}:counting", "--target", "eager", "--output", str(tmp_path), "-q"]
+    assert main(arguments) == 2
+    assert "pass --state to make it an input and output" in capsys.readouterr().err
+    assert main([*arguments, "--state"]) == 0
+    assert main(["verify", f"{net}:counting", str(tmp_path / "model.fxopt")]) == 0

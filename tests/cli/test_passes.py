@@ -1,5 +1,8 @@
 """`fxopt passes`."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 import fxopt
@@ -52,3 +55,24 @@ def test_one_pass_in_full(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 def test_a_named_pipeline_is_written_out(capsys: pytest.CaptureFixture[str]):
     assert main(["passes", "O1"]) == 0
     assert capsys.readouterr().out.strip() == fxopt.PassManager.parse("O1").expand()
+
+
+def test_json(capsys: pytest.CaptureFixture[str]):
+    assert main(["passes", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [p["name"] for p in data["passes"]] == list(registry.all())
+    assert data["pipelines"]["O1"] == fxopt.PassManager.parse("O1").expand()
+    assert main(["passes", "eliminate-identities", "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert one in data["passes"]
+    assert "exact" in [o["name"] for o in one["options"]]
+
+
+def test_a_plugins_pass_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "import fxopt\n\n@fxopt.register_pass\nclass MineAlone(fxopt.Pass):\n    '''Does nothing of note.'''\n"
+        "    def run(self, rewriter):\n        pass\n"
+    )
+    assert main(["passes", "mine-alone", "--plugin", str(plugin)]) == 0
+    assert "Does nothing of note." in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """Dynamic sizes and data files on the command line."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,19 @@ def test_arrays_must_agree_on_the_records():
     takes = signature(TensorSpec("x", torch.float32, (2, 3)), TensorSpec("y", torch.float32, (2,)))
     with pytest.raises(DataError, match="axis 0 of every array must be the records"):
         calls({"x": np.zeros((4, 3)), "y": np.zeros(6)}, takes)
+
+
+def test_records_of_another_dtype_are_converted_and_told():
+    takes = signature(TensorSpec("x", torch.float32, (2,)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for same in (np.array([0.5, np.nan]), np.array([1, 2], np.uint8), np.array([0.5, 2], np.float16)):
+            assert calls({"x": same}, takes)[0][0].dtype == torch.float32
+    with pytest.warns(UserWarning, match="the array 'x' holds float64: rounded to float32"):
+        calls({"x": np.array([0.1, 0.2])}, takes)
+    integers = signature(TensorSpec("x", torch.int32, (2,)))
+    with pytest.raises(DataError, match="'x' holds float64, the model takes int32: convert it"):
+        calls({"x": np.array([1.0, 2.0])}, integers)
+    with pytest.raises(DataError, match="'x' holds int64 beyond what int32"):
+        calls({"x": np.array([1, 2**40])}, integers)
+    assert calls({"x": np.array([1, 2])}, integers)[0][0].dtype == torch.int32
