@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxopt.cli.console import progress
-from fxopt.cli.options import PluginOption, QuietFlag, TrustFlag, load_plugins, read_side
+from fxopt.cli.options import PluginOption, QuietFlag, TrustFlag, read_side
 from fxopt.cli.values import parse_dynamic
 from fxopt.errors import InputError
 
@@ -93,8 +93,7 @@ def read_pipeline(text: str, plugins: list[Path] | None) -> "PassManager":
     """The pipeline, after the plugins that register its passes."""
     from fxopt.pipeline import PassManager
 
-    for file in plugins or ():
-        load_plugin(str(file))
+    load_plugins(plugins or ())
     return PassManager.parse(text)
 
 
