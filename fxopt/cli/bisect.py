@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxopt.cli.console import progress
-from fxopt.cli.options import PluginOption, QuietFlag, TrustFlag, read_side
+from fxopt.cli.options import PluginOption, QuietFlag, TrustFlag, load_plugins, read_side
 from fxopt.cli.values import parse_dynamic
 from fxopt.errors import InputError
 
