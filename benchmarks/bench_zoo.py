@@ -44,7 +44,6 @@ def measure(name: str, names: Sequence[str], seconds: float, seed: int, folder: 
     from fxopt.measure import interleave, seconds_of
     from tests import zoo
 
-    logging.disable(logging.WARNING)
     torch.set_num_threads(1)
     if seed == 0:
         # Imports and registries are no part of the time to export.
@@ -156,6 +155,7 @@ def main() -> None:
     options = parser.parse_args()
     names = [side for side in options.sides if side not in options.without]
     if options.child:
+        logging.disable(logging.WARNING)  # exporters and compilers tell their own progress
         found = measure(options.models[0], names, options.seconds, options.seed, options.child)
         sys.stdout.write(json.dumps(found) + "\n")
         return
