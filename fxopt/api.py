@@ -37,7 +37,7 @@ def load(path: str | os.PathLike[str], *, trust: bool = False) -> Program | Arti
     """Opens a file that fxopt wrote: a program or an artifact, by what the file says.
 
     Args:
-        path: `.fxopt`, `.onnx`, `.pt`; a `.pt2` is traced.
+        path: `.fxopt`, `.onnx`, `.pt`, or a folder of several entry points; a `.pt2` is traced.
         trust: open a `.pt2`, or a `.pt` that fxopt did not write: both can run code of their author's
             choosing; and an `.onnx` of fxopt's that was changed since.
 

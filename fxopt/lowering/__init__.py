@@ -20,6 +20,7 @@ if __name__ != "fxopt.lowering":
 
 if TYPE_CHECKING:
     from fxopt.lowering.artifact import Artifact
+    from fxopt.lowering.entries import EntryPoints
     from fxopt.lowering.files import open_artifact
     from fxopt.lowering.lower import lower
     from fxopt.lowering.remote import RemoteSubject
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Artifact",
     "Emitted",
+    "EntryPoints",
     "LoweringRule",
     "RemoteSubject",
     "Target",
@@ -51,6 +53,7 @@ __all__ = [
 
 _HOMES = {
     "artifact": ("Artifact",),
+    "entries": ("EntryPoints",),
     "files": ("open_artifact",),
     "lower": ("lower",),
     "remote": ("RemoteSubject",),

@@ -20,7 +20,9 @@ _BUILT_IN = frozenset(
 """Namespaces whose ops a fresh process has, after `import torch` or `import fxopt`."""
 
 
-def verify_file(reference: Program, program: Program, target: Target, path: str) -> VerifyReport:
+def verify_file(
+    reference: Program, program: Program, target: Target, path: str, entry: str = ""
+) -> VerifyReport:
     """Compares a file with a program.
 
     Args:
@@ -28,6 +30,7 @@ def verify_file(reference: Program, program: Program, target: Target, path: str)
         program: what the file was made from.
         target: whose file it is.
         path: the file, under whatever name it stands now.
+        entry: which of its entry points, if it has several.
 
     Raises:
         ArtifactError: it has to be opened in this process and can't be.
@@ -35,10 +38,10 @@ def verify_file(reference: Program, program: Program, target: Target, path: str)
     original = subject_of(reference)
     why_here = _must_run_here(program, target)
     if why_here:
-        artifact = target.open(path)
+        artifact = target.open_entry(path, entry) if entry else target.open(path)
         report = verify_runs(original, Subject(artifact.signature, artifact.run_flat, name=target.name))
         return _noted(report, why_here)
-    with RemoteSubject(target.runner, path, program.signature) as remote:
+    with RemoteSubject(target.runner, path, program.signature, entry) as remote:
         report = verify_runs(original, Subject(program.signature, remote.run, name=target.name))
     if target.runner == "onnx" and find_spec("onnxruntime") is None:
         return _noted(report, "onnxruntime is not installed: the file was run by onnx.reference")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fxopt.errors import ArtifactError
 from fxopt.lowering.artifact import Artifact
+from fxopt.lowering.entries import MANIFEST, open_entries
 from fxopt.lowering.target import Target, get_target, target_names
 from fxopt.program.archive import check_archive
 from fxopt.program.file import SUFFIX, file_kind, load_program
@@ -33,7 +34,7 @@ def open_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artif
     """Opens a file.
 
     Args:
-        path: an artifact, or a program (`.fxopt`, `.pt2`).
+        path: an artifact, a program (`.fxopt`, `.pt2`), or a folder of entry points.
         trust: also open what can run code of its author's choosing (a `.pt2`, another's `.pt`), and an
             `.onnx` of fxopt's that was changed since.
 
@@ -43,6 +44,8 @@ def open_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artif
     """
     name = checked_path(path)
     suffix = Path(name).suffix
+    if (Path(name) / MANIFEST).is_file():
+        return open_entries(name)
     targets = _by_suffix()
     if suffix != ".pt2" and suffix not in targets:
         known = sorted({*targets, ".pt2"})
@@ -57,8 +60,11 @@ def open_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artif
         from fxopt.frontend import trace
 
         return trace(name, trust=trust)
-    if suffix == SUFFIX and file_kind(name) == "program":
+    kind = file_kind(name) if suffix == SUFFIX else ""
+    if kind == "program":
         return load_program(name)
+    if kind == "entries":
+        raise ArtifactError(f"can't open {name}: it holds several entry points; open its folder")
     if suffix == ".pt":
         return _script(name, trust=trust)
     if suffix == ".onnx":

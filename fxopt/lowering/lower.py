@@ -8,13 +8,15 @@ the old file or none.
 import os
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 from fxopt.errors import ArtifactError, LoweringError, VerificationError
 from fxopt.lowering.artifact import Artifact
 from fxopt.lowering.check import verify_file
+from fxopt.lowering.entries import EntryPoints, lower_entries
 from fxopt.lowering.target import Emitted, Target, get_target
 from fxopt.ops.info import op_key
 from fxopt.program.program import Program, expect_program, origins_of
@@ -24,6 +26,7 @@ from fxopt.report import Verdict, VerifyReport
 __all__ = ["check_destination", "lower"]
 
 
+@overload
 def lower(
     program: Program,
     target: str | Target,
@@ -34,13 +37,39 @@ def lower(
     keep_unverified: bool = False,
     reference: Program | None = None,
     accept: Callable[[Artifact], None] | None = None,
-) -> Artifact:
-    """Lowers a program.
+) -> Artifact: ...
+
+
+@overload
+def lower(
+    program: Mapping[str, Program],
+    target: str | Target,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+    opset: int | None = None,
+    keep_unverified: bool = False,
+) -> EntryPoints: ...
+
+
+def lower(
+    program: Program | Mapping[str, Program],
+    target: str | Target,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+    opset: int | None = None,
+    keep_unverified: bool = False,
+    reference: Program | None = None,
+    accept: Callable[[Artifact], None] | None = None,
+) -> Artifact | EntryPoints:
+    """Lowers a program, or several as the entry points of one folder with one set of weights.
 
     Args:
         program: what to lower; it stays as it is.
         target: its name or the target itself.
-        path: the file, with the target's suffix; None keeps the artifact in memory.
+        path: the file, with the target's suffix, or for several programs a folder; None keeps the artifact in
+            memory.
         verify: load the file in a fresh process and compare it with the program.
         opset: of ONNX.
         keep_unverified: leave a file that fails under `<name>.unverified`.
@@ -49,7 +78,8 @@ def lower(
             leaves the old file or none.
 
     Returns:
-        The artifact, opened from the file; `report` and `notes` say how it was verified.
+        The artifact, opened from the file; `report` and `notes` say how it was verified. For several programs a
+        mapping of artifacts by name.
 
     Raises:
         LoweringError: unknown target, or ops without a rule, each named.
@@ -57,6 +87,13 @@ def lower(
         ArtifactError: wrong suffix, or the file can't be written.
         InputError: it is no program.
     """
+    if isinstance(program, Mapping):
+        for each in program.values():
+            expect_program(each, "lower")
+            _check_lowerable(each, get_target(target))
+        return lower_entries(
+            program, target, path=path, verify=verify, opset=opset, keep_unverified=keep_unverified
+        )
     expect_program(program, "lower")
     chosen = get_target(target)
     chosen.resolve_opset(opset)

@@ -152,8 +152,9 @@ class RemoteSubject:
     A context manager, which closes the file in the worker.
     """
 
-    def __init__(self, kind: str, path: str, signature: Signature) -> None:
+    def __init__(self, kind: str, path: str, signature: Signature, entry: str = "") -> None:
         self.kind, self.path, self.signature = kind, os.path.abspath(path), signature
+        self.entry = entry
         self._worker: Worker | None = None
         self._file = -1
 
@@ -167,7 +168,7 @@ class RemoteSubject:
         if worker is self._worker:
             return
         worker.files += 1
-        worker.ask({"do": "open", "file": worker.files, "path": self.path})
+        worker.ask({"do": "open", "file": worker.files, "path": self.path, "entry": self.entry})
         self._worker, self._file = worker, worker.files
 
     def run(self, tensors: list[torch.Tensor]) -> list[object]:

@@ -29,12 +29,13 @@ def prepare(kind: str) -> None:
     torch.set_grad_enabled(False)
 
 
-def open_run(kind: str, path: str) -> Run:
+def open_run(kind: str, path: str, entry: str = "") -> Run:
     """Opens a file.
 
     Args:
         kind: one of `KINDS`.
         path: the file.
+        entry: which of its entry points, if it has several.
 
     Raises:
         Exception: what the runtime raises for a file that it can't open.
@@ -45,22 +46,22 @@ def open_run(kind: str, path: str) -> Run:
         "onnxsim": _open_onnxsim,
         "torchscript": _open_torchscript,
     }
-    return openers[kind](path)
+    return openers[kind](path, entry)
 
 
-def _open_onnx(path: str) -> Run:
+def _open_onnx(path: str, _entry: str) -> Run:
     from fxopt.lowering.onnx.run import open_run as open_onnx
 
     return open_onnx(path)
 
 
-def _open_onnxsim(path: str) -> Run:
+def _open_onnxsim(path: str, _entry: str) -> Run:
     from fxopt.lowering.onnx.simplifier import open_run as open_onnxsim
 
     return open_onnxsim(path)
 
 
-def _open_torchscript(path: str) -> Run:
+def _open_torchscript(path: str, entry: str) -> Run:
     import warnings
 
     import torch
@@ -70,18 +71,20 @@ def _open_torchscript(path: str) -> Run:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
         module = torch.jit.load(path, map_location="cpu")
+    function = getattr(module, entry or "forward")
 
     def run(inputs: Sequence[Packed]) -> list[Value]:
-        return [pack(v) for v in module(*map(unpack, inputs))]
+        return [pack(v) for v in function(*map(unpack, inputs))]
 
     return run
 
 
-def _open_eager(path: str) -> Run:
+def _open_eager(path: str, entry: str) -> Run:
     from fxopt.lowering.eager.target import EagerTarget
     from fxopt.lowering.tensors import pack, unpack
 
-    artifact = EagerTarget().open(path)
+    target = EagerTarget()
+    artifact = target.open_entry(path, entry) if entry else target.open(path)
 
     def run(inputs: Sequence[Packed]) -> list[Value]:
         return [pack(v) for v in artifact.run_flat(list(map(unpack, inputs)))]

@@ -9,7 +9,7 @@ can add one for an op of theirs:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
@@ -23,6 +23,7 @@ from fxopt.report import Coverage
 
 __all__ = [
     "Emitted",
+    "EmittedEntries",
     "LoweringRule",
     "Target",
     "find_rule",
@@ -50,6 +51,15 @@ class Emitted:
     data: bytes | None = None
     data_name: str | None = None
     fallback: "Emitted | None" = None
+
+
+@dataclass(frozen=True)
+class EmittedEntries:
+    """Several lowered programs in memory: files by name, and in which of them each entry point is."""
+
+    files: dict[str, bytes]
+    entries: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 class Target(ABC):
@@ -104,6 +114,26 @@ class Target(ABC):
         others = {op_key(n.target): whose for n, whose in lent.items()}
         count = sum(1 for _ in program.calls())
         return Coverage(count, count - len(lent), others)
+
+    def emit_entries(self, programs: Mapping[str, Program], *, opset: int | None = None) -> EmittedEntries:
+        """The files of several entry points over one set of weights.
+
+        Args:
+            programs: by entry point; equal weights are the same objects under the same names.
+            opset: of ONNX.
+
+        Raises:
+            LoweringError: the target has no files of several entry points.
+        """
+        raise LoweringError(f"{self.name} has no files of several entry points: lower each program by itself")
+
+    def open_entry(self, path: str, entry: str) -> Artifact:
+        """Opens one entry point of a file; by default a file has one.
+
+        Raises:
+            ArtifactError: it is corrupt, or the entry point is not in it.
+        """
+        return self.open(path)
 
     def missing(self, program: Program) -> list[Node]:
         """The calls without a rule, in graph order."""

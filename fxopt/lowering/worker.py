@@ -27,7 +27,7 @@ def _answer(
     assert isinstance(number, int)
     match header["do"]:
         case "open":
-            files[number] = open_run(kind, str(header["path"]))
+            files[number] = open_run(kind, str(header["path"]), str(header.get("entry", "")))
         case "run":
             return {}, files[number](values)  # type: ignore[arg-type]  # inputs are tensors: the caller's signature said so
         case "close":

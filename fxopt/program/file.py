@@ -28,6 +28,7 @@ from fxopt.program.container import Container, container_bytes, json_bytes
 from fxopt.program.graph_json import decode_graph, encode_graph
 from fxopt.program.program import Program
 from fxopt.program.revive import Size, revive, sizes_from_json, sizes_of, sizes_to_json
+from fxopt.program.sharing import shared_table
 from fxopt.program.signature import Signature
 from fxopt.program.trees import signature_from_json, signature_to_json
 from fxopt.program.weights import pack_weights, unpack_weights
@@ -37,6 +38,7 @@ __all__ = [
     "FORMAT",
     "SUFFIX",
     "ProgramFile",
+    "entries_buffers",
     "file_buffers",
     "file_kind",
     "load_program",
@@ -48,7 +50,7 @@ __all__ = [
 FORMAT = 1
 """Of the file; a reader refuses a later one."""
 SUFFIX = ".fxopt"
-KINDS = ("program", "eager")
+KINDS = ("program", "eager", "entries")
 _GRAPH, _WEIGHTS = "graph.json", "weights.safetensors"
 
 
@@ -89,24 +91,53 @@ def file_buffers(
     Raises:
         ArtifactError: the program holds what has no file form.
     """
-    packed = pack_weights(program.weights)
-    manifest = {
-        "format": FORMAT,
-        "kind": kind,
-        "fxopt": __version__,
-        "torch": torch.__version__.partition("+")[0],
+    graph = encode_graph(program, lines=lines)
+    return _buffers(kind, graph, program.weights, {**_described(program), "settings": dict(settings or {})})
+
+
+def entries_buffers(programs: Mapping[str, Program], settings: Mapping[str, object]) -> list[Buffer]:
+    """The bytes of a file of kind "entries": several graphs over one table of weights.
+
+    Args:
+        programs: by entry point; they share their weights (`share_weights`).
+        settings: what goes into the manifest beside them.
+
+    Raises:
+        ArtifactError: a program holds what has no file form.
+    """
+    graphs = {name: encode_graph(program, lines=False) for name, program in programs.items()}
+    entries = {name: _described(program) for name, program in programs.items()}
+    described = {"name": "model", "entries": entries, "settings": dict(settings)}
+    return _buffers("entries", graphs, shared_table(programs), described)
+
+
+def _described(program: Program) -> dict[str, object]:
+    """What the manifest says of a program, beside its weights."""
+    return {
         "name": program.name,
         "signature": signature_to_json(program.signature),
         "sizes": sizes_to_json(sizes_of(program)),
         "ties": [list(pair) for pair in program.ties.items()],
         "history": list(program.history),
         "properties": sorted(program.properties),
+    }
+
+
+def _buffers(
+    kind: str, graph: object, weights: Mapping[str, torch.Tensor], described: Mapping[str, object]
+) -> list[Buffer]:
+    packed = pack_weights(weights)
+    manifest = {
+        "format": FORMAT,
+        "kind": kind,
+        "fxopt": __version__,
+        "torch": torch.__version__.partition("+")[0],
         "weights": packed.table,
         "storages": packed.storages,
-        "settings": dict(settings or {}),
+        **described,
     }
     members: dict[str, Sequence[Buffer]] = {
-        _GRAPH: [json_bytes(encode_graph(program, lines=lines))],
+        _GRAPH: [json_bytes(graph)],
         _WEIGHTS: packed.buffers,
     }
     return list(container_bytes(members, manifest))
@@ -158,8 +189,13 @@ def _kind(container: Container) -> str:
     return str(kind)
 
 
-def read_file(path: str | os.PathLike[str], kind: str) -> ProgramFile:
+def read_file(path: str | os.PathLike[str], kind: str, *, entry: str = "") -> ProgramFile:
     """Reads and checks a file of one kind.
+
+    Args:
+        path: the file.
+        kind: which it must be of.
+        entry: of kind "entries", which of them.
 
     Raises:
         ArtifactError: wrong suffix or kind, damaged, changed, or of a later format.
@@ -169,7 +205,7 @@ def read_file(path: str | os.PathLike[str], kind: str) -> ProgramFile:
         if found != kind:
             raise container.error(f"it is of kind {found!r}, expected {kind!r}; fxopt.load opens either")
         try:
-            return _content(container, kind)
+            return _content(container, kind, entry)
         except ArtifactError as error:
             raise _named(container, error) from error
 
@@ -178,9 +214,12 @@ def _named(container: Container, error: ArtifactError) -> ArtifactError:
     return error if container.path in str(error) else container.error(str(error))
 
 
-def _content(container: Container, kind: str) -> ProgramFile:
-    manifest = container.manifest
+def _content(container: Container, kind: str, entry: str) -> ProgramFile:
+    manifest: Mapping[str, object] = container.manifest
     graph = container.read_json(_GRAPH)
+    if kind == "entries":
+        graph, described = _of_entry(graph, entry), _of_entry(manifest.get("entries"), entry)
+        manifest = {**manifest, **described}
     weights = unpack_weights(
         manifest.get("weights"),
         manifest.get("storages"),
@@ -203,6 +242,13 @@ def _content(container: Container, kind: str) -> ProgramFile:
         settings=settings,
         size=os.path.getsize(container.path),
     )
+
+
+def _of_entry(value: object, entry: str) -> dict[str, object]:
+    found = value.get(entry) if isinstance(value, dict) else None
+    if not isinstance(found, dict):
+        raise ArtifactError(f"it has no entry point {entry!r}")
+    return found
 
 
 def _words(value: object) -> tuple[str, ...]:

@@ -1,13 +1,15 @@
 """`EagerTarget`: `.fxopt` files of kind "eager", run by torch's own kernels through a flat function."""
 
+from collections.abc import Mapping
+
 import torch
 from torch.fx import Node
 
 from fxopt.errors import ArtifactError
 from fxopt.lowering.eager.flat import FlatFunction, flat_function
 from fxopt.lowering.quick import QuickArtifact
-from fxopt.lowering.target import Emitted, Target
-from fxopt.program.file import file_buffers, program_of, read_file
+from fxopt.lowering.target import Emitted, EmittedEntries, Target
+from fxopt.program.file import ProgramFile, entries_buffers, file_buffers, program_of, read_file
 from fxopt.program.program import Program
 from fxopt.program.signature import Signature
 
@@ -51,14 +53,37 @@ class EagerTarget(Target):
         # `prepack` will list the nodes whose weights are packed when the file is opened.
         return Emitted(b"".join(file_buffers(program, "eager", lines=False, settings={"prepack": []})))
 
+    def emit_entries(self, programs: Mapping[str, Program], *, opset: int | None = None) -> EmittedEntries:
+        """One file with a graph an entry point.
+
+        Raises:
+            LoweringError: as `emit`.
+            ArtifactError: as `emit`.
+        """
+        file = f"model{self.suffix}"
+        content = b"".join(entries_buffers(programs, {"prepack": []}))
+        return EmittedEntries({file: content}, dict.fromkeys(programs, file))
+
     def open(self, path: str) -> EagerArtifact:
         """Opens a file.
 
         Raises:
             ArtifactError: it is damaged, or not of kind "eager".
         """
-        content = read_file(path, "eager")
-        if content.settings.get("prepack") != []:
-            raise ArtifactError(f"can't read {path}: it packs weights in a way that this fxopt does not know")
-        program = program_of(content, values=False)
-        return EagerArtifact(flat_function(program), content.signature, path, content.size)
+        return _opened(read_file(path, "eager"))
+
+    def open_entry(self, path: str, entry: str) -> EagerArtifact:
+        """Opens one entry point of a file.
+
+        Raises:
+            ArtifactError: it is damaged, not of kind "entries", or the entry point is not in it.
+        """
+        return _opened(read_file(path, "entries", entry=entry))
+
+
+def _opened(content: ProgramFile) -> EagerArtifact:
+    path = content.path
+    if content.settings.get("prepack") != []:
+        raise ArtifactError(f"can't read {path}: it packs weights in a way that this fxopt does not know")
+    program = program_of(content, values=False)
+    return EagerArtifact(flat_function(program), content.signature, path, content.size)

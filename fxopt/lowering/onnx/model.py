@@ -25,7 +25,7 @@ from fxopt.program.seal import sealed
 from fxopt.program.signature import ScalarSpec, Spec, TensorSpec
 from fxopt.program.trees import signature_to_json
 
-__all__ = ["EXTERNAL_THRESHOLD", "Model", "build_model"]
+__all__ = ["EXTERNAL_THRESHOLD", "Model", "build_model", "share_data"]
 
 EXTERNAL_THRESHOLD = 2_000_000_000
 """Bytes of weights above which they go to a sibling file; a protobuf message ends at 2^31."""
@@ -47,11 +47,13 @@ class Model:
         proto: everything but the larger weights.
         weights: their headers, without data, and tensors.
         data_name: the sibling file that holds them, if they are not in the main one.
+        stored: what is in the sibling file.
     """
 
     proto: onnx.ModelProto
     weights: list[tuple[onnx.TensorProto, torch.Tensor]] = field(default_factory=list)
     data_name: str | None = None
+    stored: list[torch.Tensor] = field(default_factory=list)
 
     def content(self) -> bytes:
         """The main file, sealed: a protobuf message is the concatenation of its fields, in any order."""
@@ -68,7 +70,7 @@ class Model:
 
     def data(self) -> bytes | None:
         """The sibling file, if there is one."""
-        return b"".join(_aligned([t for _, t in self.weights])) if self.data_name is not None else None
+        return b"".join(_aligned(self.stored)) if self.data_name is not None else None
 
 
 def build_model(program: Program, recording: Recording, opset: int, *, stem: str, threshold: int) -> Model:
@@ -102,38 +104,57 @@ def build_model(program: Program, recording: Recording, opset: int, *, stem: str
         opset_import=opsets,
         graph=graph,
     )
-    external = sum(_bytes(t) for _, t in weights) > threshold
-    data_name = _point_outside(weights, stem) if external else None
-    _attach_metadata(proto, program, data_name)
-    return Model(proto, weights, data_name)
+    model = Model(proto, weights)
+    _attach_metadata(proto, program)
+    if sum(_bytes(t) for _, t in weights) > threshold:
+        share_data([model], stem)
+    return model
 
 
-def _attach_metadata(model: onnx.ModelProto, program: Program, data_name: str | None) -> None:
-    """Writes what an artifact needs: the model's own containers, and the sibling file."""
+def _attach_metadata(model: onnx.ModelProto, program: Program) -> None:
+    """Writes what an artifact needs: the model's own containers."""
     signature = json.dumps(signature_to_json(program.signature), separators=(",", ":"), sort_keys=True)
     model.metadata_props.add(key=SIGNATURE_KEY, value=signature)
     model.metadata_props.add(key="fxopt.version", value=__version__)
-    if data_name is not None:
-        model.metadata_props.add(key=DATA_KEY, value=data_name)
 
 
 def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _point_outside(weights: list[tuple[onnx.TensorProto, torch.Tensor]], stem: str) -> str:
-    """Makes the headers refer to places in a sibling file; returns its name."""
-    digest, offset = hashlib.sha256(), 0
-    for part in _aligned([t for _, t in weights]):
+def share_data(models: Sequence[Model], stem: str) -> list[torch.Tensor]:
+    """Moves the larger weights of models to one sibling file, which is named by its content.
+
+    Args:
+        models: made by `build_model`, their weights in them.
+        stem: what the sibling's name begins with.
+
+    Returns:
+        The tensors of the sibling file, in order; equal ones of several models are stored once.
+    """
+    stored: dict[object, int] = {}
+    tensors: list[torch.Tensor] = []
+    offset = 0
+    for header, tensor in (pair for model in models for pair in model.weights):
+        key = (header.data_type, hashlib.sha256(raw_memory(tensor)).digest())
+        if key not in stored:
+            offset += -offset % _ALIGNMENT
+            stored[key] = offset
+            tensors.append(tensor)
+            offset += _bytes(tensor)
+        header.data_location = onnx.TensorProto.EXTERNAL
+        header.external_data.add(key="offset", value=str(stored[key]))
+        header.external_data.add(key="length", value=str(_bytes(tensor)))
+    digest = hashlib.sha256()
+    for part in _aligned(tensors):
         digest.update(part)
     name = f"{stem}.{digest.hexdigest()[:16]}.data"
-    for header, tensor in weights:
-        offset += -offset % _ALIGNMENT
-        header.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", name), ("offset", str(offset)), ("length", str(_bytes(tensor)))):
-            header.external_data.add(key=key, value=value)
-        offset += _bytes(tensor)
-    return name
+    for model in models:
+        model.data_name, model.stored = name, tensors
+        model.proto.metadata_props.add(key=DATA_KEY, value=name)
+        for header, _ in model.weights:
+            header.external_data.add(key="location", value=name)
+    return tensors
 
 
 def _aligned(tensors: Sequence[torch.Tensor]) -> list[Buffer]:

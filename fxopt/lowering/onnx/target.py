@@ -5,12 +5,19 @@
 ('onnx', '.onnx', 'onnx')
 """
 
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from torch.fx import Node
 
 from fxopt.errors import LoweringError
 from fxopt.lowering.artifact import Artifact
-from fxopt.lowering.target import Emitted, Target
+from fxopt.lowering.target import Emitted, EmittedEntries, Target
 from fxopt.program.program import Program
+
+if TYPE_CHECKING:
+    from fxopt.lowering.onnx.model import Model
 
 __all__ = ["OPSETS", "OnnxTarget"]
 
@@ -74,18 +81,45 @@ class OnnxTarget(Target):
             LoweringError: an opset that is not offered, ops without a rule, or a model that ONNX's checks
             refuse.
         """
+        from fxopt.lowering.onnx.model import EXTERNAL_THRESHOLD
+
+        threshold = EXTERNAL_THRESHOLD if self._threshold is None else self._threshold
+        model, notes = self._model(program, opset, stem=stem, threshold=threshold)
+        plain = Emitted(model.content(), notes, model.data(), model.data_name)
+        return _simplified(plain) if optimize else plain
+
+    def emit_entries(self, programs: Mapping[str, Program], *, opset: int | None = None) -> EmittedEntries:
+        """A file an entry point, and one file with the weights of all.
+
+        Raises:
+            LoweringError: as `emit`.
+        """
+        from fxopt.lowering.onnx.model import share_data
+
+        made = {n: self._model(p, opset, stem="weights", threshold=sys.maxsize) for n, p in programs.items()}
+        models = [model for model, _ in made.values()]
+        share_data(models, "weights")
+        files = {f"{name}{self.suffix}": model.content() for name, (model, _) in made.items()}
+        data = models[0].data()
+        assert data is not None
+        files[str(models[0].data_name)] = data
+        notes = dict.fromkeys(note for _, notes in made.values() for note in notes)
+        return EmittedEntries(files, {name: f"{name}{self.suffix}" for name in programs}, tuple(notes))
+
+    def _model(
+        self, program: Program, opset: int | None, *, stem: str, threshold: int
+    ) -> "tuple[Model, tuple[str, ...]]":
+        """The model of a program, checked, and what there is to say of it."""
         from fxopt.lowering.onnx.gates import check_model, without_weights
         from fxopt.lowering.onnx.lower import record
-        from fxopt.lowering.onnx.model import EXTERNAL_THRESHOLD, build_model
+        from fxopt.lowering.onnx.model import build_model
 
         version = self.resolve_opset(opset)
         self._check_rules(program)
         recording = record(program, version)
-        threshold = EXTERNAL_THRESHOLD if self._threshold is None else self._threshold
         model = build_model(program, recording, version, stem=stem, threshold=threshold)
         check_model(without_weights(model.proto, [header for header, _ in model.weights]))
-        plain = Emitted(model.content(), tuple(recording.notes), model.data(), model.data_name)
-        return _simplified(plain) if optimize else plain
+        return model, tuple(recording.notes)
 
     def _check_rules(self, program: Program) -> None:
         from fxopt.lowering.onnx.builder import place_of

@@ -6,6 +6,7 @@ may write another text.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -31,7 +32,7 @@ _RESERVED = frozenset(
 
 @dataclass
 class Source:
-    """A program as text: `text` defines `forward`; `attributes` are its weights' names in the module."""
+    """A program as text: `text` defines a method; `attributes` are its weights' names in the module."""
 
     text: str
     attributes: dict[str, str] = field(default_factory=dict)
@@ -48,13 +49,13 @@ def has_text(node: Node) -> bool:
 
 
 class _Emitter:
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, method: str, others: Mapping[str, str]) -> None:
+        self.program, self.method = program, method
         self.names = Names(_RESERVED)
-        self.attributes = Names({"training", "forward", "code", "graph"})
+        self.attributes = Names({"training", "forward", "code", "graph", method, *others.values()})
         self.variables: dict[Node, str] = {}
         self.lines: list[str] = []
-        self.source = Source("")
+        self.source = Source("", dict(others))
 
     def run(self) -> Source:
         program = self.program
@@ -70,7 +71,7 @@ class _Emitter:
         returned = [n for n in program.output_nodes() if isinstance(n, Node)]
         types = ", ".join(scalar_type(n.meta["val"]) for n in returned) or "()"
         values = "".join(f"{self.variables[n]}, " for n in returned)
-        head = f"def forward({parameters}) -> Tuple[{types}]:"
+        head = f"def {self.method}({parameters}) -> Tuple[{types}]:"
         self.source.text = "\n".join([head, *self.lines, f"    return ({values.rstrip()})"]) + "\n"
         return self.source
 
@@ -116,10 +117,17 @@ def _kind(argument: object) -> str:
     return scalar_type(argument.meta.get("val") if isinstance(argument, Node) else argument)
 
 
-def emit_source(program: Program) -> Source:
-    """The program as the text of a TorchScript method `forward`.
+def emit_source(
+    program: Program, *, method: str = "forward", others: Mapping[str, str] | None = None
+) -> Source:
+    """The program as the text of a TorchScript method.
+
+    Args:
+        program: what to write.
+        method: its name.
+        others: the attributes of weights that the module's other methods use.
 
     Raises:
         LoweringError: an argument has no TorchScript literal.
     """
-    return _Emitter(program).run()
+    return _Emitter(program, method, others or {}).run()

@@ -3,19 +3,20 @@
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 
 from fxopt import __version__
 from fxopt.errors import ArtifactError
 from fxopt.lowering.quick import QuickArtifact
-from fxopt.lowering.target import Emitted, Target
+from fxopt.lowering.target import Emitted, EmittedEntries, Target
 from fxopt.lowering.torchscript.module import SEAL_MARK
 from fxopt.program.archive import ZIP_ERRORS, check_archive
 from fxopt.program.graph_json import reaches_out
 from fxopt.program.program import Program
 from fxopt.program.seal import is_intact, is_sealed
+from fxopt.program.sharing import shared_table
 from fxopt.program.signature import Signature
 from fxopt.program.trees import signature_from_json, signature_to_json
 
@@ -62,16 +63,24 @@ def written_by_fxopt(path: str) -> bool:
 
 
 class TorchScriptArtifact(QuickArtifact):
-    """A TorchScript file, opened. `module` is the loaded module."""
+    """A TorchScript file, opened. `module` is the loaded module, `method` which of its methods is run."""
 
-    def __init__(self, module: torch.jit.ScriptModule, signature: Signature, path: str, size: int) -> None:
+    def __init__(
+        self,
+        module: torch.jit.ScriptModule,
+        signature: Signature,
+        path: str,
+        size: int,
+        method: str = "forward",
+    ) -> None:
         super().__init__("torchscript", signature, path=path, size=size)
         self.module = module
+        self._run = module if method == "forward" else getattr(module, method)
 
     def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
         """Runs on the tensors of `signature.tensor_inputs`; returns the computed outputs in order."""
         with torch.no_grad():
-            return list(self.module(*tensors))
+            return list(self._run(*tensors))
 
 
 class TorchScriptTarget(Target):
@@ -108,12 +117,47 @@ class TorchScriptTarget(Target):
         extra = {EXTRA_FILE: json.dumps(description, sort_keys=True, allow_nan=False)}
         return Emitted(script_bytes(emit_source(program), program.weights, extra))
 
+    def emit_entries(self, programs: Mapping[str, Program], *, opset: int | None = None) -> EmittedEntries:
+        """One file with a method an entry point.
+
+        Raises:
+            LoweringError: as `emit`.
+        """
+        from fxopt.lowering.torchscript.emit import Source, emit_source
+        from fxopt.lowering.torchscript.module import script_bytes
+
+        self.resolve_opset(opset)
+        whole = Source("")
+        # An entry point's name must not be a weight's too.
+        whole.attributes.update({f" {name}": name for name in programs})
+        for name, program in programs.items():
+            source = emit_source(program, method=name, others=whole.attributes)
+            whole = Source(whole.text + source.text, source.attributes)
+        whole.attributes = {weight: a for weight, a in whole.attributes.items() if weight[0] != " "}
+        entries = {name: signature_to_json(program.signature) for name, program in programs.items()}
+        description = {"format": 1, "fxopt": __version__, "name": "model", "entries": entries}
+        extra = {EXTRA_FILE: json.dumps(description, sort_keys=True, allow_nan=False)}
+        file = f"model{self.suffix}"
+        content = script_bytes(whole, shared_table(programs), extra)
+        return EmittedEntries({file: content}, dict.fromkeys(programs, file))
+
     def open(self, path: str) -> TorchScriptArtifact:
         """Opens a file that fxopt wrote.
 
         Raises:
             ArtifactError: it is damaged, or no TorchScript file of fxopt.
         """
+        return self._open(path, "")
+
+    def open_entry(self, path: str, entry: str) -> TorchScriptArtifact:
+        """Opens one entry point of a file that fxopt wrote.
+
+        Raises:
+            ArtifactError: it is damaged, no TorchScript file of fxopt, or the entry point is not in it.
+        """
+        return self._open(path, entry)
+
+    def _open(self, path: str, entry: str) -> TorchScriptArtifact:
         check_archive(path, sums=False)
         if not written_by_fxopt(path):
             raise ArtifactError(f"can't read {path}: fxopt did not write it ({EXTRA_FILE} is missing)")
@@ -132,13 +176,16 @@ class TorchScriptTarget(Target):
                 raise ArtifactError(
                     f"can't read {path}: it has format {description['format']!r}, this fxopt reads format 1"
                 )
-            signature = signature_from_json(description["signature"])
+            signature = signature_from_json(
+                description["entries"][entry] if entry else description["signature"]
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
                 f"can't read {path}: fxopt did not write it ({EXTRA_FILE} is malformed)"
             ) from error
-        _check_calls(module, path)
-        return TorchScriptArtifact(module, signature, path, os.path.getsize(path))
+        method = getattr(module, entry or "forward")
+        _check_calls(method.graph if entry else module.inlined_graph, path)
+        return TorchScriptArtifact(module, signature, path, os.path.getsize(path), entry or "forward")
 
 
 def _check_code(path: str) -> None:
@@ -153,13 +200,13 @@ def _check_code(path: str) -> None:
             raise ArtifactError(f"can't read {path}: it holds code that runs when it is opened")
 
 
-def _check_calls(module: torch.jit.ScriptModule, path: str) -> None:
+def _check_calls(graph: "torch._C.Graph", path: str) -> None:
     """Checks that running the file computes and does nothing else.
 
     Raises:
         ArtifactError: it calls what reads or writes files, or talks to other processes.
     """
-    for kind in sorted(set(_kinds(module.inlined_graph))):
+    for kind in sorted(set(_kinds(graph))):
         if reaches_out(kind.replace("::", ".")):
             raise ArtifactError(f"can't read {path}: it calls {kind!r}, which does more than compute")
 
