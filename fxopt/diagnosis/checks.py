@@ -115,16 +115,26 @@ def check_application(before: Program, after: Program, item: Pass) -> None:
 
 
 def effects_difference(before: Program, after: Program) -> str:
-    """Which impure calls a rewrite lost or added; empty if it kept them all."""
-    old, new = _effects(before), _effects(after)
-    for op in sorted({*old, *new}):
-        if old[op] != new[op]:
-            return f"{op}, which has effects, is called {new[op]} times, before {old[op]}"
+    """Which impure calls a rewrite lost, added, or made the outputs independent of; empty if none."""
+    for what, effects in (("called", _effects), ("read", _live_effects)):
+        old, new = effects(before), effects(after)
+        for op in sorted({*old, *new}):
+            if old[op] != new[op]:
+                return f"{op}, which has effects, is {what} {new[op]} times, before {old[op]}"
     return ""
 
 
 def _effects(program: Program) -> Counter[str]:
     return Counter(op_key(n.target) for n in program.calls() if not is_pure(n))
+
+
+def _live_effects(program: Program) -> Counter[str]:
+    """The impure calls that outputs depend on."""
+    live = set(program.graph.output_node().all_input_nodes)
+    for node in reversed(program.graph.nodes):
+        if node in live:
+            live.update(node.all_input_nodes)
+    return Counter(op_key(n.target) for n in program.calls() if n in live and not is_pure(n))
 
 
 @dataclass(frozen=True)

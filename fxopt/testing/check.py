@@ -4,6 +4,7 @@ def test_my_pass():
     fxopt.testing.check_pass(MyPass())
 """
 
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from fxopt.diagnosis import check_values, diagnose, effects_difference
 from fxopt.dialect import violations
 from fxopt.errors import FxoptError
 from fxopt.pipeline import Contract, Pass, PassManager, PipelineResult
@@ -43,6 +45,7 @@ def check_pass(
     idempotent: bool = True,
     targets: Sequence[str] = _TARGETS,
     shrink: bool = True,
+    reproduce: str | os.PathLike[str] | None = None,
 ) -> dict[str, int]:
     """Runs a pass over drawn programs and checks all that it promises.
 
@@ -61,6 +64,7 @@ def check_pass(
         idempotent: whether a second run must change nothing.
         targets: to which one in twenty programs is lowered.
         shrink: make a failing program smaller before it is reported.
+        reproduce: a folder; a failure is bisected to its rewrite, reduced, and written there.
 
     Returns:
         `programs`, `fired` and `rewrites`.
@@ -71,6 +75,7 @@ def check_pass(
     functions = item.all_motifs() if motifs is None else motifs
     planted = [focused(m, lambda program: _fires(item, program)) for m in functions]
     counts = {"programs": 0, "fired": 0, "rewrites": 0}
+    failing: list[Program] = []
     profile = settings.get_profile(settings.get_current_profile_name())
 
     @settings(
@@ -86,12 +91,17 @@ def check_pass(
         try:
             rewrites = check_once(item, program, idempotent=idempotent, targets=lowered)
         except CheckFailure as failure:
+            failing[:] = [program]
             script = reproducer(item, program, idempotent=idempotent, targets=lowered)
             raise CheckFailure(f"{failure}\n\nrepeat it with:\n\n{script}") from failure
         counts["fired"] += rewrites > 0
         counts["rewrites"] += rewrites
 
-    run()
+    try:
+        run()
+    except CheckFailure as failure:
+        told = _diagnosed(item, failing, reproduce)
+        raise (CheckFailure(f"{failure}\n\n{told}") if told else failure) from failure
     if counts["fired"] < min_fired * counts["programs"]:
         raise CheckFailure(
             f"{item.pass_name()} changed {counts['fired']} of {counts['programs']} programs, "
@@ -99,6 +109,14 @@ def check_pass(
             "a check of a pass that does not fire shows nothing; give motifs that it applies to"
         )
     return counts
+
+
+def _diagnosed(item: Pass, failing: Sequence[Program], folder: str | os.PathLike[str] | None) -> str:
+    """What a diagnosis of the last failing program comes to; empty if none is asked for or it shows nothing."""
+    if folder is None or not failing:
+        return ""
+    found = diagnose(failing[-1], item, check_values, folder=folder)
+    return "" if found is None else str(found)
 
 
 def reproducer(item: Pass, program: Program, *, idempotent: bool = True, targets: Sequence[str] = ()) -> str:
@@ -178,6 +196,9 @@ def _check_function(item: Pass, program: Program, result: PipelineResult) -> Non
     """Both oracles, by contract; for the algebra the pass is applied to the float64 program."""
     if item.contract is Contract.APPROXIMATE:
         return
+    lost = effects_difference(program, result.program)
+    if lost:
+        raise CheckFailure(f"{item.pass_name()} changes the effects: {lost}")
     report = check_programs(program, result.program, item.contract.value)
     _raise_if_different(item, report, "")
     if item.contract is not Contract.EQUIVALENT:

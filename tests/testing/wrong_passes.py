@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import fxopt
 from fxopt import Const, Contract, Pass, RewritePass, Rewriter
+from fxopt.ops import is_pure
 
 __all__ = ["PAIRS", "pairs"]
 
@@ -89,7 +90,8 @@ class SecondUserIgnored(Pass):
     def run(self, rewriter: Rewriter) -> None:
         for node in rewriter.nodes("aten.relu"):
             inner = node.args[0]
-            if inner.op == "call_function" and inner.target == torch.ops.aten.neg.default:
+            is_neg = inner.op == "call_function" and inner.target == torch.ops.aten.neg.default
+            if is_neg and inner.args[0].target != torch.ops.aten.clamp.default:
                 with rewriter.rewrite("relu-neg", inner):
                     fused = rewriter.call("aten.neg", rewriter.call("aten.clamp", inner.args[0], None, 0.0))
                     rewriter.replace(inner, fused)
@@ -343,6 +345,244 @@ class NotDeterministic(Pass):
                     rewriter.replace(node, inner)
 
 
+class FoldWithoutBias(RewritePass):
+    """conv without bias + bn folded."""
+
+    @staticmethod
+    def pattern(x, w: Const, mean: Const, var: Const, beta: Const, eps: float):
+        return F.batch_norm(F.conv2d(x, w), mean, var, None, beta, False, 0.1, eps)
+
+    @staticmethod
+    def replacement(x, w, mean, var, beta, eps):
+        weight, bias = _fold(w, 0.0, mean, var, torch.ones_like(mean), beta, eps)
+        return F.conv2d(x, weight, bias)
+
+
+class BiasDroppedWhenNone(RewritePass):
+    """The same, and since the convolution has no bias, the result gets none."""
+
+    pattern = staticmethod(FoldWithoutBias.pattern)
+
+    @staticmethod
+    def replacement(x, w, mean, var, beta, eps):
+        return F.conv2d(x, _fold(w, 0.0, mean, var, torch.ones_like(mean), beta, eps)[0])
+
+
+class ScaleIntoLinear(Pass):
+    """linear(x, w) * 2 -> linear(x, 2 w)"""
+
+    @staticmethod
+    def motif(x, w: Const):
+        return F.linear(x, w) * 2.0
+
+    @staticmethod
+    def shared(x, w: Const):
+        return F.linear(x, w) * 2.0 - F.linear(torch.relu(x), w)
+
+    motifs: ClassVar = (motif, shared)
+
+    def scale(self, rewriter: Rewriter, linear: torch.fx.Node) -> torch.fx.Node:
+        x, w = linear.args[:2]
+        return rewriter.call("aten.linear", x, rewriter.constant(rewriter.value(w) * 2.0), None)
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes("aten.mul.Tensor"):
+            linear, factor = node.args
+            is_linear = isinstance(linear, torch.fx.Node) and linear.target == torch.ops.aten.linear.default
+            if (
+                factor == 2.0
+                and is_linear
+                and rewriter.value(linear.args[1]) is not None
+                and linear.args[2] is None
+            ):
+                with rewriter.rewrite("scale", node):
+                    rewriter.replace(node, self.scale(rewriter, linear))
+
+
+class SharedWeightScaled(ScaleIntoLinear):
+    """The weight is replaced for all of its users."""
+
+    def scale(self, rewriter: Rewriter, linear: torch.fx.Node) -> torch.fx.Node:
+        x, w = linear.args[:2]
+        with rewriter.before(next(iter(rewriter.nodes()))):
+            scaled = rewriter.constant(rewriter.value(w) * 2.0)
+        rewriter.replace(w, scaled)
+        return rewriter.call("aten.linear", x, scaled, None)
+
+
+class SubtractByAdding(RewritePass):
+    """x - w -> x + (-w)"""
+
+    contract = Contract.EXACT
+
+    @staticmethod
+    def pattern(x, w: Const):
+        return x - w
+
+    @staticmethod
+    def replacement(x, w):
+        return x + (-w)
+
+
+class BroadcastOtherAxis(RewritePass):
+    """The same with the vector along the other axis, where the shape happens to be the same."""
+
+    contract = Contract.EXACT
+
+    pattern = staticmethod(SubtractByAdding.pattern)
+
+    @staticmethod
+    def replacement(x, w):
+        return x + (-w).unsqueeze(-1)
+
+    @staticmethod
+    def square(x, w: Const):
+        return x.flatten(1).unsqueeze(-1) * x.flatten(1).unsqueeze(-2) - w
+
+    motifs: ClassVar = (square,)
+
+
+class MultiplyInts(Pass):
+    """i * n -> n * i for integers, written as a sum of halves."""
+
+    contract = Contract.EXACT
+
+    @staticmethod
+    def motif(x):
+        return (x.argmax(-1) + 3) * 2_000_000_000
+
+    motifs: ClassVar = (motif,)
+
+    def product(self, rewriter: Rewriter, i: torch.fx.Node, n: int) -> torch.fx.Node:
+        half = rewriter.call("aten.mul.Tensor", i, n // 2)
+        return rewriter.call("aten.add.Tensor", half, rewriter.call("aten.mul.Tensor", i, n - n // 2))
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes("aten.mul.Tensor"):
+            i, n = node.args
+            if node.meta["val"].dtype is torch.int64 and isinstance(n, int) and n > 1_500_000_000:
+                with rewriter.rewrite("int-product", node):
+                    rewriter.replace(node, self.product(rewriter, i, n))
+
+
+class IntegerOverflow(MultiplyInts):
+    """The product in 32 bits."""
+
+    contract = Contract.EXACT
+
+    def product(self, rewriter: Rewriter, i: torch.fx.Node, n: int) -> torch.fx.Node:
+        narrow = rewriter.call("aten.mul.Tensor", rewriter.call("aten.to.dtype", i, torch.int32), n)
+        return rewriter.call("aten.to.dtype", narrow, torch.int64)
+
+
+class DivideByCast(Pass):
+    """i / n -> float(i) / n for integers."""
+
+    contract = Contract.EXACT
+
+    @staticmethod
+    def motif(x):
+        return x.argmax(-1) / 2 + (x.argmax(-1) + 1) / 2
+
+    motifs: ClassVar = (motif,)
+
+    def quotient(self, rewriter: Rewriter, i: torch.fx.Node, n: object, dtype: torch.dtype) -> torch.fx.Node:
+        return rewriter.call("aten.div.Tensor", rewriter.call("aten.to.dtype", i, dtype), n)
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes("aten.div.Tensor"):
+            i, n = node.args
+            if i.meta["val"].dtype is torch.int64 and not isinstance(n, torch.fx.Node):
+                with rewriter.rewrite("divide", node):
+                    rewriter.replace(node, self.quotient(rewriter, i, n, node.meta["val"].dtype))
+
+
+class PromotionLost(DivideByCast):
+    """The quotient as an integer, cast afterwards."""
+
+    contract = Contract.EXACT
+
+    def quotient(self, rewriter: Rewriter, i: torch.fx.Node, n: object, dtype: torch.dtype) -> torch.fx.Node:
+        whole = rewriter.call("aten.div.Tensor_mode", i, n, rounding_mode="floor")
+        return rewriter.call("aten.to.dtype", whole, dtype)
+
+
+class MaximumSwapped(Pass):
+    """maximum(x, y) -> maximum(y, x), once (of two zeros the other one comes out)"""
+
+    op: ClassVar[str] = "aten.maximum"
+
+    @staticmethod
+    def motif(x):
+        return torch.maximum(torch.log(x), x)
+
+    motifs: ClassVar = (motif,)
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes("aten.maximum"):
+            first, second = node.args
+            if first.name < second.name:
+                with rewriter.rewrite("maximum", node):
+                    rewriter.replace(node, rewriter.call(self.op, second, first))
+
+
+class NanSwallowed(MaximumSwapped):
+    """fmax takes the number where one operand is NaN."""
+
+    contract = Contract.EXACT
+    op: ClassVar[str] = "aten.fmax"
+
+
+@torch.library.custom_op("fxopt_tests::counted", mutates_args=())
+def counted(x: torch.Tensor) -> torch.Tensor:
+    """A copy; that it was called is what matters."""
+    return x.clone()
+
+
+@counted.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+fxopt.register_op(fxopt.OpInfo(op="fxopt_tests.counted", pure=False))
+
+
+class FoldPure(Pass):
+    """Folds pure calls on weights alone."""
+
+    contract = Contract.EXACT
+
+    @staticmethod
+    def motif(x, w: Const):
+        return x + torch.ops.fxopt_tests.counted(w) * torch.exp(w)
+
+    motifs: ClassVar = (motif,)
+
+    def may(self, node: torch.fx.Node) -> bool:
+        return is_pure(node)
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes():
+            inputs = node.all_input_nodes
+            if (
+                len(inputs) == 1
+                and rewriter.value(inputs[0]) is not None
+                and len(node.args) == 1
+                and self.may(node)
+            ):
+                with rewriter.rewrite("fold", node):
+                    rewriter.replace(node, rewriter.constant(node.target(rewriter.value(inputs[0]))))
+
+
+class FoldImpure(FoldPure):
+    """Folds all of them."""
+
+    contract = Contract.EXACT
+
+    def may(self, node: torch.fx.Node) -> bool:
+        return True
+
+
 PAIRS: dict[type[Pass], type[Pass]] = {
     FoldWrongEps: FoldRight,
     FoldWrongSign: FoldRight,
@@ -354,6 +594,13 @@ PAIRS: dict[type[Pass], type[Pass]] = {
     SoftmaxOtherAxis: SoftmaxByHand,
     GeluByTanh: GeluByErf,
     MeanByExampleSize: MeanBySize,
+    BiasDroppedWhenNone: FoldWithoutBias,
+    SharedWeightScaled: ScaleIntoLinear,
+    BroadcastOtherAxis: SubtractByAdding,
+    IntegerOverflow: MultiplyInts,
+    PromotionLost: DivideByCast,
+    NanSwallowed: MaximumSwapped,
+    FoldImpure: FoldPure,
     StaleMetadata: MeanBySize,
     AroundTheRewriter: DropReluAfterRelu,
     ChangesWeights: DropReluAfterRelu,
