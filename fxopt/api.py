@@ -7,19 +7,23 @@
 torch.Size([5, 4])
 """
 
+import dataclasses
+import logging
 import os
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
 
+from fxopt.diagnosis.divergence import first_parting, program_values
+from fxopt.diagnosis.inner import onnx_values
 from fxopt.errors import FxoptError, InputError
 from fxopt.frontend import trace
 from fxopt.frontend.capture import inference_mode
 from fxopt.lowering import Artifact, lower, open_artifact
 from fxopt.optimizer import Model, OptimizeResult, optimize, run_pipeline
 from fxopt.program import Program, Signature
-from fxopt.report import VerifyReport
+from fxopt.report import Counterexample, Parting, VerifyReport
 from fxopt.verification import (
     Subject,
     call_of,
@@ -31,6 +35,8 @@ from fxopt.verification import (
 )
 
 __all__ = ["Model", "OptimizeResult", "load", "lower", "optimize", "run_pipeline", "trace", "verify"]
+
+log = logging.getLogger(__name__)
 
 
 def load(path: str | os.PathLike[str], *, trust: bool = False) -> Program | Artifact:
@@ -76,7 +82,44 @@ def verify(
     problem = inputs_difference(reference_side, candidate_side)
     if problem:
         raise InputError(f"the two sides can't be compared: {problem}")
-    return verify_runs(reference_side, candidate_side, inputs=given)
+    report = verify_runs(reference_side, candidate_side, inputs=given)
+    if report.counterexample is None or report.counterexample.output == "":
+        return report
+    try:
+        parting = _parting(sides[0], sides[1], report.counterexample)
+    except Exception as error:  # a look inside that fails is told, and leaves the verdict as it is
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        note = f"the first node where they part can't be told: {first}"
+        return dataclasses.replace(report, notes=(*report.notes, note))
+    return dataclasses.replace(report, parting=parting)
+
+
+def _parting(reference: object, candidate: object, example: Counterexample) -> Parting | None:
+    """Where two sides that differ do so first, if both can be looked into."""
+    original = _program(reference, example)
+    if original is None:
+        return None
+    tensors = [t for t in example.inputs.values() if isinstance(t, torch.Tensor)]
+    log.info("look for the first node where they part")
+    other = _program(candidate, example)
+    if other is not None:
+        return first_parting(original, program_values(other, tensors), tensors)
+    if isinstance(candidate, Artifact) and candidate.path is not None and candidate.path.endswith(".onnx"):
+        return first_parting(original, onnx_values(candidate.path, tensors), tensors)
+    return None
+
+
+def _program(side: object, example: Counterexample) -> Program | None:
+    """A side as a program, None if it can't be had."""
+    if isinstance(side, Program):
+        return side
+    if isinstance(side, (nn.Module, torch.export.ExportedProgram)):
+        bare = isinstance(side, torch.export.ExportedProgram)
+        try:
+            return trace(side) if bare else trace(side, example.args, dict(example.kwargs))
+        except FxoptError:
+            return None
+    return None
 
 
 def says_inputs(side: Program | Artifact) -> bool:

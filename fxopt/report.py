@@ -35,6 +35,7 @@ __all__ = [
     "JsonData",
     "MetricReport",
     "OutputComparison",
+    "Parting",
     "PassReport",
     "Refusal",
     "Report",
@@ -211,6 +212,27 @@ class OutputComparison(JsonData):
     """The original's value there."""
     actual: float = math.nan
     """The candidate's value there."""
+    abs_tolerance: float = math.nan
+    """The derived tolerance: the largest absolute error against float64 that is accepted."""
+    abs_required: float = math.nan
+    """The largest absolute error against float64: what the tolerance would have to be."""
+    histogram: dict[str, int] = field(default_factory=dict)
+    """How many values differ from the original's by how much: `{"0": 90, "1e-7": 10}`, by power of ten."""
+
+
+@dataclass(frozen=True)
+class Parting(JsonData):
+    """The first node of the reference from which on the candidate's values are others."""
+
+    node: str
+    op: str
+    where: str = ""
+    """The user's line and the module: `net.py:23 layers.0`."""
+    reason: str = ""
+    candidate: str = ""
+    """What computes it there, where that is known."""
+    after: tuple[str, ...] = ()
+    """The values that it is computed from and that agree."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +273,8 @@ class VerifyReport(JsonData):
     counterexample: Counterexample | None = None
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    parting: Parting | None = None
+    """Where a candidate that differs does so first, where both sides can be looked into."""
 
     @property
     def ok(self) -> bool:

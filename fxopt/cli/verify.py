@@ -47,6 +47,7 @@ def verify(
     Exit code 0: equivalent. 1: different, inputs that show it are written. 2: undecided, or it could not run.
     """
     import fxopt
+    from fxopt.reporting import verify_details
 
     load_plugins(plugin or ())
     left, right = read_side(reference), read_side(candidate)
@@ -57,7 +58,7 @@ def verify(
     if json:
         sys.stdout.write(report.dumps() + "\n")
     elif not quiet:
-        sys.stdout.write(f"{report}\n")
+        sys.stdout.write("\n".join([str(report), *verify_details(report)]) + "\n")
     example = report.counterexample
     if example is not None and example.inputs:
         write_npz(Path(COUNTEREXAMPLE), example.inputs)

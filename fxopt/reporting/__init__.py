@@ -7,5 +7,6 @@ from fxopt.reporting.text import (
     size_text,
     summary,
 )
+from fxopt.reporting.verification import verify_details
 
-__all__ = ["change_table", "explanation", "pass_table", "size_text", "summary"]
+__all__ = ["change_table", "explanation", "pass_table", "size_text", "summary", "verify_details"]

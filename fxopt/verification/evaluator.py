@@ -24,7 +24,7 @@ from fxopt.verification.arguments import with_values
 from fxopt.verification.doubling import NoFloat64Error, as_double, double_program
 from fxopt.verification.precision import rounds
 
-__all__ = ["evaluate", "evaluate_double", "evaluate_perturbed"]
+__all__ = ["evaluate", "evaluate_double", "evaluate_each", "evaluate_perturbed"]
 
 Visit = Callable[[Node, object], object]
 """(node, its value) -> the value that its users see."""
@@ -67,6 +67,23 @@ def evaluate_double(twin: Program, tensors: Sequence[torch.Tensor]) -> list[obje
             notes = " ".join(getattr(error, "__notes__", ()))
             raise NoFloat64Error(f"no float64 kernel {notes}: {text.splitlines()[0]}") from error
         raise
+
+
+def evaluate_each(program: Program, tensors: Sequence[torch.Tensor]) -> dict[Node, object]:
+    """The value of every node that is used, in order; it holds all of them at once.
+
+    Args:
+        program: as for `evaluate`.
+        tensors: as for `evaluate`.
+    """
+    values: dict[Node, object] = {}
+
+    def note(node: Node, value: object) -> object:
+        values[node] = value
+        return value
+
+    _walk(program, tensors, note)
+    return values
 
 
 def evaluate_perturbed(program: Program, tensors: Sequence[torch.Tensor], *, seed: int) -> list[object]:

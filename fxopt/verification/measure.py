@@ -17,6 +17,7 @@ from fxopt.program import dtype_name
 __all__ = [
     "Error",
     "bits",
+    "error_histogram",
     "kinds",
     "largest_difference",
     "measured_error",
@@ -99,6 +100,25 @@ def largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
     if a.dtype.is_floating_point:
         return math.inf if bool((kinds(a) != kinds(b)).any()) else measured_error(a, b).max
     return float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
+
+
+def error_histogram(a: torch.Tensor, b: torch.Tensor) -> dict[str, int]:
+    """How many elements of two tensors differ by how much, by power of ten, smallest first.
+
+    >>> error_histogram(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.5, 3.04]))
+    {'0': 1, '1e-2': 1, '1e-1': 1}
+    """
+    difference = (a.double() - b.double()).abs().flatten()
+    apart = difference[torch.isfinite(difference) & (difference > 0)]
+    counts = {"0": int((difference == 0).sum()) + int((~torch.isfinite(a) & _same_kind(a, b)).sum())}
+    exponents, numbers = torch.floor(torch.log10(apart)).unique(return_counts=True)
+    counts |= {f"1e{int(e)}": int(n) for e, n in zip(exponents, numbers, strict=True)}
+    counts["not finite"] = difference.numel() - sum(counts.values())
+    return {name: count for name, count in counts.items() if count}
+
+
+def _same_kind(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return kinds(a) == kinds(b)
 
 
 def value_at(value: object, index: tuple[int, ...]) -> float:

@@ -40,6 +40,7 @@ from fxopt.report import OutputComparison, Verdict
 from fxopt.verification.measure import (
     Error,
     bits,
+    error_histogram,
     kinds,
     largest_difference,
     measured_error,
@@ -122,6 +123,7 @@ class _Case:
             index=index,
             expected=value_at(self.original, index),
             actual=value_at(self.candidate, index),
+            histogram=error_histogram(self.candidate, self.original),
         )
 
 
@@ -336,9 +338,11 @@ def _judge_error(case: _Case, limits: _Limits, base: Error) -> OutputComparison:
             Verdict.UNDECIDED,
             f"rounding alone moves the original by {_share(base.l2, scale.l2)}",
         )
-    return case.result(
+    result = case.result(
         verdict, reason, error=error, ratio=ratio, max_norm_ratio=max_ratio, tolerance=limits.l2
     )
+    allowed = limits.max * max(base.max, floor.max)
+    return dataclasses.replace(result, abs_tolerance=allowed, abs_required=error.max)
 
 
 def _doubted(result: OutputComparison, case: _Case, limits: _Limits, why: str) -> OutputComparison:

@@ -1,4 +1,4 @@
-"""check_pass finds every seeded wrong pass, and raises no alarm for their right twins."""
+"""check_pass raises no alarm for right passes; that it finds wrong ones: tests/diagnosis/test_seeded_faults.py."""
 
 import re
 
@@ -11,20 +11,11 @@ from tests.testing.wrong_passes import PAIRS
 EXAMPLES = 60
 
 
-@pytest.mark.parametrize("wrong", PAIRS, ids=lambda cls: cls.__name__)
-def test_a_wrong_pass_is_found(wrong: type[Pass]) -> None:
-    with pytest.raises(CheckFailure) as failure:
-        check_pass(wrong(), examples=EXAMPLES, targets=(), shrink=False)
-    text = str(failure.value)
-    assert "fewer than" not in text, "it was refused for not firing, not for being wrong"
-    assert "repeat it with" in text
-
-
 @pytest.mark.parametrize(
     "right", sorted(set(PAIRS.values()), key=lambda c: c.__name__), ids=lambda cls: cls.__name__
 )
 def test_its_right_twin_raises_no_alarm(right: type[Pass]) -> None:
-    counts = check_pass(right(), examples=30, targets=())
+    counts = check_pass(right(), examples=20, targets=())
     assert counts["fired"] > 0
 
 
