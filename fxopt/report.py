@@ -230,7 +230,6 @@ class Parting(JsonData):
     """The user's line and the module: `net.py:23 layers.0`."""
     reason: str = ""
     candidate: str = ""
-    """What computes it there, where that is known."""
     after: tuple[str, ...] = ()
     """The values that it is computed from and that agree."""
 
