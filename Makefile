@@ -9,7 +9,9 @@ PIP_INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install --qu
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow nightly lint format types docs clean
+SECONDS ?= 600
+
+.PHONY: help demo test slow nightly fuzz mutants lint format types docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -23,7 +25,16 @@ test: $(VENV)/.test ## the tests, without those marked slow
 slow: $(VENV)/.test ## the tests marked slow
 	$(PYTEST) -m slow
 
-nightly: $(VENV)/.test ## all tests, property tests searched deeply with fresh seeds
+fuzz: $(VENV)/.test ## random pipelines over random programs for SECONDS; hits go to tests/regressions
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.nightly.fuzz --seconds $(SECONDS)
+
+mutants: $(VENV)/.test ## mutants of passes and rewriting for SECONDS; survivors are listed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.nightly.mutants --seconds $(SECONDS)
+
+nightly: $(VENV)/.test ## two hours of fuzz, all mutants, all tests searched deeply; figures in docs/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.nightly.fuzz --seconds 7200; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.nightly.mutants --seconds 36000; \
+	$(BIN)/python -m tests.nightly.reliability
 	HYPOTHESIS_PROFILE=fuzz $(PYTEST)
 
 lint: $(VENV)/.test ## ruff: rules and format

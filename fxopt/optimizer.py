@@ -23,7 +23,7 @@ from torch.fx import Node
 
 from fxopt import __version__
 from fxopt.analysis.cost import Cost
-from fxopt.diagnosis import FailureReproducer, TargetCheck, check_application, diagnose
+from fxopt.diagnosis import EachCheck, FailureReproducer, TargetCheck, diagnose
 from fxopt.errors import InputError, PipelineError, VerificationError
 from fxopt.frontend import trace
 from fxopt.frontend.inputs import DynamicShapes
@@ -108,7 +108,8 @@ def run_pipeline(
     unused = _unused_calibration(manager, calibration)
     if unused:
         warnings.warn(unused, stacklevel=2)
-    return _run(manager, program, calibration, check_each=check_each, instruments=instruments).program
+    each = EachCheck() if check_each else None
+    return _run(manager, program, calibration, each, instruments).program
 
 
 def _manager(pipeline: Pipeline, target: str | Target | None) -> PassManager:
@@ -144,11 +145,10 @@ def _run(
     manager: PassManager,
     program: Program,
     calibration: Iterable[object] | None,
-    *,
-    check_each: bool,
-    instruments: Sequence[Instrument] = (),
+    each: EachCheck | None,
+    instruments: Sequence[Instrument],
 ) -> PipelineResult:
-    checks = (CheckEach(check_application),) if check_each else ()
+    checks = (CheckEach(each),) if each is not None else ()
     reproduces = any(isinstance(i, CrashReproducer) for i in instruments)
     crash = () if reproduces else (CrashReproducer(most_bytes=_MOST_CRASH_BYTES),)
     return manager.run(program, calibration=calibration, instruments=(*instruments, *crash, *checks))
@@ -218,9 +218,13 @@ def optimize(
     clock.lap("trace")
     log.info("run the pipeline %s", report.pipeline)
     watch = () if reproduce is None else (FailureReproducer(reproduce),)
-    result = _run(manager, original, calibration, check_each=check_each, instruments=watch)
+    each = EachCheck() if check_each else None
+    result = _run(manager, original, calibration, each, watch)
     _describe_passes(report, result, _unused_calibration(manager, calibration))
     clock.lap("pipeline")
+    if each is not None:
+        report.timings["of it, checks of each pass"] = each.seconds
+        report.notes += each.notes
     log.info("lower to %s and verify the file", report.target)
     judge = _Judge(metric, max_drop, original, report)
     try:

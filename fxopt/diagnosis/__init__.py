@@ -4,9 +4,9 @@ from fxopt.diagnosis.bisect import Bisection, bisect, bisect_pass
 from fxopt.diagnosis.checks import (
     Check,
     CommandCheck,
+    EachCheck,
     SlowerCheck,
     TargetCheck,
-    check_application,
     check_values,
     effects_difference,
 )
@@ -21,6 +21,7 @@ __all__ = [
     "Check",
     "CommandCheck",
     "Diagnosis",
+    "EachCheck",
     "FailureReproducer",
     "Reduction",
     "SlowerCheck",
@@ -31,7 +32,6 @@ __all__ = [
     "bisect",
     "bisect_pass",
     "call_count",
-    "check_application",
     "check_values",
     "diagnose",
     "effects_difference",

@@ -36,9 +36,9 @@ from fxopt.verification import check_programs, sample_inputs
 __all__ = [
     "Check",
     "CommandCheck",
+    "EachCheck",
     "SlowerCheck",
     "TargetCheck",
-    "check_application",
     "check_values",
     "contract_of",
     "effects_difference",
@@ -92,26 +92,41 @@ def _compared(program: Program, result: PipelineResult, trial: Trial) -> VerifyR
     )
 
 
-def check_application(before: Program, after: Program, item: Pass) -> None:
-    """Raises if one application of a pass lost an effect or changed the function, by the pass's contract.
+class EachCheck:
+    """The check of each application of a pass: what `fxopt.pipeline.CheckEach` asks.
 
-    Raises:
-        VerificationError: what is different.
-        PassError: the pass fails on the float64 twin of the program.
+    Attributes:
+        seconds: what all checks took.
+        notes: what they had to say, such as that there is no float64 reference.
     """
-    name = item.pass_name()
-    lost = effects_difference(before, after)
-    if lost:
-        raise VerificationError(f"pass {name!r} changed the effects: {lost}")
 
-    def again(program: Program) -> Program:
-        """The pass on the float64 twin: the oracle of algebra sees what float32's rounding hides."""
-        return PassManager.of([item]).run(program).program
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.notes: dict[str, None] = {}
 
-    transform = None if item.needs_calibration else again
-    report = check_programs(before, after, item.contract.value, transform=transform)
-    if report.verdict is Verdict.DIFFERENT:
-        raise VerificationError(f"pass {name!r} changed the function: {report.reason}", report)
+    def __call__(self, before: Program, after: Program, item: Pass) -> None:
+        """Raises if the application lost an effect or changed the function, by the pass's contract.
+
+        Raises:
+            VerificationError: what is different.
+            PassError: the pass fails on the float64 twin of the program.
+        """
+        start, name = time.perf_counter(), item.pass_name()
+        lost = effects_difference(before, after)
+        if lost:
+            raise VerificationError(f"pass {name!r} changed the effects: {lost}")
+
+        def again(program: Program) -> Program:
+            """The pass on the float64 twin: the oracle of algebra sees what float32's rounding hides."""
+            return PassManager.of([item]).run(program).program
+
+        transform = None if item.needs_calibration else again
+        report = check_programs(before, after, item.contract.value, transform=transform)
+        self.seconds += time.perf_counter() - start
+        if report.verdict is Verdict.DIFFERENT:
+            raise VerificationError(f"pass {name!r} changed the function: {report.reason}", report)
+        undecided = [report.reason] if report.verdict is Verdict.UNDECIDED else []
+        self.notes |= dict.fromkeys(f"check of {name}: {n}" for n in (*report.notes, *undecided))
 
 
 def effects_difference(before: Program, after: Program) -> str:

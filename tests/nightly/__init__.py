@@ -1,0 +1,1 @@
+"""What runs too long for each change: fuzzing, mutants, and the page of their figures. See docs/reliability.md."""

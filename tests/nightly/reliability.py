@@ -1,0 +1,84 @@
+"""Writes docs/reliability.md from what fuzz and mutants left in build/: `python -m tests.nightly.reliability`."""
+
+import datetime
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "reliability.md"
+_HEAD = """# Reliability
+
+Written by `make nightly`; figures of one run, on the machine and at the commit that are named. `make fuzz SECONDS=...` and
+`make mutants SECONDS=...` run one part each. What a check is, and how a hit becomes a file in `tests/regressions`:
+[verification](verification.md).
+"""
+
+
+def read(name: str) -> dict[str, Any]:
+    """A file of figures, empty if there is none."""
+    path = ROOT / "build" / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def page(fuzz: dict[str, Any], mutants: dict[str, Any]) -> str:
+    """The page's text."""
+    today = datetime.datetime.now(datetime.UTC).date()
+    lines = [_HEAD, f"Last run: {today}, torch {torch.__version__}, Python {platform.python_version()}.", ""]
+    return "\n".join([*lines, *_fuzz(fuzz), *_mutants(mutants)]) + "\n"
+
+
+def _fuzz(figures: dict[str, Any]) -> list[str]:
+    lines = ["## Random pipelines over random programs", ""]
+    if not figures:
+        return [*lines, "Not run.", ""]
+    lines += [
+        f"{figures['programs']} programs in {figures['seconds'] / 60:.0f} minutes at commit {figures['commit']}, each by the "
+        "oracles; "
+        f"{figures['lowered']} of the results lowered to eager, TorchScript and ONNX and verified there. "
+        f"Hits: {len(figures['hits'])}.",
+        "",
+        *(f"- {' '.join(hit.split())[:300]}" for hit in figures["hits"]),
+        *([""] if figures["hits"] else []),
+        "| pass | runs | fired | rewrites | refused | ms a run |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, t in sorted(figures["passes"].items()):
+        each = 1000 * t["seconds"] / max(t["checked"], 1)
+        lines.append(
+            f"| `{name}` | {t['checked']} | {t['fired']} | {t['rewrites']} | {t['refused']} | {each:.2f} |"
+        )
+    return [*lines, ""]
+
+
+def _mutants(figures: dict[str, Any]) -> list[str]:
+    lines = ["## Mutants of passes and rewriting", ""]
+    if not figures:
+        return [*lines, "Not run."]
+    ends = [r["end"] for r in figures["results"]]
+    survivors = [r for r in figures["results"] if r["end"] == "survived"]
+    return [
+        *lines,
+        f"{figures['tried']} of {figures['mutants']} mutants tried, in random order; of those not shown equivalent "
+        f"{figures['killed']:.1%} were killed ({ends.count('timeout')} of them by time running out). "
+        f"Equivalent, each with its reason in `tests/nightly/equivalent_mutants.json`: {ends.count('equivalent')}. "
+        f"Survivors: {len(survivors)}.",
+        "",
+        *(
+            f"- `{r['file']}:{r['line']}` in `{r['function']}`: `{r['before']}` -> `{r['after']}`"
+            for r in survivors
+        ),
+    ]
+
+
+def main() -> int:
+    PAGE.write_text(page(read("fuzz.json"), read("mutants.json")), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
