@@ -58,8 +58,9 @@ class ArtifactError(FxoptError):
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that was most likely meant, for "did you mean": letters' case, - and _ count for little.
 
-    >>> nearest("fuse_conv_BN", ["fuse-conv-bn", "O1"]), nearest("o1", ["O0", "O1"]), nearest("x", ["O1"])
-    ('fuse-conv-bn', 'O1', None)
+    >>> known = ["fuse-conv-bn", "O0", "O1"]
+    >>> nearest("fuse_conv_BN", known), nearest("o1", known), nearest("fuse", known), nearest("x", known)
+    ('fuse-conv-bn', 'O1', 'fuse-conv-bn', None)
     """
     by_letters: dict[str, str] = {}
     for candidate in known:
@@ -67,7 +68,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     # Of two letters one may be wrong.
     cutoff = 0.5 if len(name) <= 2 else 0.6
     close = difflib.get_close_matches(_letters(name), by_letters, 1, cutoff)
-    return by_letters[close[0]] if close else None
+    begun = [k for k in by_letters if len(name) > 2 and k.startswith(_letters(name))]
+    return by_letters[(close or begun)[0]] if close or begun else None
 
 
 def _letters(name: str) -> str:

@@ -64,11 +64,13 @@ def read_function(file: Path, name: str) -> Callable[..., object]:
 def read_factory(file: Path, factory: str) -> ModelSource:
     """Call a factory: a function without arguments that returns `(model, args)` or `(model, args, kwargs)`.
 
+    It runs with torch's generator at a fixed seed, so that random weights are the same at the next call.
+
     Raises:
         UserCodeError: The file or the function is missing, fails, or returns something else.
     """
     where = f"{file}:{factory}"
-    result = read_function(file, factory)()
+    result = _seeded(read_function(file, factory))
     if not isinstance(result, tuple) or len(result) not in (2, 3):
         raise UserCodeError(f"{where} returned {_describe(result)}; {_EXPECTED}")
     model, args, kwargs = result if len(result) == 3 else (*result, {})
@@ -80,6 +82,15 @@ def read_factory(file: Path, factory: str) -> ModelSource:
     return ModelSource(
         factory, cast("Model", model), tuple(args) if isinstance(args, tuple | list) else (args,), kwargs
     )
+
+
+def _seeded(function: Callable[[], object]) -> object:
+    """Calls a factory under a fixed seed: a model with random weights is the same one each time."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return function()
 
 
 def _import_file(file: Path) -> ModuleType:

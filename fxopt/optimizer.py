@@ -33,6 +33,7 @@ from fxopt.ops import op_key
 from fxopt.pipeline import CheckEach, CrashReproducer, Instrument, Pass, PassManager, PipelineResult
 from fxopt.pipeline.text import Fixpoint, Named, Step, print_steps
 from fxopt.program import Program, expect_program
+from fxopt.program.file import SUFFIX, load_program
 from fxopt.report import (
     ArtifactReport,
     CostReport,
@@ -178,7 +179,7 @@ def optimize(
     the old file or none.
 
     Args:
-        model: a module, ExportedProgram, `.pt2` path or Program.
+        model: a module, ExportedProgram, Program, or the path of a `.pt2` or a saved program.
         args: example positional inputs; not for a Program or ExportedProgram, which bring their own.
         kwargs: example keyword inputs.
         pipeline: passes and named pipelines.
@@ -207,6 +208,8 @@ def optimize(
     report = Report(target=chosen.name, pipeline=str(manager))
     report.versions = {"fxopt": __version__, "torch": torch.__version__}
     clock = _Clock(report)
+    if isinstance(model, (str, os.PathLike)) and os.fspath(model).endswith(SUFFIX):
+        model = load_program(model)
     if isinstance(model, Program):
         _check_bare(args=args, kwargs=kwargs, dynamic_shapes=dynamic_shapes, state=state or None)
         original = model

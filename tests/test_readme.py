@@ -4,32 +4,26 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
-from fxopt.cli.app import app
+from fxopt.cli.app import app, main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(4, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(x).relu()
-
-
-def test_the_python_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    names: dict[str, object] = {"model": Net().eval(), "x": torch.randn(2, 4)}
-    exec(code, names)
-    assert names["report"].ok
-    assert names["artifact"](torch.randn(5, 4)).shape == (5, 2)
-    assert Path("model.onnx").is_file()
+    exec(compile(code, "net.py", "exec"), {"__name__": "__main__"})
+    shape, verdict = capsys.readouterr().out.splitlines()
+    assert shape == "torch.Size([5, 10])"
+    assert verdict.startswith("equivalent")
+    Path("net.py").write_text(code)
+    lines = re.findall(r"^fxopt (.*)$", README, re.MULTILINE)
+    assert [line.split()[0] for line in lines] == ["optimize", "verify", "bench", "passes"]
+    for line in (line for line in lines if not line.startswith("bench")):
+        assert main(line.split()) == 0, line
+    assert Path("out/model.onnx").is_file()
 
 
 def test_the_verbs_exist():

@@ -4,9 +4,10 @@
 'optimize'
 """
 
+import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -39,7 +40,9 @@ __all__ = ["REPORT_FILE", "optimize"]
 REPORT_FILE = "report.json"
 FAILURE_FOLDER = "failure"
 
-_Model = Annotated[str, typer.Argument(metavar="MODEL", help="FILE.py:FACTORY, or a .pt2 file.")]
+_Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="FILE.py:FACTORY, a .pt2 file or a saved program.")
+]
 _Pipeline = Annotated[
     str,
     typer.Option(
@@ -296,7 +299,7 @@ def _records(request: _Request) -> list[tuple[object, ...]] | None:
 
 
 def _carry_out(request: _Request, view: _View) -> int:
-    with progress(quiet=view.quiet or view.json):
+    with progress(quiet=view.quiet or view.json), _gone_if_empty(request.folder):
         report, failure = _run(request)
     if report is not None:
         if request.folder is not None:
@@ -305,6 +308,18 @@ def _carry_out(request: _Request, view: _View) -> int:
     if failure is not None:
         raise failure
     return 0
+
+
+@contextlib.contextmanager
+def _gone_if_empty(folder: Path | None) -> Iterator[None]:
+    """A folder that was made for files which then did not come is not left behind."""
+    try:
+        yield
+    except BaseException:
+        if folder is not None:
+            with contextlib.suppress(OSError):  # there is something in it
+                folder.rmdir()
+        raise
 
 
 def _show(report: Report, view: _View) -> None:

@@ -100,17 +100,19 @@ def check_side(text: str) -> None:
     if path.suffix == ".py":
         raise InputError(f"{text}: name the function that returns the model, as in {text}:build")
     if not path.exists():
-        raise InputError(f"{text} does not exist; expected FILE.py:FACTORY or a file")
+        file, _, factory = text.rpartition(":")
+        meant = f"did you mean {file}.py:{factory}?" if Path(f"{file}.py").is_file() else ""
+        raise InputError(f"{text} does not exist; {meant or 'expected FILE.py:FACTORY or a file'}")
 
 
 def read_model(text: str) -> ModelSource:
-    """What can be traced: `FILE.py:FACTORY` or a `.pt2` file.
+    """What can be optimized: `FILE.py:FACTORY`, a `.pt2` file or a saved program.
 
     Raises:
         InputError: Neither, or the file is missing.
         UserCodeError: The factory is missing or fails.
     """
     source = read_side(text)
-    if source.args is None and not text.endswith(".pt2"):
-        raise InputError(f"{text} is no model: expected FILE.py:FACTORY or a .pt2 file")
+    if source.args is None and not text.endswith((".pt2", ".fxopt")):
+        raise InputError(f"{text} is no model: expected FILE.py:FACTORY, a .pt2 file or a .fxopt program")
     return source

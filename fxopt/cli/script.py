@@ -112,7 +112,8 @@ def _tracing(options: OptimizeOptions, folder: Path) -> Iterator[str]:
     found = split_factory(options.model)
     if found is None:
         trust = ", trust=True" if options.trust else ""
-        yield f"program = fxopt.trace({_place(Path(options.model), folder)}{trust}{state})"
+        read = "load" if options.model.endswith(".fxopt") else "trace"
+        yield f"program = fxopt.{read}({_place(Path(options.model), folder)}{trust}{state})"
         return
     yield f"source = read_factory({_place(found[0], folder)}, {found[1]!r})"
     yield f"program = fxopt.trace(source.model, source.args, source.kwargs, dynamic_shapes=DYNAMIC{state})"

@@ -15,7 +15,7 @@ _WORDS = {
     r"inputs=": "--inputs X.npz",
     r"calibration=": "--calibration DATA.npz",
     r"max_drop": "--max-drop",
-    r"dynamic_shapes": "--dynamic INPUT:AXIS=NAME",
+    r"dynamic_shapes": "--dynamic",
     r"opset=": "--opset ",
     r"path=": "--output ",
 }

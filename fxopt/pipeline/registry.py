@@ -165,9 +165,10 @@ def load_plugin(path: str) -> ModuleType:
 def _line(error: BaseException, file: Path) -> str:
     """Where in the file it failed."""
     if isinstance(error, SyntaxError):
-        return f" in line {error.lineno}"
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file]
-    return f" in line {lines[-1]}" if lines else ""
+        return f" at {Path(error.filename or file).name}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if Path(f.filename).resolve() == file.resolve()]
+    return f" at {file.name}:{lines[-1]}" if lines else ""
 
 
 def _message(error: BaseException) -> str:

@@ -361,3 +361,31 @@ def test_a_state_is_an_input(net: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert "pass --state to make it an input and output" in capsys.readouterr().err
     assert main([*arguments, "--state"]) == 0
     assert main(["verify", f"{net}:counting", str(tmp_path / "model.fxopt")]) == 0
+
+
+def test_random_weights_are_the_same_at_the_next_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    net = tmp_path / "random_net.py"
+    net.write_text(
+        "import torch\ndef build():\n    return torch.nn.Linear(3, 2).eval(), (torch.randn(2, 3),)\n"
+    )
+    out = tmp_path / "out"
+    before = torch.random.get_rng_state()
+    assert main(["optimize", f"{net}:build", "--target", "eager", "--output", str(out), "-q"]) == 0
+    assert main(["verify", f"{net}:build", str(out / "model.fxopt")]) == 0
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_saved_program_is_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = tmp_path / "net.fxopt"
+    fxopt.trace(torch.nn.Linear(3, 2).eval(), (torch.randn(2, 3),)).save(str(path))
+    arguments = ["optimize", str(path), "--target", "eager", "--output", str(tmp_path / "out")]
+    assert main([*arguments, "-q"]) == 0
+    assert main([*arguments, "--dynamic", "input:0=batch"]) == 2
+    assert "leave --dynamic out" in capsys.readouterr().err
+    assert main(["optimize", str(tmp_path / "out" / "model.fxopt"), "--dry-run"]) == 2
+    assert "is of kind 'eager', expected 'program'" in capsys.readouterr().err
+
+
+def test_a_failure_leaves_no_empty_folder(net: str, tmp_path: Path):
+    assert main(["optimize", f"{net}:branches", "--output", str(tmp_path / "out"), "-q"]) == 2
+    assert not (tmp_path / "out").exists()

@@ -29,7 +29,10 @@ def test_a_pt2_is_a_model(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("net.onnx", "is no model: expected FILE.py:FACTORY or a .pt2 file"), ("net.py", "net.py:build")],
+    [
+        ("net.onnx", "is no model: expected FILE.py:FACTORY, a .pt2 file or a .fxopt program"),
+        ("net.py", "net.py:build"),
+    ],
 )
 def test_no_model(tmp_path: Path, name: str, message: str):
     path = tmp_path / name
@@ -42,3 +45,10 @@ def test_no_model(tmp_path: Path, name: str, message: str):
 def test_missing(text: str):
     with pytest.raises(InputError, match="does not exist"):
         read_side(text)
+
+
+def test_a_module_instead_of_a_file_gets_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text("")
+    with pytest.raises(InputError, match=r"did you mean net\.py:build\?"):
+        read_side("net:build")

@@ -169,10 +169,10 @@ def test_a_plugin_that_was_imported_as_a_module_is_the_same_owner(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = 1\n1 / 0\n", "fails in line 2: ZeroDivisionError: division by zero"),
-        ("x = 1\ny = (\n", "fails in line 2: SyntaxError"),
-        ("import no_such_module_here", "fails in line 1: ModuleNotFoundError"),
-        ("import sys\nsys.exit(3)", "fails in line 2: SystemExit: 3"),
+        ("x = 1\n1 / 0\n", "fails at broken_plugin.py:2: ZeroDivisionError: division by zero"),
+        ("x = 1\ny = (\n", "fails at broken_plugin.py:2: SyntaxError"),
+        ("import no_such_module_here", "fails at broken_plugin.py:1: ModuleNotFoundError"),
+        ("import sys\nsys.exit(3)", "fails at broken_plugin.py:2: SystemExit: 3"),
         ("import fxopt\n@fxopt.register_pass\nclass O(int): pass", "is not a subclass"),
     ],
 )
@@ -201,3 +201,12 @@ def test_a_plugins_pass_runs(tmp_path: Path) -> None:
     assert issubclass(registry.get("plugin-matmul-bias"), fxopt.RewritePass)
     written = "plugin-matmul-bias,plugin-pass{least=2}"
     assert str(PassManager.parse(written)) == written
+
+
+def test_a_plugin_given_by_a_relative_path_names_the_line_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("relative_plugin.py").write_text("import torch\nx = 1 / 0\n")
+    with pytest.raises(PipelineError, match=r"fails at relative_plugin\.py:2: ZeroDivisionError"):
+        load_plugin("relative_plugin.py")
