@@ -72,7 +72,10 @@ def _rows(user: Node, node: Node) -> Iterator[int]:
         return
     for position, index in enumerate(_members(indices)):
         axis = position if isinstance(indices, (list, tuple)) else arguments.get("dim", 0)
-        size = table.meta["val"].shape[axis] if index is node and isinstance(axis, int) else None
+        if index is not node or not isinstance(axis, int):
+            continue
+        shape = table.meta["val"].shape or (1,)  # a number is indexed as a vector of one element
+        size = shape[axis]
         if isinstance(size, int):
             yield size
 

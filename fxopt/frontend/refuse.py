@@ -57,8 +57,8 @@ def _check_call(node: Node) -> None:
 def is_training(node: Node) -> bool:
     """Whether a call computes something else than in eval mode."""
     bound = bind(node)
-    if bound.get("training") is True and op_key(node.target).startswith("aten.batch_norm"):
-        return bound["running_mean"] is not None
+    if bound.get("training", bound.get("use_input_stats")) is True and "running_mean" in bound:
+        return bound["running_mean"] is not None  # the batch's own statistics would be written to it
     if bound.get("train") is True:
         return not _drops_nothing(node)
     return bound.get("training") is True

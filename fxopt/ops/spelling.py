@@ -225,6 +225,7 @@ SPELLINGS: dict[str, Spelling] = {
     "aten.dropout.default": _dropout(aten.dropout.default),
     "aten.feature_dropout.default": _dropout(aten.feature_dropout.default),
     "aten.alpha_dropout.default": _dropout(aten.alpha_dropout.default),
+    "aten.feature_alpha_dropout.default": _dropout(aten.feature_alpha_dropout.default),
     "aten.view.default": _reshape,
     "aten._unsafe_view.default": _reshape,
     "aten.view_as.default": _reshape_as,
@@ -294,6 +295,7 @@ STANDING = frozenset(
         "aten.dropout.default",
         "aten.feature_dropout.default",
         "aten.alpha_dropout.default",
+        "aten.feature_alpha_dropout.default",
     }
 )
 """Ops with a spelling that some of their calls keep."""

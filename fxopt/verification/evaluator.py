@@ -23,8 +23,9 @@ from fxopt.program import Program, origins_of
 from fxopt.verification.arguments import with_values
 from fxopt.verification.doubling import NoFloat64Error, as_double, double_program
 from fxopt.verification.precision import rounds
+from fxopt.verification.ties import IN_ORDER
 
-__all__ = ["evaluate", "evaluate_double", "evaluate_each", "evaluate_perturbed"]
+__all__ = ["evaluate", "evaluate_double", "evaluate_each", "evaluate_in_order", "evaluate_perturbed"]
 
 Visit = Callable[[Node, object], object]
 """(node, its value) -> the value that its users see."""
@@ -108,6 +109,17 @@ def evaluate_perturbed(program: Program, tensors: Sequence[torch.Tensor], *, see
     return _walk(program, tensors, lambda node, value: moved(value) if _rounds(node) else value)
 
 
+def evaluate_in_order(program: Program, tensors: Sequence[torch.Tensor]) -> list[object] | None:
+    """Runs a program with ties settled by index wherever an op may settle them otherwise.
+
+    Returns:
+        The computed outputs; None if no op of the program has to settle any.
+    """
+    if not any(node.target in IN_ORDER for node in program.calls()):
+        return None
+    return _walk(program, tensors, lambda _, value: value, in_order=True)
+
+
 def _moved(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """The tensor, each element times 1 + d with |d| at most half an eps."""
     if not tensor.dtype.is_floating_point or tensor.numel() == 0:
@@ -151,7 +163,9 @@ def _plain(value: object) -> object:
     return value
 
 
-def _walk(program: Program, tensors: Sequence[torch.Tensor], visit: Visit) -> list[object]:
+def _walk(
+    program: Program, tensors: Sequence[torch.Tensor], visit: Visit, *, in_order: bool = False
+) -> list[object]:
     expected = len(program.signature.tensor_inputs)
     if len(tensors) != expected:
         raise FxoptError(f"{program.name} takes {expected} tensors, got {len(tensors)}")
@@ -164,7 +178,7 @@ def _walk(program: Program, tensors: Sequence[torch.Tensor], visit: Visit) -> li
                 results = with_values(node.args[0], values.__getitem__)
                 assert isinstance(results, tuple)
                 return list(results)
-            value = next(given) if node.op == "placeholder" else _value(program, node, values)
+            value = next(given) if node.op == "placeholder" else _value(program, node, values, in_order)
             if left[node]:
                 values[node] = visit(node, _plain(value))
             for used in node.all_input_nodes:
@@ -174,7 +188,7 @@ def _walk(program: Program, tensors: Sequence[torch.Tensor], visit: Visit) -> li
     raise FxoptError(f"the graph of {program.name} has no output node")
 
 
-def _value(program: Program, node: Node, values: dict[Node, object]) -> object:
+def _value(program: Program, node: Node, values: dict[Node, object], in_order: bool) -> object:
     if node.op == "get_attr":
         weight = program.weights[str(node.target)]
         if weight.is_meta:
@@ -184,9 +198,10 @@ def _value(program: Program, node: Node, values: dict[Node, object]) -> object:
         return weight
     args = [with_values(a, values.__getitem__) for a in node.args]
     kwargs = {name: with_values(a, values.__getitem__) for name, a in node.kwargs.items()}
-    assert callable(node.target)
+    function = IN_ORDER.get(node.target, node.target) if in_order else node.target
+    assert callable(function)
     try:
-        return node.target(*args, **kwargs)
+        return function(*args, **kwargs)
     except Exception as error:
         origins = "; ".join(map(str, origins_of(node)))
         error.add_note(f"in {op_key(node.target)} ({node.name}{', ' + origins if origins else ''})")

@@ -20,7 +20,12 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import InputError
 from fxopt.program import ConstantSpec, Program, ScalarSpec, Signature, Spec, TensorSpec
 from fxopt.verification.doubling import as_double, double_program
-from fxopt.verification.evaluator import evaluate, evaluate_double, evaluate_perturbed
+from fxopt.verification.evaluator import (
+    evaluate,
+    evaluate_double,
+    evaluate_in_order,
+    evaluate_perturbed,
+)
 from fxopt.verification.precision import coarsest, output_precisions
 from fxopt.verification.sampling import arguments_of
 
@@ -82,13 +87,19 @@ def subject_of(program: Program) -> Subject:
         program.signature,
         run=lambda tensors: evaluate(program, tensors),
         double=lambda tensors: evaluate_double(twin(), tensors),
-        perturbed=lambda tensors: [
-            evaluate_perturbed(program, tensors, seed=s) for s in range(_PERTURBED_RUNS)
-        ],
+        perturbed=lambda tensors: _perturbed(program, tensors),
         name=program.name,
         example_sizes=_example_sizes(program),
         precision=functools.cache(lambda: output_precisions(program)),
     )
+
+
+def _perturbed(program: Program, tensors: list[torch.Tensor]) -> list[Sequence[object]]:
+    """Runs with other rounding, and one with ties settled by index."""
+    seeds = range(_PERTURBED_RUNS)
+    runs: list[Sequence[object]] = [evaluate_perturbed(program, tensors, seed=s) for s in seeds]
+    ordered = evaluate_in_order(program, tensors)
+    return runs if ordered is None else [*runs, ordered]
 
 
 def module_subject(module: nn.Module, signature: Signature) -> Subject:

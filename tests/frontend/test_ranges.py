@@ -80,3 +80,8 @@ def test_an_exported_program_has_no_example_to_read():
     exported = torch.export.export(Function(lambda x: x * 2).eval(), (torch.tensor([5, 9]),))
     [spec] = trace(exported).signature.tensor_inputs
     assert (spec.low, spec.high) == (0, 1)
+
+
+def test_a_number_is_indexed_as_a_vector_of_one_element():
+    number = torch.tensor(3.0)
+    assert bounds(Function(lambda i: number.index_select(0, i)), torch.tensor([0])) == [(0, 0)]

@@ -38,6 +38,10 @@ def test_inference_passes(function):
         (lambda x: F.gumbel_softmax(x), "random numbers (aten.exponential_"),
         (lambda x: torch.normal(x, 1.0), "random numbers (aten.normal"),
         (lambda x: x + torch.randint(0, 5, (1,)), "random numbers (aten.randint"),
+        (
+            lambda x: F.instance_norm(x, torch.zeros(2), torch.ones(2)),
+            "training op aten.instance_norm",
+        ),
         (lambda x: torch.view_as_complex(x.reshape(-1, 2)).abs(), "makes a complex tensor (torch.complex64)"),
     ],
 )

@@ -8,18 +8,19 @@ import operator
 from dataclasses import dataclass, field
 
 import torch
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from fxopt.lowering.onnx.builder import Builder, Result
 from fxopt.lowering.onnx.decompose import decomposed, lower_decomposed
 from fxopt.lowering.onnx.graph import OnnxNode, Value
+from fxopt.lowering.onnx.recipes import RecipeError
 from fxopt.lowering.onnx.sizes import UnknownSizeError
 from fxopt.lowering.target import find_rule
 from fxopt.ops.info import op_key
 from fxopt.program.program import Program
 from fxopt.program.signature import ScalarSpec
 
-__all__ = ["Recording", "has_rule", "live_nodes", "lowered_by_torchlib", "record"]
+__all__ = ["Recording", "has_rule", "live_nodes", "lower_by_parts", "lowered_by_torchlib", "record"]
 
 
 @dataclass
@@ -82,7 +83,12 @@ def has_rule(node: Node) -> bool:
 def _has_own_rule(node: Node) -> bool:
     if node.target is operator.getitem or find_rule("onnx", node.target) is not None:
         return True
-    return isinstance(node.target, torch._ops.OpOverload) and decomposed(node, has_rule) is not None
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    try:
+        return decomposed(node, has_rule) is not None
+    except RecipeError:
+        return True  # the lowering says why it is not taken
 
 
 def lowered_by_torchlib(node: Node) -> bool:
@@ -116,13 +122,33 @@ def _lower(builder: Builder, node: Node) -> Result:
     if rule is not None:
         result: Result = rule(builder, node)  # type: ignore[assignment]
         return result
-    parts = decomposed(node, has_rule)
+    parts = _parts(builder, node)
     if parts is not None:
         return lower_decomposed(builder, node, parts, _lower)
     from fxopt.lowering.onnx.torchlib import lower_by_torchlib
 
     builder.notes.append(op_key(node.target))
     return lower_by_torchlib(builder, node)
+
+
+def _parts(builder: Builder, node: Node) -> GraphModule | None:
+    """The call as other ops.
+
+    Raises:
+        LoweringError: a recipe does not take it.
+    """
+    try:
+        return decomposed(node, has_rule)
+    except RecipeError as error:
+        raise builder.error(str(error)) from None
+
+
+def lower_by_parts(builder: Builder, node: Node) -> Result:
+    """Lowers a call by its recipe, for a rule that leaves some calls to it."""
+    parts = _parts(builder, node)
+    if parts is None:
+        raise builder.error("a result that the rule does not give")
+    return lower_decomposed(builder, node, parts, _lower)
 
 
 def _finish(builder: Builder, nodes: list[Node], inputs: list[Value], outputs: list[Value]) -> Recording:

@@ -138,7 +138,15 @@ def glu(b: Builder, c: Call) -> Value:
     return b.op("Mul", first, b.op("Sigmoid", gate))
 
 
-@rule("aten.softmax", "aten._softmax", "aten._safe_softmax", "aten.special_softmax")
+@rule("aten._safe_softmax")
+def safe_softmax(b: Builder, c: Call) -> Value:
+    """0 where a whole row is masked: it has no largest element."""
+    x, axis = _vector(b, c), c.dim()
+    masked = b.op("Equal", b.op("ReduceMax", x, b.ints([axis]), keepdims=1), b.like(float("-inf"), x))
+    return b.op("Where", masked, b.like(0, x), b.op("Softmax", x, axis=axis))
+
+
+@rule("aten.softmax", "aten._softmax", "aten.special_softmax")
 def softmax(b: Builder, c: Call) -> Value:
     return b.op("Softmax", _vector(b, c), axis=c.dim())
 

@@ -246,3 +246,16 @@ def clamp(b: Builder, c: Call) -> Value:
     if low:
         x = b.op("Max", x, c.tensor(low, dtype))
     return b.op("Min", x, c.tensor(high, dtype)) if high else x
+
+
+@rule("aten.signbit")
+def signbit(b: Builder, c: Call) -> Value:
+    """A float's sign, that of zeros too: theirs shows in the reciprocal."""
+    x, dtype = c.x, c.fake().dtype
+    if dtype is torch.bool:
+        return b.op("And", x, b.constant(False, torch.bool))
+    negative = b.op("Less", x, b.like(0, x))
+    if not is_float(dtype):
+        return negative
+    below = b.op("Less", b.op("Reciprocal", x), b.like(0, x))
+    return b.op("Or", negative, b.op("And", b.op("Equal", x, b.like(0, x)), below))

@@ -1,4 +1,4 @@
-"""Gather, scatter and indexing with tensors.
+"""Gather and indexing with tensors, in and out.
 
 `x[a, :, b]` with tensors a, b: the indexed axes come first, one GatherND reads them all, and the result's
 axes go where torch puts them. A mask is the positions where it is true. Negative indices count from the end
@@ -13,8 +13,9 @@ from torch.fx import Node
 from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.graph import Value
+from fxopt.lowering.onnx.rules_scatter import scattered
 from fxopt.lowering.onnx.sizes import broadcast
-from fxopt.ops.sizes import Size, is_one, same_size
+from fxopt.ops.sizes import Size, is_one
 
 __all__: list[str] = []
 
@@ -73,75 +74,11 @@ def take(b: Builder, c: Call) -> Value:
     return b.op("Gather", b.op("Reshape", c.x, b.ints([-1])), c.tensor("index"), axis=0)
 
 
-@rule("aten.scatter.src", "aten.scatter.value", "aten.scatter.reduce", "aten.scatter.value_reduce",
-      "aten.scatter_add", "aten.scatter_reduce")  # fmt: skip
-def scatter(b: Builder, c: Call) -> Value:
-    """Where the source is larger than the index, its first elements count."""
-    reduce = str(c.arguments.get("reduce") or ("add" if "scatter_add" in c.name else "none"))
-    names = {
-        "sum": "add",
-        "add": "add",
-        "prod": "mul",
-        "multiply": "mul",
-        "amax": "max",
-        "amin": "min",
-        "none": "none",
-    }
-    if reduce not in names or c.arguments.get("include_self") is False:
-        raise c.error(
-            f"scatter with reduce={reduce!r}" + ("" if reduce not in names else " and include_self=False")
-        )
-    index, shape = c.tensor("index", torch.int64), tuple(c.fake("index").shape)
-    if "src" in c.arguments:
-        source = c.tensor("src", c.out.dtype)
-        if not all(same_size(a, s) for a, s in zip(shape, c.fake("src").shape, strict=True)):
-            rank = len(shape)
-            source = b.op("Slice", source, b.ints([0] * rank), b.shape(shape), b.ints(list(range(rank))))
-    else:
-        source = b.expand(c.tensor("value", c.out.dtype), (), shape)
-    if c.rank == 0:
-        raise c.error("scatter into a tensor without dimensions")
-    return _scattered(b, "ScatterElements", (c.x, index, source), names[reduce], axis=c.dim())
-
-
-def _scattered(
-    b: Builder, op_type: str, inputs: tuple[Value, Value, Value], reduction: str, *, axis: int | None = None
-) -> Value:
-    """A scatter into the first input; half precision is added up in float32, for which onnxruntime has a kernel."""
-    x, index, source = inputs
-    dtype = b.dtype(x)
-    if reduction != "none" and dtype is torch.float16:
-        x, source = b.cast(x, torch.float32), b.cast(source, torch.float32)
-    return b.cast(b.op(op_type, x, index, source, axis=axis, reduction=reduction), dtype)
-
-
-@rule("aten.index_add", "aten.index_copy", "aten.index_fill")
-def index_write(b: Builder, c: Call) -> Value:
-    """Whole slices along an axis, their index repeated over the other axes."""
-    if c.rank == 0:
-        raise c.error("a tensor without dimensions")
-    axis, name = c.dim(), c.name
-    shape = list(c.shape)
-    shape[axis] = c.fake("index").shape[0]
-    column = [1] * c.rank
-    column[axis] = -1
-    index = b.op("Reshape", c.tensor("index", torch.int64), b.ints(column))
-    ones: list[Size] = [1] * c.rank
-    ones[axis] = shape[axis]
-    index = b.expand(index, ones, shape)
-    source = c.tensor("value" if "fill" in name else "source", c.out.dtype)
-    if "fill" in name:
-        source = b.expand(source, (), shape)
-    if c.arguments.get("alpha", 1) != 1:
-        source = b.op("Mul", source, b.operand(c["alpha"], c.out.dtype))
-    reduction = "add" if "index_add" in name else "none"
-    return _scattered(b, "ScatterElements", (c.x, index, source), reduction, axis=axis)
-
-
 @rule("aten.nonzero")
 def nonzero(b: Builder, c: Call) -> Value:
-    if c.rank == 0:
-        raise c.error("a tensor without dimensions")
+    if c.rank == 0:  # one row, or none, of no position
+        rows = b.op("Transpose", b.op("NonZero", b.unsqueeze(c.x, 0)), perm=[1, 0])
+        return b.slice(rows, 1, 0, 0)
     return b.op("Transpose", b.op("NonZero", c.x), perm=[1, 0])
 
 
@@ -263,7 +200,7 @@ def index_put(b: Builder, c: Call) -> Value:
     updates = b.op("Expand", values, indices.shape_value(b, [shape[d] for d in back]))
     updates = b.transpose(updates, _inverse(back))
     reduction = "add" if accumulate else "none"
-    written = _scattered(b, "ScatterND", (x, indices.columns(b), updates), reduction)
+    written = scattered(b, "ScatterND", (x, indices.columns(b), updates), reduction)
     return b.transpose(written, _inverse(order))
 
 

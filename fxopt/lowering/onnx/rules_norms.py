@@ -63,7 +63,18 @@ def layer_norm(b: Builder, c: Call) -> Value:
 
 @rule("aten.native_layer_norm")
 def native_layer_norm(b: Builder, c: Call) -> tuple[Value, ...]:
-    return (layer_norm(b, c),)  # type: ignore[return-value]
+    axes = list(range(c.rank - len(c.integers("normalized_shape")), c.rank))
+    return (layer_norm(b, c), *_statistics(b, c, c.x, axes))  # type: ignore[return-value]
+
+
+def _statistics(b: Builder, c: Call, x: Value, axes: list[int]) -> tuple[Value, Value]:
+    """Mean and 1 / deviation over axes, which stay with size 1; they are dropped again where nothing reads them."""
+    vector = b.ints(axes)
+    mean = b.op("ReduceMean", x, vector, keepdims=1)
+    gap = b.op("Sub", x, mean)
+    variance = b.op("ReduceMean", b.op("Mul", gap, gap), vector, keepdims=1)
+    root = b.op("Sqrt", b.op("Add", variance, b.like(float(c.number("eps")), x)))
+    return mean, b.op("Reciprocal", root)
 
 
 @rule("aten.rms_norm")
@@ -93,7 +104,10 @@ def group_norm(b: Builder, c: Call) -> Value:
 
 @rule("aten.native_group_norm")
 def native_group_norm(b: Builder, c: Call) -> tuple[Value, ...]:
-    return (_group_norm(b, c, c.integer("group")),)
+    groups, shape = c.integer("group"), c.shape
+    grouped = b.reshape(c.x, shape, [shape[0], groups, product(shape[1:]) // groups])
+    mean, scale = (b.squeeze(v, 2) for v in _statistics(b, c, grouped, [2]))
+    return _group_norm(b, c, groups), mean, scale
 
 
 def _group_norm(b: Builder, c: Call, groups: int) -> Value:

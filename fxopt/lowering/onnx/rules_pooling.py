@@ -7,6 +7,7 @@ import torch
 from fxopt.lowering.onnx.builder import Builder, Result
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.graph import Value
+from fxopt.lowering.onnx.lower import lower_by_parts
 from fxopt.ops.sizes import Size, is_one
 
 __all__: list[str] = []
@@ -133,9 +134,9 @@ def _adaptive(spatial: int) -> None:
         return _batched(b, c, spatial, lambda x: _adaptive_average(b, c, spatial, x))
 
     @rule(f"aten.adaptive_max_pool{spatial}d")
-    def lower_max(b: Builder, c: Call) -> tuple[Value, ...]:
+    def lower_max(b: Builder, c: Call) -> Result:
         if _reads_second(c):
-            raise c.error("the indices of adaptive max pooling")
+            return lower_by_parts(b, c.node)
         return _batched(b, c, spatial, lambda x: _adaptive_max(b, c, spatial, x)), ""
 
 

@@ -34,10 +34,8 @@ def sum_(b: Builder, c: Call) -> Value:
     return _reduce(b, c, "ReduceSum", x)
 
 
-@rule("aten.mean", "aten.nanmean")
+@rule("aten.mean")
 def mean(b: Builder, c: Call) -> Value:
-    if "nanmean" in c.name:
-        raise c.error("nanmean")
     return _reduce(b, c, "ReduceMean", c.tensor(dtype=c.out.dtype))
 
 

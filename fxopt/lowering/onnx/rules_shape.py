@@ -248,17 +248,30 @@ def pad(b: Builder, c: Call) -> Value:
         before[-1 - i], after[-1 - i] = int(amounts[2 * i]), int(amounts[2 * i + 1])
     if not any(before + after):
         return c.x
-    if mode == "circular" and b.opset < 19:
-        return _wrapped(b, c, before, after)
+    x = _cropped(b, c.x, before, after)
+    before, after = [max(n, 0) for n in before], [max(n, 0) for n in after]
+    if mode == "circular":
+        return _wrapped(b, x, before, after)
+    if not any(before + after):
+        return x
     value = c.arguments.get("value")
     fill = b.operand(value, c.out.dtype) if mode == "constant" and value else ""
-    onnx_mode = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode]
-    return b.op("Pad", c.x, b.ints(before + after), fill, mode=onnx_mode)
+    onnx_mode = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}[mode]
+    return b.op("Pad", x, b.ints(before + after), fill, mode=onnx_mode)
 
 
-def _wrapped(b: Builder, c: Call, before: list[int], after: list[int]) -> Value:
-    """Circular padding by slices: Pad's mode "wrap" came with opset 19."""
-    x, end = c.x, torch.iinfo(torch.int64).max
+def _cropped(b: Builder, x: Value, before: list[int], after: list[int]) -> Value:
+    """What negative padding takes away; onnxruntime's Pad takes none in other modes than constant."""
+    end = torch.iinfo(torch.int64).max
+    for axis, (low, high) in enumerate(zip(before, after, strict=True)):
+        if low < 0 or high < 0:
+            x = b.slice(x, axis, max(-low, 0), high if high < 0 else end)
+    return x
+
+
+def _wrapped(b: Builder, x: Value, before: list[int], after: list[int]) -> Value:
+    """Circular padding by slices: Pad's mode "wrap" came with opset 19, and onnxruntime refuses it."""
+    end = torch.iinfo(torch.int64).max
     for axis, (low, high) in enumerate(zip(before, after, strict=True)):
         parts = [x]
         if low > 0:

@@ -135,3 +135,9 @@ def number_of(b: Builder, node: Node) -> Value:
     if isinstance(value, torch.SymInt):
         b.sizes.learn_number(value, result)
     return result
+
+
+@lowering_rule("onnx", "aten._linalg_check_errors")
+def nothing(b: Builder, node: Node) -> str:
+    """A check without a result: ONNX has nothing that raises."""
+    return ""

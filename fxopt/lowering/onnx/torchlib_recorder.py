@@ -51,6 +51,14 @@ class RecordedValue(ir.Value):
     def __neg__(self) -> "RecordedValue":
         return self._with("Neg", self)
 
+    def __bool__(self) -> bool:
+        """A branch or a loop over values has no graph to be recorded in.
+
+        Raises:
+            LoweringError: always; the alternative is one branch for all values, or a loop that never ends.
+        """
+        raise self.recorder.builder.error("onnxscript's function branches on a computed value (If or Loop)")
+
     __hash__ = ir.Value.__hash__
 
 

@@ -1,0 +1,63 @@
+"""Pools with indices, bags, mantissas and real inverse transforms against torch's."""
+
+import math
+
+import pytest
+import torch
+
+from tests.lowering.onnx.recipes import agrees, lowers
+
+aten = torch.ops.aten
+GENERATOR = torch.Generator().manual_seed(0)
+Z = torch.randn(4, 5, 6, generator=GENERATOR)
+
+
+@pytest.mark.parametrize(
+    ("shape", "out"), [((2, 3, 10), [4]), ((3, 7, 9), [3, 4]), ((2, 3, 5, 6, 7), [2, 3, 7])], ids=str
+)
+def test_adaptive_pools(shape: tuple[int, ...], out: list[int]) -> None:
+    op = getattr(aten, f"adaptive_max_pool{len(out)}d").default
+    agrees(op, torch.randn(shape, generator=GENERATOR), out)
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2])
+@pytest.mark.parametrize("include_last", [False, True])
+@pytest.mark.parametrize("padding", [None, 2, -1])
+def test_bags(mode: int, include_last: bool, padding: int | None) -> None:
+    weight, at = torch.randn(10, 4, generator=GENERATOR), torch.tensor([1, 2, 9, 0, 0, 4])
+    starts = torch.tensor([0, 2, 2, 6] if include_last else [0, 2, 2, 5])
+    agrees(
+        aten.embedding_bag.padding_idx, weight, at, starts, False, mode, False, None, include_last, padding
+    )
+
+
+def test_mantissas_and_exponents() -> None:
+    ordinary = Z.reshape(-1) * torch.logspace(-38, 38, 120)
+    special = torch.tensor([0.0, -0.0, 1.0, 2.0, 0.5, 1e-45, 3e38, math.inf, -math.inf, math.nan])
+    agrees(aten.frexp.Tensor, torch.cat([ordinary, special]), rtol=0.0)
+
+
+def test_powers_and_sigmoids() -> None:
+    agrees(aten.logspace.default, -3, 2.5, 7, 2.0, dtype=torch.float32)
+    agrees(aten.log_sigmoid_forward.default, 30 * Z)
+
+
+@pytest.mark.parametrize("norm", [None, "ortho", "forward", "backward"])
+def test_real_inverse_transforms(norm: str | None) -> None:
+    for name in ("irfft", "hfft"):
+        for n in (None, 4, 9, 14):
+            agrees(getattr(aten, f"fft_{name}").default, Z, n, 1, norm)
+        for s in (None, [3, 9], [8, 4]):
+            agrees(getattr(aten, f"fft_{name}2").default, Z, s, [0, 2], norm)
+        agrees(getattr(aten, f"fft_{name}n").default, Z, None, None, norm)
+        agrees(getattr(aten, f"fft_{name}n").default, Z, [3, -1], [0, 1], norm)
+
+
+def test_files() -> None:
+    pool = torch.nn.AdaptiveMaxPool1d(4, return_indices=True)
+    lowers(lambda x: (*pool(x), torch.fft.irfft(x, 8), *torch.frexp(x)), Z)
+
+
+def test_a_bag_in_a_file() -> None:
+    bag = torch.nn.EmbeddingBag(10, 4, mode="max").eval()
+    lowers(bag, torch.tensor([1, 2, 9, 0]), torch.tensor([0, 2]))
