@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.fx import Node
 
 from fxopt.program import Program
-from fxopt.testing import families_shape  # noqa: F401  (registers its families)
+from fxopt.testing import families_layers, families_shape  # noqa: F401  (register their families)
 from fxopt.testing.builder import ProgramBuilder
 from fxopt.testing.choice import Choose
 from fxopt.testing.families import FAMILIES
