@@ -6,7 +6,7 @@ from torch.fx import Node
 
 from fxopt.frontend.frames import innermost, parse_frames, place_of
 from fxopt.ops.info import op_key
-from fxopt.program.program import Origin
+from fxopt.program.program import COND, Origin
 
 __all__ = ["module_entry", "node_line", "node_origin"]
 
@@ -19,9 +19,8 @@ def node_origin(node: Node) -> Origin:
     """The origin of a node that torch.export made: the innermost frame that is not torch's own."""
     frame = innermost(parse_frames(_stack_trace(node)))
     module, _ = module_entry(node)
-    if frame is None:
-        return Origin(module, "", 0, op_key(node.target))
-    return Origin(module, frame.file, frame.line, op_key(node.target))
+    op = COND if COND in node.meta else op_key(node.target)
+    return Origin(module, "", 0, op) if frame is None else Origin(module, frame.file, frame.line, op)
 
 
 def module_entry(node: Node) -> tuple[str, str]:

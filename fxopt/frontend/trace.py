@@ -20,6 +20,7 @@ from torch.fx import Node
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from fxopt.errors import ArtifactError, TraceError
+from fxopt.frontend.branches import inlined
 from fxopt.frontend.capture import capture, quiet_torch
 from fxopt.frontend.check import check_against_model
 from fxopt.frontend.diagnose import first_line
@@ -206,16 +207,17 @@ def _check_assumptions(program: Program) -> None:
 def _to_program(exported: ExportedProgram, example: Example | None, *, state: bool) -> Program:
     """Functionalises by our own walk where that is right, else by torch's decompositions."""
     names, axes = (example.names, example.axes) if example else (None, None)
-    check_captured(exported.graph)
+    graph = inlined(exported.graph_module)
+    check_captured(graph)
     try:
-        return unlift(exported, functionalize(exported.graph), names=names, axes=axes)
+        return unlift(exported, functionalize(graph), names=names, axes=axes)
     except Refused as refusal:
         check_refusal(refusal, exported, state=state)
         where = node_line(refusal.node)
     decomposed = _decompose(exported)
     check_written(decomposed, names, where, state=state)
     try:
-        return unlift(decomposed, functionalize(decomposed.graph), names=names, axes=axes)
+        return unlift(decomposed, functionalize(inlined(decomposed.graph_module)), names=names, axes=axes)
     except Refused as refusal:
         raise TraceError(f"the model can't be made functional{node_line(refusal.node)}: {refusal}") from None
 

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 import torch
 from torch.fx import Node
 
+from fxopt.lowering.regions import Choice, choices
 from fxopt.ops.info import op_key
 from fxopt.ops.schema import argument_kinds
+from fxopt.program.program import COND, Program, origins_of
 
-__all__ = ["Names", "essential_arguments", "skipped_input"]
+__all__ = ["Names", "essential_arguments", "is_choice", "node_choices", "skipped_input"]
 
 _DROPOUTS = frozenset(
     f"aten.{name}.default"
@@ -24,6 +26,31 @@ def skipped_input(node: Node) -> Node | None:
         return None
     x, train = node.args[0], node.args[2] if len(node.args) > 2 else node.kwargs.get("train")
     return x if isinstance(x, Node) and train is False else None
+
+
+def is_choice(node: Node) -> bool:
+    """Whether a call picks a result of two branches (a `where` that was a `torch.cond`)."""
+    return node.target is torch.ops.aten.where.self and any(o.op == COND for o in origins_of(node))
+
+
+def node_choices(program: Program) -> list[Choice[Node]]:
+    """The branches of a program: which calls only one side of a `torch.cond` needs."""
+    calls = list(program.calls())
+    groups: dict[object, list[Node]] = {}
+    for node in calls:
+        if is_choice(node) and node.args[1] is not node.args[2]:
+            groups.setdefault(node.args[0], []).append(node)
+    if not groups:
+        return []
+    uses = {n: [(u, _place(u, n)) for u in n.users] for n in calls}
+    kept = {n for n in calls if any(u.op == "output" for u in n.users)}
+    return choices(calls, uses, kept, list(groups.values()))
+
+
+def _place(user: Node, node: Node) -> int:
+    """In which argument alone a call uses a node; 0 if in several."""
+    places = [i for i, a in enumerate(user.args) if a is node]
+    return places[0] if len(places) == 1 else 0
 
 
 def essential_arguments(node: Node) -> tuple[tuple[object, ...], dict[str, object]]:

@@ -18,7 +18,11 @@ from torch.utils._sympy.printers import PythonPrinter
 from fxopt.errors import InputError
 from fxopt.program.signature import Dim, Signature
 
-__all__ = ["Origin", "Program", "expect_program", "new_fake_mode", "origins_of"]
+__all__ = ["COND", "Origin", "Program", "expect_program", "new_fake_mode", "origins_of"]
+
+
+COND = "torch.cond"
+"""The op of an origin: a `where` that picks the results of two branches."""
 
 
 @dataclass(frozen=True)

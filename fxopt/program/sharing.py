@@ -2,9 +2,9 @@
 
 >>> import torch
 >>> from fxopt.frontend import trace
->>> model = torch.nn.Linear(4, 4).eval()
->>> once, twice = trace(model, torch.zeros(2, 4)), trace(torch.nn.Sequential(model, model), torch.zeros(2, 4))
->>> programs = share_weights({"once": once, "twice": twice})
+>>> model = torch.nn.Linear(4, 4)
+>>> twice = torch.nn.Sequential(model, model).eval()
+>>> programs = share_weights({"once": trace(model, torch.zeros(2, 4)), "twice": trace(twice, torch.zeros(2, 4))})
 >>> sorted(programs["twice"].weights), programs["twice"].weights["weight"] is programs["once"].weights["weight"]
 (['bias', 'weight'], True)
 """

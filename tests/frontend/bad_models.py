@@ -160,9 +160,19 @@ class TrainingBatchNorm(nn.Module):
 # Control flow
 
 
-@bad("control flow", "cond", "torch.where")
-def cond(x):
-    return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))  # here
+@bad("branches of torch.cond", "different sizes")
+def cond_of_two_sizes(x):
+    return torch.cond(x.sum() > 0, lambda x: x[:2] + 1, lambda x: x[:3] - 1, (x,))  # here
+
+
+@bad("random", "rand_like")
+def cond_with_a_random_branch(x):
+    return torch.cond(  # here
+        x.sum() > 0,
+        lambda x: x + torch.rand_like(x),
+        lambda x: x - 1,
+        (x,),
+    )
 
 
 @bad("while", args=(noise(4, 3),))

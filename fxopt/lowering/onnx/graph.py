@@ -17,14 +17,10 @@ import torch
 from fxopt.lowering.onnx.dtypes import onnx_type, raw_bytes
 from fxopt.lowering.onnx.kernels import data_inputs, output_dtypes, wider_dtype
 
-__all__ = ["Attribute", "Graph", "Names", "OnnxNode", "Value"]
+__all__ = ["Attribute", "Body", "Graph", "Names", "OnnxNode", "Value"]
 
 Value = str
 """The name of an ONNX value; "" stands for an optional input that is left out."""
-
-Attribute = (
-    int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | torch.dtype | torch.Tensor
-)
 
 
 class Names:
@@ -52,11 +48,33 @@ class OnnxNode:
     op_type: str
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
-    attributes: dict[str, Attribute]
+    attributes: "dict[str, Attribute]"
     source: str
     """The fx node it stands for, for names."""
     module: str
     """The path of the module that the fx node comes from."""
+
+
+@dataclass
+class Body:
+    """A graph within a node: one side of an If. It sees the values around it."""
+
+    nodes: list[OnnxNode]
+    outputs: list[tuple[Value, torch.dtype]]
+
+
+Attribute = (
+    int
+    | float
+    | str
+    | bool
+    | Sequence[int]
+    | Sequence[float]
+    | Sequence[str]
+    | torch.dtype
+    | torch.Tensor
+    | Body
+)
 
 
 @dataclass

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import GraphModule, Node
 
+from fxopt.lowering.onnx.branches import with_branches
 from fxopt.lowering.onnx.builder import Builder, Result
 from fxopt.lowering.onnx.decompose import decomposed, lower_decomposed
 from fxopt.lowering.onnx.graph import OnnxNode, Value
 from fxopt.lowering.onnx.recipes import RecipeError
 from fxopt.lowering.onnx.sizes import UnknownSizeError
+from fxopt.lowering.shared import is_choice
 from fxopt.lowering.target import find_rule
 from fxopt.ops.info import op_key
 from fxopt.program.program import Program
@@ -169,8 +171,10 @@ def _finish(builder: Builder, nodes: list[Node], inputs: list[Value], outputs: l
     result = [_renamed(n, names) for n in (*graph.nodes, *copies)]
     result = _needed(result, outputs)
     used = {v for n in result for v in n.inputs}
+    dtypes = {names.get(v, v): dtype for v, dtype in graph.dtypes.items()}
+    picked = {f"v_{n.name}" for n in nodes if n.op == "call_function" and is_choice(n)}
     return Recording(
-        nodes=result,
+        nodes=with_branches(result, outputs, dtypes, picked),
         initializers={v: t for v, t in graph.initializers.items() if v in used},
         inputs=inputs,
         outputs=outputs,

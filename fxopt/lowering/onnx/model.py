@@ -17,7 +17,7 @@ from onnx import helper
 from fxopt import __version__
 from fxopt.lowering.onnx.dtypes import onnx_type, raw_bytes, raw_memory
 from fxopt.lowering.onnx.gates import SMALL
-from fxopt.lowering.onnx.graph import Attribute, Names, OnnxNode
+from fxopt.lowering.onnx.graph import Attribute, Body, Names, OnnxNode
 from fxopt.lowering.onnx.lower import Recording
 from fxopt.lowering.onnx.metadata import DATA_KEY, SEAL_MARK, SIGNATURE_KEY
 from fxopt.program.program import Program
@@ -183,12 +183,19 @@ def _varint(value: int) -> bytes:
 def _add_node(graph: onnx.GraphProto, node: OnnxNode, names: Names) -> None:
     name = names.unique(f"{node.source.removeprefix('v_')}/{node.op_type}")
     proto = graph.node.add(op_type=node.op_type, input=node.inputs, output=node.outputs, name=name)
-    proto.attribute.extend(_attribute(k, v) for k, v in sorted(node.attributes.items()))
+    proto.attribute.extend(_attribute(k, v, names) for k, v in sorted(node.attributes.items()))
     if node.module:
         proto.metadata_props.add(key="fxopt.module", value=node.module)
 
 
-def _attribute(name: str, value: Attribute) -> onnx.AttributeProto:
+def _attribute(name: str, value: Attribute, names: Names) -> onnx.AttributeProto:
+    if isinstance(value, Body):
+        graph = onnx.GraphProto(name=names.unique(name))
+        for node in value.nodes:
+            _add_node(graph, node, names)
+        kinds = ((v, onnx_type(dtype)) for v, dtype in value.outputs)
+        graph.output.extend(helper.make_tensor_value_info(v, kind, None) for v, kind in kinds)
+        return helper.make_attribute(name, graph)
     if isinstance(value, torch.dtype):
         return helper.make_attribute(name, onnx_type(value))
     if isinstance(value, torch.Tensor):

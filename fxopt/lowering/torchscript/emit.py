@@ -6,13 +6,14 @@ may write another text.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch.fx import Node
 
-from fxopt.lowering.shared import Names, skipped_input
+from fxopt.lowering.regions import Choice
+from fxopt.lowering.shared import Names, node_choices, skipped_input
 from fxopt.lowering.target import find_rule
 from fxopt.lowering.torchscript.literals import arguments_text, literal_text, scalar_type
 from fxopt.lowering.torchscript.sizes import function_text, is_size_function
@@ -55,6 +56,7 @@ class _Emitter:
         self.attributes = Names({"training", "forward", "code", "graph", method, *others.values()})
         self.variables: dict[Node, str] = {}
         self.lines: list[str] = []
+        self.choices: dict[Node, Choice[Node]] = {}
         self.source = Source("", dict(others))
 
     def run(self) -> Source:
@@ -63,11 +65,11 @@ class _Emitter:
         for spec, node in zip(specs, program.placeholders(), strict=True):
             self.variables[node] = self.names.new(spec.name)
         parameters = ", ".join(["self", *(f"{self.variables[n]}: Tensor" for n in program.placeholders())])
-        for node in program.graph.nodes:
-            if node.op == "get_attr":
-                self._weight(node)
-            elif node.op == "call_function":
-                self._call(node)
+        for node in program.weight_nodes():
+            self._weight(node)
+        self.choices = {c.selections[0]: c for c in node_choices(program)}
+        inner = {n for c in self.choices.values() for n in (*c.first, *c.second, *c.selections[1:])}
+        self._block([n for n in program.calls() if n not in inner], "    ")
         returned = [n for n in program.output_nodes() if isinstance(n, Node)]
         types = ", ".join(scalar_type(n.meta["val"]) for n in returned) or "()"
         values = "".join(f"{self.variables[n]}, " for n in returned)
@@ -81,7 +83,26 @@ class _Emitter:
             self.source.attributes[name] = self.attributes.new(name)
         self.variables[node] = f"self.{self.source.attributes[name]}"
 
-    def _call(self, node: Node) -> None:
+    def _block(self, nodes: Sequence[Node], indent: str) -> None:
+        for node in nodes:
+            if node in self.choices:
+                self._choice(self.choices[node], indent)
+            else:
+                self._call(node, indent)
+
+    def _choice(self, choice: Choice[Node], indent: str) -> None:
+        """An `if`, in which each side computes what only it needs."""
+        names = [self.names.new(n.name) for n in choice.selections]
+        predicate = literal_text(choice.selections[0].args[0], None, self.name_of)
+        for side, nodes in enumerate((choice.first, choice.second), 1):
+            self.lines.append(f"{indent}if bool({predicate}):" if side == 1 else f"{indent}else:")
+            self._block(nodes, indent + "    ")
+            for name, selection in zip(names, choice.selections, strict=True):
+                value = literal_text(selection.args[side], None, self.name_of)
+                self.lines.append(f"{indent}    {name} = {value}")
+        self.variables.update(zip(choice.selections, names, strict=True))
+
+    def _call(self, node: Node, indent: str) -> None:
         through = skipped_input(node)
         if through is not None:
             self.variables[node] = self.variables[through]
@@ -90,7 +111,7 @@ class _Emitter:
         name = self.variables[node] = self.names.new(node.name)
         modules = dict.fromkeys(o.module for o in origins_of(node) if o.module)
         comment = re.sub(r"[^\x20-\x7e]", "?", ", ".join(modules))
-        self.lines.append(f"    {name} = {text}" + (f"  # {comment}" if comment else ""))
+        self.lines.append(f"{indent}{name} = {text}" + (f"  # {comment}" if comment else ""))
 
     def name_of(self, node: Node) -> str:
         """The variable that holds a node's value."""
