@@ -75,6 +75,8 @@ def verify(
     Raises:
         FxoptError: a side can't be opened or traced, or the two take different inputs.
     """
+    if isinstance(inputs, torch.Tensor):
+        raise InputError("inputs is one tensor; expected the calls to compare on: inputs=[(x, ...), ...]")
     given = None if inputs is None else list(inputs)
     sides = [load(s, trust=trust) if isinstance(s, (str, os.PathLike)) else s for s in (reference, candidate)]
     known = next((s.signature for s in sides if isinstance(s, (Program, Artifact)) and says_inputs(s)), None)

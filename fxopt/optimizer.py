@@ -335,7 +335,7 @@ def _why_silent(passes: Sequence[PassReport]) -> str:
     )
     if not reasons:
         names = ", ".join(dict.fromkeys(p.name for p in silent))
-        return f"{what}, because the model has nothing that {names} look for"
+        return f"{what}, because the model has nothing for {names} to do"
     more = f"; and {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
     return f"{what}, because of {'; '.join(reasons[:_REASONS])}{more}"
 

@@ -45,8 +45,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
-_SHORT = 60
-"""Letters of a pipeline in the short form of a report."""
+_SHORT = 60  # letters of a pipeline in the short form of a report
 
 
 class Verdict(enum.StrEnum):
@@ -69,6 +68,10 @@ def size_text(size: int) -> str:
             break
         value /= 1000
     return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def _change(before: str, after: str) -> str:
+    return before if before == after else f"{before} -> {after}"
 
 
 @dataclass(frozen=True)
@@ -346,22 +349,20 @@ class Report(JsonData):
 
         >>> graph, artifact = GraphSummary(9), ArtifactReport("onnx", "m.onnx", 1500)
         >>> print(Report("Net", pipeline="O1", before=graph, after=GraphSummary(7), artifact=artifact))
-        Net by O1: 9 -> 7 ops, 0 B -> 0 B of weights
+        Net by O1: 9 -> 7 ops, 0 B of weights
         m.onnx: onnx, 1.5 kB
         """
-        short = self.pipeline or ""
-        short = short if len(short) <= _SHORT else f"{short[:_SHORT]}..."
-        by = f" by {short}" if short else ""
+        whole = self.pipeline or ""
+        by = f" by {whole[:_SHORT]}{'...' * (len(whole) > _SHORT)}" if whole else ""
         lines = [f"{self.model}{by}"]
         if self.before and self.after:
-            sizes = (
-                f"{size_text(self.before.weight_bytes)} -> {size_text(self.after.weight_bytes)} of weights"
-            )
-            lines = [f"{self.model}{by}: {self.before.nodes} -> {self.after.nodes} ops, {sizes}"]
+            ops = _change(str(self.before.nodes), str(self.after.nodes))
+            sizes = _change(size_text(self.before.weight_bytes), size_text(self.after.weight_bytes))
+            lines = [f"{self.model}{by}: {ops} ops, {sizes} of weights"]
         if self.artifact:
             opset = f" opset {self.artifact.opset}" if self.artifact.opset else ""
-            where = self.artifact.path or "in memory"
-            lines.append(f"{where}: {self.artifact.target}{opset}, {size_text(self.artifact.size)}")
+            what = f"{self.artifact.target}{opset}, {size_text(self.artifact.size)}"
+            lines.append(f"{self.artifact.path or 'in memory'}: {what}")
         lines += [str(self.verification)] if self.verification else []
         return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])
 

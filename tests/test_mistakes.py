@@ -86,6 +86,7 @@ CALLS: list[tuple[str, Call, type[FxoptError], str]] = [
     ("save", lambda p: p.save(3), ArtifactError, "expected a path, got 3"),
     ("lower to 3", lambda p: fxopt.lower(p, "eager", path=3), ArtifactError, "expected a path, got 3"),
     ("verify 3", lambda p: fxopt.verify(p, 3), FxoptError, "can't verify a int"),
+    ("one tensor", lambda p: fxopt.verify(p, p, inputs=X), InputError, r"expected the calls.*inputs=\[\(x"),
     ("numpy", lambda p: p(X.numpy()), InputError, r"numpy array; pass torch\.from_numpy\(x\)"),
     ("numpy traced", lambda p: fxopt.trace(MODEL, (X.numpy(),)), FxoptError, "torch.from_numpy"),
     ("a list", lambda p: p([1.0, 2.0]), InputError, "must be a tensor, got"),

@@ -1,8 +1,8 @@
 """Other libraries' output on standard error: held back, and shown where something failed that should not have.
 
 C++ code writes to the file descriptor; loggers to the stream that they found when they were made, or through
-the root logger. What Python code prints to `sys.stderr` while the block runs is seen at once, the user's own
-as well as fxopt's.
+the root logger. What Python code prints while the block runs is seen at once, the user's own as well as
+fxopt's; all of it on standard error, since standard output is for results.
 
 >>> with held_back():
 ...     logging.getLogger("some.library").warning("nobody asked")
@@ -35,7 +35,12 @@ def held_back() -> Iterator[None]:
     """Holds back what is written to standard error; shows it if the block fails, the user's mistakes aside."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace") as kept:
         try:
-            with _python_stream(), _descriptor(kept), _root_logger(kept):
+            with (
+                _python_stream(),
+                contextlib.redirect_stdout(sys.stderr),
+                _descriptor(kept),
+                _root_logger(kept),
+            ):
                 yield
         except BaseException as error:
             if _is_a_failure(error):

@@ -223,7 +223,9 @@ def _metric(text: str | None, max_drop: float | None) -> Callable[[Callable[...,
     place = split_factory(text)
     if place is None:
         raise InputError(f"--metric {text}: expected FILE.py:FUNCTION")
-    return cast("Callable[[Callable[..., object]], float]", heard(read_function(*place)))
+    with contextlib.redirect_stdout(sys.stderr):
+        function = heard(read_function(*place))
+    return cast("Callable[[Callable[..., object]], float]", function)
 
 
 def _failures(on_failure: str | None, output: Path | None) -> Path | None:

@@ -5,6 +5,8 @@ Traceback (most recent call last):
 fxopt.errors.InputError: missing.onnx does not exist; expected FILE.py:FACTORY or a file
 """
 
+import contextlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,8 +72,9 @@ def load_plugins(files: Iterable[Path]) -> None:
     """
     from fxopt.pipeline import load_plugin
 
-    for file in files:
-        load_plugin(str(file))
+    with contextlib.redirect_stdout(sys.stderr):
+        for file in files:
+            load_plugin(str(file))
 
 
 def read_side(text: str) -> ModelSource:
@@ -83,7 +86,8 @@ def read_side(text: str) -> ModelSource:
     """
     factory = split_factory(text)
     if factory:
-        return read_factory(*factory)
+        with contextlib.redirect_stdout(sys.stderr):  # what the user's file prints is no result
+            return read_factory(*factory)
     check_side(text)
     return ModelSource(Path(text).stem, text)
 

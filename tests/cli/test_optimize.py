@@ -389,3 +389,20 @@ def test_a_saved_program_is_a_model(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_failure_leaves_no_empty_folder(net: str, tmp_path: Path):
     assert main(["optimize", f"{net}:branches", "--output", str(tmp_path / "out"), "-q"]) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_what_the_users_code_prints_is_no_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    net, plugin = tmp_path / "loud_net.py", tmp_path / "loud_plugin.py"
+    net.write_text(
+        "import torch\nprint('importing')\nclass Net(torch.nn.Module):\n    def forward(self, x):\n"
+        "        print('running')\n        return torch.relu(x)\n"
+        "def build():\n    print('building')\n    return Net().eval(), (torch.randn(2),)\n"
+        "def score(run):\n    print('scoring')\n    return 1.0\n"
+    )
+    plugin.write_text("print('plugged')\n")
+    arguments = ["optimize", f"{net}:build", "--target", "eager", "--dry-run", "--json"]
+    assert main([*arguments, "--metric", f"{net}:score", "--plugin", str(plugin)]) == 0
+    output = capsys.readouterr()
+    assert json.loads(output.out)["model"] == "Net"
+    for word in ("importing", "building", "running", "scoring", "plugged"):
+        assert word in output.err
