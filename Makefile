@@ -31,8 +31,9 @@ fuzz: $(VENV)/.test ## random pipelines over random programs for SECONDS; hits g
 mutants: $(VENV)/.test ## mutants of passes and rewriting for SECONDS; survivors are listed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.nightly.mutants --seconds $(SECONDS)
 
-nightly: $(VENV)/.test ## two hours of fuzz, all mutants, all tests searched deeply; figures in docs/reliability.md
+nightly: $(VENV)/.test ## two hours of fuzz, the zoo, mutants, all tests searched deeply; figures in docs/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.nightly.fuzz --seconds 7200; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.nightly.zoo --draws 200; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.nightly.mutants --seconds 36000; \
 	$(BIN)/python -m tests.nightly.reliability
 	HYPOTHESIS_PROFILE=fuzz $(PYTEST)

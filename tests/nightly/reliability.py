@@ -1,4 +1,4 @@
-"""Writes docs/reliability.md from what fuzz and mutants left in build/: `python -m tests.nightly.reliability`."""
+"""Writes docs/reliability.md from what fuzz, zoo and mutants left in build/: `python -m tests.nightly.reliability`."""
 
 import datetime
 import json
@@ -25,11 +25,11 @@ def read(name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def page(fuzz: dict[str, Any], mutants: dict[str, Any]) -> str:
+def page(fuzz: dict[str, Any], mutants: dict[str, Any], zoo: dict[str, Any]) -> str:
     """The page's text."""
     today = datetime.datetime.now(datetime.UTC).date()
     lines = [_HEAD, f"Last run: {today}, torch {torch.__version__}, Python {platform.python_version()}.", ""]
-    return "\n".join([*lines, *_fuzz(fuzz), *_mutants(mutants)]) + "\n"
+    return "\n".join([*lines, *_fuzz(fuzz), *_zoo(zoo), *_mutants(mutants)]) + "\n"
 
 
 def _fuzz(figures: dict[str, Any]) -> list[str]:
@@ -55,6 +55,19 @@ def _fuzz(figures: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def _zoo(figures: dict[str, Any]) -> list[str]:
+    lines = ["## No false alarms over the zoo", ""]
+    if not figures:
+        return [*lines, "Not run.", ""]
+    counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(figures["verdicts"].items()))
+    return [
+        *lines,
+        f"{figures['models']} models on eager, TorchScript and ONNX at {figures['draws']} draws of inputs each: {counts}.",
+        *(f"- {alarm}" for alarm in figures["alarms"]),
+        "",
+    ]
+
+
 def _mutants(figures: dict[str, Any]) -> list[str]:
     lines = ["## Mutants of passes and rewriting", ""]
     if not figures:
@@ -76,7 +89,7 @@ def _mutants(figures: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    PAGE.write_text(page(read("fuzz.json"), read("mutants.json")), encoding="utf-8")
+    PAGE.write_text(page(*map(read, ("fuzz.json", "mutants.json", "zoo.json"))), encoding="utf-8")
     return 0
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from fxopt.passes.eliminate.eliminate_dead_code import EliminateDeadCode
 from tests.diagnosis.broken_passes import GeluByTanh
-from tests.nightly import fuzz, mutants, reliability
+from tests.nightly import fuzz, mutants, reliability, zoo
 
 
 def test_the_fuzzer_counts_what_it_checks(tmp_path: Path):
@@ -77,12 +77,20 @@ def test_every_equivalent_mutant_has_its_reason_and_still_exists():
 
 
 def test_the_page_says_what_was_run_and_what_was_not():
-    assert reliability.page({}, {}).count("Not run.") == 2
+    assert reliability.page({}, {}, {}).count("Not run.") == 3
     figures = {
         "commit": "abc", "seconds": 120.0, "programs": 10, "lowered": 2, "hits": ["seed 3: x"],
         "passes": {"p": {"checked": 10, "fired": 4, "rewrites": 5, "refused": 1, "seconds": 0.02}},
     }  # fmt: skip
     survivor = {"file": "f.py", "line": 3, "function": "g", "before": "a", "after": "b", "end": "survived"}
-    text = reliability.page(figures, {"mutants": 20, "tried": 2, "killed": 0.5, "results": [survivor]})
+    text = reliability.page(figures, {"mutants": 20, "tried": 2, "killed": 0.5, "results": [survivor]}, {})
     assert "10 programs in 2 minutes at commit abc" in text and "| `p` | 10 | 4 | 5 | 1 | 2.00 |" in text
     assert "2 of 20 mutants" in text and "50.0% were killed" in text and "`f.py:3`" in text
+
+
+@pytest.mark.slow
+def test_no_alarm_over_a_part_of_the_zoo():
+    for name in ("mlp", "lstm", "unet"):
+        for target in zoo.TARGETS:
+            verdicts, reason = zoo.draws(name, target, range(1, 6))
+            assert not reason and verdicts["equivalent"] == 5, (name, target, verdicts)
