@@ -68,6 +68,8 @@ class WeightNames:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._above = {p for name in program.weights for p in _prefixes(name)}
+        self._used: dict[str, int] = {}
+        """The last number behind each name."""
 
     def unused(self, wish: str) -> str:
         """A name that no weight has, is below or is above: `conv` can't be a weight beside `conv.weight`."""
@@ -75,10 +77,10 @@ class WeightNames:
         if any(p in self._program.weights for p in _prefixes(base)):
             base = base.replace(".", "_")
         taken = (self._program.weights, self._program.ties, self._above)
-        unique, i = base, 0
+        unique = base
         while any(unique in t for t in taken):
-            i += 1
-            unique = f"{base}_{i}"
+            self._used[base] = self._used.get(base, 0) + 1
+            unique = f"{base}_{self._used[base]}"
         self._above.update(_prefixes(unique))
         return unique
 

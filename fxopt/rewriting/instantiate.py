@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from fxopt.errors import PassError
 from fxopt.ops import is_view, op_key
-from fxopt.program import infer_value
+from fxopt.program import infer_value, value_key
 from fxopt.rewriting.recorder import Recording
 from fxopt.rewriting.rewriter import Rewriter
 from fxopt.rewriting.rule import Match
@@ -30,6 +30,8 @@ class _Instance:
         self.recording = recording
         self.env: dict[Node, Node] = {}
         self.constant: dict[Node, object] = {}
+        self.made_from: dict[Node, object] = {}
+        """For each constant a key of how it is computed and of which weights."""
         self.exact: set[Node] = set()
         self.sizes: dict[object, Node | int] = {}
         self.sources = [b for b in match.bindings.values() if isinstance(b, Node)]
@@ -38,6 +40,7 @@ class _Instance:
             self.env[placeholder] = bound
             if bound.op == "get_attr" and rewriter.value(bound) is match[name]:
                 self.constant[placeholder] = match[name]
+                self.made_from[placeholder] = id(match[name])
                 self.exact.add(placeholder)
 
     def run(self) -> list[Node]:
@@ -83,8 +86,14 @@ class _Instance:
 
         with torch.no_grad():
             self.constant[call] = op(*map(value, call.args), **{k: value(v) for k, v in call.kwargs.items()})
+        self.made_from[call] = (op, *map(self._key, call.args), *map(self._key, call.kwargs.values()))
         if view:
             self.exact.add(call)
+
+    def _key(self, argument: object) -> object:
+        if isinstance(argument, Node):
+            return self.made_from[argument]
+        return tuple(map(self._key, argument)) if isinstance(argument, (list, tuple)) else value_key(argument)
 
     def _rounded(self, source: Node) -> torch.Tensor:
         """A computed constant in the dtype and shape that were recorded.
@@ -107,9 +116,18 @@ class _Instance:
         return tensor.to(recorded.dtype).contiguous()
 
     def _node(self, source: Node) -> Node:
-        """The program's node for a recorded value; a computed constant is stored when it is first needed."""
+        """The program's node for a recorded value; a computed constant is stored when it is first needed.
+
+        The same of the same weights is stored once: layers that share a weight share what is made of it.
+        """
         if source not in self.env:
-            self.env[source] = self.rewriter.constant(self._rounded(source))
+            constants, place = self.rewriter._constants, self.rewriter._editing("constant").place
+            key = (self.made_from[source], value_key(source.meta["val"]))
+            known = constants.get(key)
+            if known is None or known[0]._erased or not known[0] < place:
+                weights = [self.constant.get(p) for p in self.recording.placeholders.values()]
+                known = constants[key] = (self.rewriter.constant(self._rounded(source)), weights)
+            self.env[source] = known[0]
         return self.env[source]
 
     def _argument(self, argument: object) -> object:

@@ -82,6 +82,8 @@ class Rewriter:
         self._analyses: Analyses = {} if analyses is None else analyses
         self._weights = {str(n.target): n for n in program.weight_nodes()}
         self._names = WeightNames(program)
+        self._constants: dict[object, tuple[Node, object]] = {}
+        """Constants by how they are computed and of which weights, with these: keys hold their identities."""
 
     @property
     def calibration(self) -> object:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from fxopt.pipeline import PassManager, RewritePass
 from fxopt.program import Program
 from fxopt.rewriting import Const, Rewriter, Rule, apply_rules, confirm
 from fxopt.rewriting.matcher import Matcher
@@ -134,3 +135,26 @@ def test_a_second_run_finds_nothing() -> None:
     apply_rules(again, rules)
     assert not again.journal.changed
     torch.testing.assert_close(p(rand(2, 3)), before(rand(2, 3)))
+
+
+def test_layers_that_share_a_weight_share_what_is_made_of_it() -> None:
+    class Linear(RewritePass):
+        """matmul(x, w)  ->  linear(x, w')."""
+
+        @staticmethod
+        def pattern(x, w: Const):  # type: ignore[override]
+            return torch.matmul(x, w)
+
+        @staticmethod
+        def replacement(x, w):  # type: ignore[override]
+            return torch.nn.functional.linear(x, w.t())
+
+    def function(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return ((x @ w).relu() @ w).relu() @ v @ w
+
+    before = program(function, rand(2, 3), w=rand(3, 3), v=rand(3, 3))
+    result = PassManager.of([Linear()]).run(before)
+    assert calls(result.program) == ["linear", "relu", "linear", "relu", "linear", "linear"]
+    assert len(result.program.weights) == 2
+    x = rand(2, 3)
+    torch.testing.assert_close(result.program(x), before(x))
