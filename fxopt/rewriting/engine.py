@@ -45,6 +45,8 @@ class _Engine:
         self.candidates = Candidates(rules)
         self.fired: list[str] = []
         self.refused: dict[tuple[str, Node], str] = {}
+        self.matched: set[Node] = set()
+        """What was matched and refused."""
 
     def run(self) -> None:
         bound = 8 * len(self.rewriter.program.graph.nodes) + 256
@@ -78,22 +80,28 @@ class _Engine:
         return [n for n in self.rewriter.program.calls() if id(n.target) in anchors] if anchors else []
 
     def _explain(self) -> None:
-        """Why what nearly matched was left, and for rules that found nothing at all, the nearest miss."""
+        """Why what matched was left; else, of the rules that found nothing, the nearest misses.
+
+        Rules of one pass are variants of one thing: where one of them matched something or got further, that
+        others stopped at their first call says nothing. Ops that are nowhere are told where nothing else is.
+        """
         for (title, node), why in self.refused.items():
             if not node._erased:
                 self.rewriter.refuse(node, why, rule=title)
-        spoken = {*self.fired, *(title for title, _ in self.refused)}
-        if not self.fired:
-            for title, op in self.candidates.absent():
-                self.rewriter.refusals.append(Refusal(title, "", f"the program has no {op}"))
-        for rule, anchor, miss in self.candidates.misses:
-            if rule.title in spoken:
-                continue
-            if miss.node is None and not self.fired:
-                self.rewriter.refusals.append(Refusal(rule.title, "", f"the program has no {anchor}"))
-            elif miss.node is not None and not miss.node._erased:  # else another rule fired there
+        matched = {*self.fired, *(title for title, _ in self.refused)}
+        misses = [m for m in self.candidates.misses if m[0].title not in matched]
+        near = [(rule, miss, miss.node) for rule, _, miss in misses if miss.node is not None]
+        furthest = max([2 if matched else 1, *(miss.score for _, miss, _ in near)])
+        for rule, miss, node in near:
+            # Where another rule fired or matched, that this one doesn't says nothing.
+            if miss.score == furthest and not node._erased and node not in self.matched:
                 why = f"nearest miss, {miss.score} matched: {miss.why}"
-                self.rewriter.refuse(miss.node, why, rule=rule.title)
+                self.rewriter.refuse(node, why, rule=rule.title)
+        if not matched and not near:
+            absent = [*self.candidates.absent(), *((rule.title, anchor) for rule, anchor, _ in misses)]
+            title = absent[0][0] if len(absent) == 1 else ""
+            why = f"the program has no {', no '.join(dict.fromkeys(op for _, op in absent))}"
+            self.rewriter.refusals.append(Refusal(title, "", why))
 
     def _at(self, node: Node) -> Iterable[Node]:
         """Tries the rules at a node; returns the nodes to look at again."""
@@ -128,6 +136,7 @@ class _Engine:
 
     def _refuse(self, rule: Rule, found: Found, why: str) -> None:
         self.refused.setdefault((rule.title, found.nodes[-1]), why)
+        self.matched.update(found.nodes)
 
     def _bind(self, candidate: Candidate, found: Found) -> Match | str:
         bindings: dict[str, object] = {}

@@ -192,11 +192,15 @@ class _Variant:
     ) -> _Nodes:
         """The recording with wildcards and bound literals, found by recording it otherwise."""
         for shapes in self.examples.shapes(tensors):
-            other = self.examples.record(literals, shapes)
-            nodes = (other and unified(nodes, recorded_nodes(other))) or nodes
+            other = self._nodes(literals, shapes)
+            nodes = (other and unified(nodes, other)) or nodes
         for parameter in self.literals:
             nodes = self._bind_literal(parameter, nodes, literals, tensors)
         return nodes
+
+    def _nodes(self, literals: dict[str, object], tensors: dict[str, torch.Tensor]) -> _Nodes | None:
+        recording = self.examples.record(literals, tensors)
+        return None if recording is None else recorded_nodes(recording)
 
     def _bind_literal(
         self,
@@ -205,14 +209,20 @@ class _Variant:
         literals: dict[str, object],
         tensors: dict[str, torch.Tensor],
     ) -> _Nodes:
-        """Marks where a literal stands: recorded with another value, and if need be sizes changed to suit."""
+        """Marks where a literal stands: recorded with another value, and if need be sizes changed to suit.
+
+        The other lists may have to be twos: an output padding must be smaller than the stride.
+        """
         base = literals[parameter.name]
-        for changed in (tensors, *self.examples.resized(tensors), *self.examples.scaled(tensors)):
-            for value in values_near(parameter.kind, base):
-                other = self.examples.record({**literals, parameter.name: value}, changed)
-                found = other and unified(nodes, recorded_nodes(other), Changed(parameter, base, value))
+        twos = {n: [2] * len(v) for n, v in literals.items() if isinstance(v, list) and n != parameter.name}
+        sizes = [tensors, *self.examples.resized(tensors), *self.examples.scaled(tensors)]
+        for others, changed in [*((literals, s) for s in sizes), ({**literals, **twos}, tensors)]:
+            start = nodes if others is literals else self._nodes({**others, parameter.name: base}, changed)
+            for value in values_near(parameter.kind, base) if start else ():
+                other = self._nodes({**others, parameter.name: value}, changed)
+                found = start and other and unified(start, other, Changed(parameter, base, value))
                 if found and binds_literal(found, parameter.name):
-                    return found
+                    return found if others is literals else inherited(nodes, found) or nodes
         raise _Unfit(
             f"the literal {parameter.name!r} is no argument of any op of the pattern, which can't be matched"
         )

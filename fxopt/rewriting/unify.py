@@ -55,7 +55,7 @@ def inherited(nodes: _Nodes, full: _Nodes) -> _Nodes | None:
         return None
 
     def merged(own: Argument, other: Argument) -> Argument:
-        return other if isinstance(other, (Wild, BindLiteral)) else own
+        return other if isinstance(other, (Wild, BindLiteral)) and not isinstance(own, BindLiteral) else own
 
     return tuple(
         replace(

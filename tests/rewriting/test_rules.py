@@ -597,6 +597,10 @@ class TestConstants:
         assert result.program.weights["w"] is before.weights["w"]
 
 
+def _named(function: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda x: torch.neg(torch.tanh(function(x)))
+
+
 class TestRefusals:
     def test_a_replacement_that_raises_is_refused_with_its_reason(self) -> None:
         before = program(lambda x, w, b: x @ w + b, rand(2, 3, 4), w=rand(2, 4, 6), b=rand(6))
@@ -637,6 +641,28 @@ class TestRefusals:
     def test_an_op_that_the_program_does_not_have_is_told(self) -> None:
         result = run(program(lambda x: x.relu(), rand(2)), lambda x: x.sin().cos(), lambda x: x)
         assert reasons(result) == ["the program has no aten.cos.default"]
+
+    def test_of_several_rules_those_that_got_furthest_speak(self) -> None:
+        rules = tuple(
+            Rule(_named(f), lambda x: x, name=f.__name__) for f in (torch.sin, torch.cos, torch.exp)
+        )
+        made = type(
+            "Several",
+            (RewritePass,),
+            {"rules": (*rules, Rule(lambda x: x.erf().neg(), lambda x: x, name="erf"))},
+        )()
+
+        def said(function: Callable[..., object]) -> list[tuple[str, str, str]]:
+            (report,) = PassManager.of([made]).run(program(function, rand(2))).passes
+            return [(r.rule, r.node, r.reason) for r in report.refusals]
+
+        expected = "nearest miss, 2 matched: expected aten.{}.default, found aten.relu.default"
+        near = said(lambda x: x.relu().tanh().neg())
+        assert near == [(n, "relu", expected.format(n)) for n in ("sin", "cos", "exp")]  # erf stopped at neg
+        assert said(lambda x: x.sin().tanh().neg()) == []
+        used = said(lambda x: ((s := x.sin()).tanh().neg(), s))
+        assert [u[:2] for u in used] == [("sin", "neg")]
+        assert said(lambda x: x.relu()) == [("", "", "the program has no aten.neg.default")]
 
     def test_what_was_rewritten_after_all_is_no_refusal(self) -> None:
         """relu has another user until that goes."""
