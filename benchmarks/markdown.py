@@ -45,7 +45,9 @@ def page(results: Mapping[str, dict]) -> str:
                 "what other processes take is not in them. Speeds are medians of the ratios within each round, with "
                 "the range that holds them with 95 % (bootstrap over processes and rounds).",
                 "## Speed",
-                f"Above 1 the first is faster; {EQUAL} and better counts as equal. {_verdict(models)}",
+                f"Above 1 the first is faster; {EQUAL} and better counts as equal. {_verdict(models)}\n\n"
+                "In brackets the range, and after the semicolon the ratio of the least times, which other work on the "
+                "machine can't lengthen.",
                 _speeds(models),
                 "## Processor time a call",
                 _cells(models, _TIMED, lambda side: time_text(side["cpu"]["median"])),
@@ -79,12 +81,21 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _speeds(models: Mapping[str, dict]) -> str:
     pairs = list(dict.fromkeys(pair for row in models.values() for pair in row["speeds"]))
-    rows = [[name, *(_speed(row["speeds"].get(pair)) for pair in pairs)] for name, row in models.items()]
+    rows = [[name, *(_speed(row, pair) for pair in pairs)] for name, row in models.items()]
     return table(["model", *pairs], rows)
 
 
-def _speed(speed: Mapping[str, float] | None) -> str:
-    return f"{speed['value']:.2f} ({speed['low']:.2f} to {speed['high']:.2f})" if speed else "-"
+def _speed(row: Mapping[str, dict], pair: str) -> str:
+    speed = row["speeds"].get(pair)
+    if not speed:
+        return "-"
+    least = _least(row, pair)
+    return f"{speed['value']:.2f} ({speed['low']:.2f} to {speed['high']:.2f}; {least:.2f})"
+
+
+def _least(row: Mapping[str, dict], pair: str) -> float:
+    side, of = (row["sides"][name]["cpu"]["least"] for name in pair.split(" / "))
+    return of / side
 
 
 def _verdict(models: Mapping[str, dict]) -> str:

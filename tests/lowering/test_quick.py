@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from fxopt.errors import InputError
 from fxopt.frontend import trace
@@ -80,6 +81,65 @@ def test_containers_come_back_each_time(name: str, tmp_path: Path):
     expected = str(program(*args))
     for _ in range(3):
         assert str(made(*args)) == expected
+
+
+class Named(nn.Module):
+    """Subtracts, which shows a mixed order, scales, and returns containers."""
+
+    def forward(
+        self, x: torch.Tensor, y: torch.Tensor | None = None, scale: float = 1.0, *, flag: bool = True
+    ) -> dict[str, object]:
+        assert y is not None
+        return {"d": x - 2 * y * scale, "rest": (x + 1, None)}
+
+
+def named() -> QuickArtifact:
+    dynamic = {"x": {0: "batch"}, "y": {0: "batch"}}
+    call = {"y": torch.zeros(3, 2), "scale": 1.0, "flag": True}
+    made = lower(
+        trace(Named().eval(), (torch.ones(3, 2),), call, dynamic_shapes=dynamic), "eager", verify=False
+    )
+    assert isinstance(made, QuickArtifact)
+    return made
+
+
+def test_calls_by_name_are_checked_once_a_kind(monkeypatch: pytest.MonkeyPatch):
+    made = named()
+    checks = count_checks(made, monkeypatch)
+    for batch in (2, 4, 2, 4):
+        x, y = torch.randn(batch, 2), torch.randn(batch, 2)
+        calls = ((x,), {"y": y}), ((x, y), {}), ((), {"y": y, "x": x}), ((x, y, 1.0), {"flag": True})
+        for args, kwargs in calls:
+            result = made(*args, **kwargs)
+            assert list(result) == ["d", "rest"]  # type: ignore[call-overload]
+            assert torch.equal(result["d"], x - y * 2)  # type: ignore[index]
+            assert torch.equal(result["rest"][0], x + 1)  # type: ignore[index]
+            assert result["rest"][1] is None  # type: ignore[index]
+    assert len(checks) == 8
+
+
+def test_one_tensor_in_two_places_does_not_mix_up_later_calls():
+    made = named()
+    x, y = torch.randn(3, 2), torch.randn(3, 2)
+    for first, second in ((x, x), (x, y), (y, x), (x, x)):
+        assert torch.equal(made(first, second)["d"], first - second * 2)  # type: ignore[index]
+
+
+def test_mistakes_by_name_are_refused_each_time():
+    made = named()
+    x = torch.randn(3, 2)
+    made(x, y=x.clone())
+    for _ in range(2):
+        for wrong in (
+            {"y": torch.zeros(4, 2)},
+            {"y": x.double()},
+            {"z": x},
+            {"y": x, "flag": 1},
+            {"y": 3},
+            {},
+        ):
+            with pytest.raises(InputError):
+                made(x, **wrong)
 
 
 def test_constants_are_checked_each_time():
