@@ -45,7 +45,6 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
-_SHORT = 60  # letters of a pipeline in the short form of a report
 
 
 class Verdict(enum.StrEnum):
@@ -353,7 +352,7 @@ class Report(JsonData):
         m.onnx: onnx, 1.5 kB
         """
         whole = self.pipeline or ""
-        by = f" by {whole[:_SHORT]}{'...' * (len(whole) > _SHORT)}" if whole else ""
+        by = f" by {whole[:60]}{'...' * (len(whole) > 60)}" if whole else ""
         lines = [f"{self.model}{by}"]
         if self.before and self.after:
             ops = _change(str(self.before.nodes), str(self.after.nodes))

@@ -55,7 +55,7 @@ def write() -> None:
     program.save(str(FOLDER / "program.fxopt"))
     for name, target in (("eager.fxopt", "eager"), ("script.pt", "torchscript"), ("model.onnx", "onnx")):
         fxopt.lower(program, target, path=FOLDER / name)
-    result = program(image, mask)
+    result = program(image, mask, 2.0)
     rows, count = result["rows"]  # type: ignore[index]
     expected = {"rows": rows.tolist(), "count": count, "sum": result["sum"].tolist()}  # type: ignore[index]
     (FOLDER / "expected.json").write_text(json.dumps(expected) + "\n", encoding="utf-8")

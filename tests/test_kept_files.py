@@ -15,8 +15,7 @@ def test_a_kept_file_opens_and_computes_what_it_did(name: str):
     opened = fxopt.load(FOLDER / name)
     expected = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
     image, mask = example()
-    for arguments in ((image, mask), (image, mask, 2.0)):
-        result = opened(*arguments)
+    for result in (opened(image, mask, 2.0), opened(image, mask=mask, scale=2.0)):
         rows, count = result["rows"]
         torch.testing.assert_close(rows, torch.tensor(expected["rows"]))
         torch.testing.assert_close(result["sum"], torch.tensor(expected["sum"]))
