@@ -25,6 +25,9 @@ def test_the_pages_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = space["faster"]
     assert isinstance(changed, fxopt.Program)
     assert [n.name for n in changed.calls()] == ["linear", "relu"]
+    double = space["DropDoubleRelu"]
+    assert isinstance(double, type) and issubclass(double, fxopt.Pass)
+    assert fxopt.testing.check_pass(double(), examples=10, targets=())["fired"] > 0
     assert blocks[0].split("@fxopt.register_pass")[1].strip() in FILE.read_text()
 
 
