@@ -202,14 +202,14 @@ def open_entries(folder: str | os.PathLike[str]) -> EntryPoints:
     path = Path(folder)
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        form, name, entries = manifest["format"], str(manifest["target"]), dict(manifest["entries"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        form, entries = manifest["format"], dict(manifest["entries"])
+        target = get_target(str(manifest["target"]))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, LoweringError) as error:
         raise ArtifactError(f"can't read {path}: {MANIFEST} in it is damaged or not fxopt's") from error
     if form != 1:
         raise ArtifactError(f"can't read {path}: it has format {form!r}, this fxopt reads format 1")
     if any(not isinstance(f, str) or Path(f).name != f for f in entries.values()):
         raise ArtifactError(f"can't read {path}: {MANIFEST} in it names a file outside")
-    target = get_target(name)
     artifacts = {
         str(entry): target.open_entry(str(path / file), str(entry)) for entry, file in entries.items()
     }

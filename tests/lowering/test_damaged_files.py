@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -355,3 +356,49 @@ def test_weights_are_mapped(written: dict[str, bytes], tmp_path: Path):
     command = [sys.executable, "-c", LAZY, str(tmp_path / "small.fxopt"), str(tmp_path / "large.fxopt")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 16_000  # kB, of 64 MB
+
+
+# --- folders of entry points
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("entries") / "both"
+    fxopt.lower({"one": traced("mlp", True), "two": traced("mlp", True)}, "eager", path=path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"target": "tensorrt"},
+        {"target": None},
+        {"entries": 5},
+        {"entries": {"one": "../model.fxopt"}},
+        {"entries": {"three": "model.fxopt"}},
+        {"format": 2},
+    ],
+)
+def test_a_list_of_entry_points_that_lies(edit: dict[str, object], folder: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    manifest = json.loads((copy / "entries.json").read_text())
+    (copy / "entries.json").write_text(json.dumps({**manifest, **edit}))
+    refused(copy)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000])
+def test_no_list_of_entry_points(text: str, folder: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "entries.json").write_text(text)
+    refused(copy)
+
+
+def test_flipped_bits_behind_entry_points(folder: Path, tmp_path: Path):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    data = (copy / "model.fxopt").read_bytes()
+    generator = random.Random(0)
+    for _ in range(40):
+        damaged = bytearray(data)
+        damaged[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
+        (copy / "model.fxopt").write_bytes(damaged)
+        refused(copy)
