@@ -39,6 +39,12 @@ def reduce(
         Path, typer.Option("--output", metavar="DIR", help="Where the folder of the failure is made.")
     ] = Path("fxopt-failure"),
     seconds: Annotated[float, typer.Option("--seconds", help="When to stop at the latest.")] = 300.0,
+    artifact: Annotated[
+        Path | None,
+        typer.Option(
+            "--artifact", metavar="FILE.onnx", help="Any exporter's file of MODEL: cut to what disagrees."
+        ),
+    ] = None,
     dynamic: DynamicOption = None,
     plugin: PluginOption = None,
     trust: TrustFlag = False,
@@ -49,7 +55,13 @@ def reduce(
     Writes a folder in DIR: the reduced program, a script that repeats the failure, a text that tells it. What is
     a failure, see `fxopt bisect`. Exit code 0: nothing fails. 1: it was found and reduced.
     """
-    from fxopt.diagnosis import diagnose
+    from fxopt.diagnosis import diagnose, slice_onnx
+
+    if artifact is not None:
+        with progress(quiet=quiet):
+            cut = slice_onnx(read_program(model, dynamic, trust=trust), str(artifact), output)
+        sys.stdout.write("no part of the file was found to disagree\n" if cut is None else f"{cut}\n")
+        return 0 if cut is None else 1
 
     manager, check = read_pipeline(pipeline, plugin), read_check(target, test, slower)
     with progress(quiet=quiet):

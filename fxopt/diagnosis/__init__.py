@@ -12,6 +12,7 @@ from fxopt.diagnosis.checks import (
 )
 from fxopt.diagnosis.diagnose import Diagnosis, diagnose, explain
 from fxopt.diagnosis.instrument import FailureReproducer
+from fxopt.diagnosis.onnx_slice import OnnxSlice, slice_onnx
 from fxopt.diagnosis.reduce import Reduction, call_count, reduce_program
 from fxopt.diagnosis.symptom import Symptom
 from fxopt.diagnosis.trial import Trial, TrialError, passes_in_time
@@ -23,6 +24,7 @@ __all__ = [
     "Diagnosis",
     "EachCheck",
     "FailureReproducer",
+    "OnnxSlice",
     "Reduction",
     "SlowerCheck",
     "Symptom",
@@ -38,4 +40,5 @@ __all__ = [
     "explain",
     "passes_in_time",
     "reduce_program",
+    "slice_onnx",
 ]

@@ -29,7 +29,7 @@ from fxopt.report import OutputComparison, Parting, Verdict
 from fxopt.verification import compare_rounding
 from fxopt.verification.measure import measured_error
 
-__all__ = ["first_parting", "program_values"]
+__all__ = ["Judge", "first_parting", "nearest", "program_values"]
 
 _NEAR = 0.1
 """A value whose relative error is larger is no counterpart at all."""
@@ -49,7 +49,7 @@ def first_parting(
         None where every node that an output depends on agrees, or nothing can be told.
     """
     own = {v.name: v.tensor for v in program_values(reference, tensors)}
-    judge = _Judge(own, double_values(reference, tensors))
+    judge = Judge(own, double_values(reference, tensors))
     if any(v.origins for v in values):
         found = _by_provenance(reference, values, judge)
         if found is not None:
@@ -57,7 +57,7 @@ def first_parting(
     return _by_value(reference, values, judge)
 
 
-class _Judge:
+class Judge:
     """Whether a value of the candidate is a node's."""
 
     def __init__(self, own: Mapping[str, torch.Tensor], exact: Mapping[str, torch.Tensor]) -> None:
@@ -74,17 +74,22 @@ class _Judge:
 
     def agrees(self, node: Node, values: Sequence[InnerValue]) -> bool:
         """Whether one of the values is the node's."""
+        return self.match(node, values) is not None
+
+    def match(self, node: Node, values: Sequence[InnerValue]) -> InnerValue | None:
+        """The value that is the node's, None if none is."""
         original = self.own.get(node.name)
         if original is None:
-            return False
+            return None
         near = [v for v in values if v.tensor.shape == original.shape and v.tensor.dtype == original.dtype]
-        return any(
-            (result := self.compare(node, v.tensor)) is not None and result.verdict is not Verdict.DIFFERENT
-            for v in sorted(near, key=lambda v: measured_error(v.tensor, original).l2)[:3]
-        )
+        for value in sorted(near, key=lambda v: measured_error(v.tensor, original).l2)[:3]:
+            result = self.compare(node, value.tensor)
+            if result is not None and result.verdict is not Verdict.DIFFERENT:
+                return value
+        return None
 
 
-def _by_provenance(reference: Program, values: Sequence[InnerValue], judge: _Judge) -> Parting | None:
+def _by_provenance(reference: Program, values: Sequence[InnerValue], judge: Judge) -> Parting | None:
     """The first of the candidate's values that is not that of the last node it comes from."""
     last_of = {v.origins: v for v in values if v.origins}
     for value in last_of.values():
@@ -98,7 +103,7 @@ def _by_provenance(reference: Program, values: Sequence[InnerValue], judge: _Jud
     return None
 
 
-def _by_value(reference: Program, values: Sequence[InnerValue], judge: _Judge) -> Parting | None:
+def _by_value(reference: Program, values: Sequence[InnerValue], judge: Judge) -> Parting | None:
     """From the outputs back, as long as nothing agrees; the first node of what does not."""
     agreed: dict[Node, bool] = {}
 
@@ -117,14 +122,14 @@ def _by_value(reference: Program, values: Sequence[InnerValue], judge: _Judge) -
     first = next((n for n in reference.calls() if n in apart), None)
     if first is None:
         return None
-    nearest = _nearest(judge.own[first.name], values) if first.name in judge.own else None
-    result = judge.compare(first, nearest.tensor) if nearest is not None else None
+    closest = nearest(judge.own[first.name], values) if first.name in judge.own else None
+    result = judge.compare(first, closest.tensor) if closest is not None else None
     reason = result.reason if result is not None else "the candidate computes no such value"
-    candidate = f"{nearest.op} ({nearest.name})" if nearest is not None else ""
+    candidate = f"{closest.op} ({closest.name})" if closest is not None else ""
     return _parting(first, reason, candidate, [n for n in first.all_input_nodes if agrees(n)])
 
 
-def _nearest(original: torch.Tensor, values: Sequence[InnerValue]) -> InnerValue | None:
+def nearest(original: torch.Tensor, values: Sequence[InnerValue]) -> InnerValue | None:
     """The value of the same kind that is closest, if it is close at all."""
     like = [v for v in values if v.tensor.shape == original.shape and v.tensor.dtype == original.dtype]
     best = min(like, key=lambda v: measured_error(v.tensor, original).l2, default=None)
