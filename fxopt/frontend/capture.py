@@ -22,6 +22,7 @@ from fxopt.frontend.diagnose import trace_error
 from fxopt.frontend.frames import Owner, is_layer, owner
 from fxopt.frontend.inputs import Example
 from fxopt.frontend.untouched import inference_mode
+from fxopt.program.recurrent import whole_layers
 
 __all__ = ["capture", "inference_mode", "quiet_torch"]
 
@@ -33,7 +34,7 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
         TraceError: torch.export can't capture it; names the user's line.
     """
     outside = sys.exception()
-    with quiet_torch(), _silent_export(), _exact_frames(), _explicit_keywords(model, example):
+    with quiet_torch(), _silent_export(), _exact_frames(), _explicit_keywords(model, example), whole_layers():
         try:
             return torch.export.export(
                 model, example.args, example.kwargs, dynamic_shapes=example.shapes(model), strict=False

@@ -26,6 +26,8 @@ from fxopt.program.signature import TensorSpec, evaluate_dim, solve_sizes
 
 __all__ = ["check_against_model"]
 
+_LARGE = 1 << 14
+"""A size up to which one more is tried."""
 _TRIES = 3
 """Sizes to offer a model that refuses some (more positions than it has)."""
 _REMEDY = "compute it from x.shape with whole numbers (n // 2), or trace with this size static"
@@ -43,6 +45,9 @@ def check_against_model(program: Program, model: nn.Module, example: Example) ->
     comparison = _Comparison(program, model, example)
     with _comparable():
         apart = comparison.run()
+        other_ways = list(comparison.other_ways())
+    for way in other_ways:
+        warnings.warn(way, stacklevel=4)
     if apart:
         names = ", ".join(apart)
         warnings.warn(f"the model treats {names} = 1 apart: the program takes sizes from 2", stacklevel=4)
@@ -119,6 +124,33 @@ class _Comparison:
         narrowed = {n: dataclasses.replace(s, min=2) if n in apart else s for n, s in self.symbols.items()}
         self.program.signature = dataclasses.replace(self.program.signature, symbols=narrowed)
         return apart
+
+    def other_ways(self) -> Iterator[str]:
+        """Sizes that the model takes and the program does not, since the model goes another way there."""
+        asked = {a.name: a for axes in self.example.axes for a in axes.values()}
+        for name, symbol in self.symbols.items():
+            axis = asked.get(name)
+            outside = [symbol.min - 1] if symbol.min > 2 and (axis is None or axis.low is None) else []
+            if symbol.max is not None and symbol.max < _LARGE and (axis is None or axis.high is None):
+                outside.append(symbol.max + 1)
+            for size in outside:
+                sizes = {**self.sizes, name: size}
+                if self._runs(self._resized(sizes)):
+                    place = next((g.place for g in self.guards if not g.holds(sizes)), "")
+                    yield (
+                        f"the model goes another way{place} where {name} is {size}: {symbol.limits} in this program; "
+                        "use torch.cond, or trace the other sizes as a program of their own"
+                    )
+
+    def _runs(self, example: Example) -> bool:
+        snapshot = Snapshot(self.model)
+        try:
+            self._run_model(example, self._states())
+        except Exception:  # whatever it raises: it does not take this
+            return False
+        finally:
+            snapshot.restore()
+        return True
 
     def _resized(self, sizes: Sizes) -> Example:
         """The example at other sizes."""

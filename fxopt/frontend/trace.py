@@ -36,6 +36,7 @@ from fxopt.frontend.writes import check_refusal, check_written
 from fxopt.program.archive import check_archive
 from fxopt.program.caches import register_caches
 from fxopt.program.program import Program
+from fxopt.program.recurrent import whole_layers
 from fxopt.program.signature import solve_sizes
 
 __all__ = ["trace"]
@@ -233,7 +234,7 @@ def _decompose(exported: ExportedProgram) -> ExportedProgram:
             signature.replace_all_uses(node.name, kept.name)
             module.graph.erase_node(node)
     try:
-        with quiet_torch():
+        with quiet_torch(), whole_layers():
             copied: ExportedProgram = exported._update(module, signature)
             decomposed: ExportedProgram = copied.run_decompositions({})
     except Exception as error:

@@ -14,6 +14,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from fxopt.ops import check_taken
 from fxopt.program.program import Program
+from fxopt.program.recurrent import RECURRENT, whole_layers
 
 __all__ = ["by_example", "fake_value", "infer_value", "is_data_dependent", "value_key"]
 
@@ -98,7 +99,8 @@ def infer_value(
     mode = program.fake_mode
     values = [_values(a) for a in args]
     named = {k: _values(v) for k, v in kwargs.items()}
-    with torch.no_grad(), enable_python_dispatcher(), mode, by_example(mode.shape_env):
+    whole = whole_layers() if op in RECURRENT else contextlib.nullcontext()
+    with torch.no_grad(), enable_python_dispatcher(), mode, by_example(mode.shape_env), whole:
         result = op(*values, **named)  # type: ignore[operator]
     check_taken(op, values, named, result)
     if not is_data_dependent(op):

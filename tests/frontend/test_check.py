@@ -7,7 +7,7 @@ from torch import nn
 
 from fxopt.errors import InputError, TraceError
 from fxopt.frontend import trace
-from tests.frontend.good_models import noise, traced
+from tests.frontend.good_models import Function, noise, traced
 
 x = noise(4, 6)
 
@@ -124,3 +124,29 @@ def test_warnings_of_the_model_are_no_errors_of_the_trace():
         return x * 2
 
     assert traced(forward, {"x": {0: "n"}}, x)(noise(3, 6)).shape == (3, 6)
+
+
+def test_a_model_that_goes_another_way_at_some_sizes_says_so():
+    def branches(x):
+        if x.shape[0] > 3:  # here
+            return x + 1
+        return x - 1
+
+    with pytest.warns(
+        UserWarning, match=r"another way at .*if x.shape\[0\] > 3.* where n is 3: n is at least 4"
+    ):
+        program = trace(Function(branches).eval(), noise(5, 3), dynamic_shapes={"x": {0: "n"}})
+    assert program.signature.symbols["n"].min == 4
+
+
+def test_a_model_that_takes_no_other_sizes_says_nothing():
+    def positions(x):
+        return x + torch.ones(8, 3)[: x.shape[0]]
+
+    program = trace(Function(positions).eval(), noise(5, 3), dynamic_shapes={"x": {0: "n"}})
+    assert program.signature.symbols["n"].max == 8
+
+
+def test_a_model_without_a_result():
+    with pytest.raises(TraceError, match="returns no tensor"):
+        trace(Function(lambda x: None).eval(), noise(2, 3))
