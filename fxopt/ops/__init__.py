@@ -10,7 +10,18 @@ from fxopt.ops.canonical import canonical_arguments, plain
 from fxopt.ops.dependence import align_inputs, align_outputs, call_index_map
 from fxopt.ops.flops import call_flops
 from fxopt.ops.index_map import Dimension, Index, IndexMap, IndexMapError, Mark, Operand, parse_index_map
-from fxopt.ops.info import Aliasing, OpInfo, QuantRole, op_info, op_key, register_op, registered_ops
+from fxopt.ops.info import (
+    Aliasing,
+    Cut,
+    Kept,
+    OpInfo,
+    QuantRole,
+    Resized,
+    op_info,
+    op_key,
+    register_op,
+    registered_ops,
+)
 from fxopt.ops.resolve import UnknownOpError, resolve_op
 from fxopt.ops.schema import (
     ArgumentKind,
@@ -32,14 +43,17 @@ from fxopt.ops.traffic import call_bytes, outline, tensor_bytes, view_outline
 __all__ = [
     "Aliasing",
     "ArgumentKind",
+    "Cut",
     "Dimension",
     "Index",
     "IndexMap",
     "IndexMapError",
+    "Kept",
     "Mark",
     "OpInfo",
     "Operand",
     "QuantRole",
+    "Resized",
     "UnknownOpError",
     "align_inputs",
     "align_outputs",

@@ -6,8 +6,8 @@ never sliced.
 
 >>> op_info("aten.relu").elementwise
 True
->>> op_info("aten.linear").index_map
-'x[*,i], w[o,i], b[o] -> y[*,o]'
+>>> op_info("aten.mm").index_map
+'x[i,k], w[k,j] -> y[i,j]'
 """
 
 import enum
@@ -16,10 +16,15 @@ from dataclasses import dataclass, field
 
 import torch
 
+from fxopt.ops.sizes import Size
+
 __all__ = [
     "Aliasing",
+    "Cut",
+    "Kept",
     "OpInfo",
     "QuantRole",
+    "Resized",
     "SampleArgs",
     "op_info",
     "op_key",
@@ -28,6 +33,29 @@ __all__ = [
 ]
 
 SampleArgs = tuple[tuple[object, ...], dict[str, object]]
+Kept = tuple[tuple[int, ...] | None, ...]
+"""The positions that stay, by dimension; None for all of a dimension."""
+Resized = tuple[torch._ops.OpOverload, dict[str, object]]
+"""The op to call, and the literals that change; a None inside a list of sizes leaves the element as it is."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One call of which only some positions are wanted.
+
+    Attributes:
+        op: the overload.
+        bound: its arguments by schema name, tensors as (fake) tensors, before the cut.
+        inputs: what stays of each tensor argument, by name; of a list of tensors, of each.
+        outputs: what stays of each output tensor.
+        shapes: of the output tensors before the cut.
+    """
+
+    op: torch._ops.OpOverload
+    bound: dict[str, object]
+    inputs: dict[str, tuple[Kept, ...]]
+    outputs: tuple[Kept, ...]
+    shapes: tuple[tuple[Size, ...], ...]
 
 
 class QuantRole(enum.Enum):
@@ -54,7 +82,9 @@ class OpInfo:
     A fact stands only if it holds for every literal argument that the op takes. Names of arguments are schema
     names; those that an overload does not have are passed by, so that one entry serves a packet. `index_map`
     is text as `fxopt.ops.index_map` reads it; where it depends on literal arguments it is a function of the
-    bound arguments (by schema name; tensors appear as fake tensors), and None where nothing can be said.
+    bound arguments (by schema name; tensors appear as fake tensors), and None where nothing can be said. Along a
+    carried index that is not `uncut` a call may be cut: on some of the positions it gives just those results (with
+    the literals that `resize` gives).
     """
 
     op: str
@@ -69,6 +99,31 @@ class OpInfo:
     """Schema arguments in which it is affine: linear plus a term that does not depend on them."""
     monotone: bool = False
     """Non-decreasing in its first argument, elementwise."""
+    same_everywhere: bool = False
+    """Elementwise along its index map: output elements are one function of the elements at equal indices (which
+    an `elementwise` op has without saying so)."""
+    keeps_constants: bool | Callable[[dict[str, object]], bool] = False
+    """Where the first tensor's slice at a carried index holds one number, the output's slice holds it too."""
+    scaled_by: str = ""
+    """An argument of which a zero leaves only `shifted_by` (or zero) of the output at its index, whatever the
+    others hold."""
+    shifted_by: str = ""
+    skips_zeros: bool | tuple[str, ...] = False
+    """Contracted indices (True for all) along which a position at which one operand is zero may be left out: a sum;
+    a contraction does it by its role."""
+    pads: bool | Callable[[dict[str, object]], bool] = False
+    """A product of which some outputs see zeros in the place of input elements: constants do not come out as one
+    number."""
+    moves: bool = False
+    """Along a dimension whose index is mixed, or gone, each output element is one input element or a literal;
+    which one, the sizes and literals of that dimension say alone."""
+    shape_only: tuple[str, ...] = ()
+    """Tensor arguments of which only sizes, dtype and device count."""
+    uncut: bool | Callable[[dict[str, object]], Iterable[str]] = False
+    """Carried indices along which no call gives the results at some positions alone; True for all of them."""
+    resize: "Callable[[Cut], Resized | None] | None" = None
+    """For ops whose literals speak of sizes along carried indices: the call on some of the positions. None where
+    no call does it (which may not happen along a carried index)."""
     zero_preserving: bool = False
     """f(0) = 0 in the first tensor argument, whatever the others, as far as the result is finite."""
     commutative: bool = False

@@ -4,14 +4,17 @@
 'layers_0_weight'
 """
 
+from collections.abc import Mapping
 from typing import Protocol
 
+import torch
 from torch.fx import Node
 
 from fxopt.errors import PassError
 from fxopt.program import Origin, Program, origins_of
+from fxopt.rewriting.ledger import Ledger
 
-__all__ = ["Analyses", "Analysis", "Edits", "OrderError", "WeightNames"]
+__all__ = ["Analyses", "Analysis", "Edits", "OrderError", "WeightNames", "WeightNodes"]
 
 
 class OrderError(PassError):
@@ -41,6 +44,11 @@ class Edits:
         self.dead: list[Node] = []
         self.uses: list[tuple[Node, tuple[object, ...], dict[str, object]]] = []
         self.origins: dict[Origin, None] = dict.fromkeys(origins_of(root))
+        self.source: tuple[Origin, ...] = ()
+        """Where the calls that are being made come from, if not from all that is replaced."""
+        self.own: dict[Node, tuple[Origin, ...]] = {}
+        self.successors: dict[Node, tuple[str, str]] = {}
+        """New weights, and the names of the weight and node that each follows."""
 
     @property
     def any(self) -> bool:
@@ -60,6 +68,49 @@ class Edits:
                         f"rewrite {self.rule!r} at {self.root.name}: {user.name} would use {argument.name} "
                         "before it is made; anchor the rewrite at the earliest node that it replaces"
                     )
+
+
+class WeightNodes:
+    """The nodes of a program's weights, kept in step with its table, its ties and the ledger."""
+
+    def __init__(self, program: Program, ledger: Ledger | None) -> None:
+        self._program, self._ledger = program, ledger
+        self._nodes = {str(n.target): n for n in program.weight_nodes()}
+
+    def add(self, node: Node, tensor: torch.Tensor) -> None:
+        """A new weight."""
+        self._program.weights[str(node.target)] = tensor
+        self._nodes[str(node.target)] = node
+        self._note(str(node.target))
+
+    def drop(self, node: Node) -> None:
+        """The weight of a node that was erased goes with it, and its other names."""
+        name = str(node.target)
+        if self._nodes.get(name) is not node:
+            return
+        del self._nodes[name]
+        self._program.weights.pop(name, None)
+        for alias in [a for a, n in self._program.ties.items() if n == name]:
+            del self._program.ties[alias]
+        self._note(name)
+
+    def inherit(self, successors: Mapping[Node, tuple[str, str]], ties: Mapping[str, str]) -> None:
+        """Gives successors of weights that are gone their names, and those under which they were tied."""
+        for node, (name, identifier) in successors.items():
+            if node._erased or name in self._nodes:
+                continue
+            before = str(node.target)
+            self._nodes[name] = self._nodes.pop(before)
+            self._program.weights[name] = self._program.weights.pop(before)
+            self._program.ties.update({alias: name for alias, tied in ties.items() if tied == name})
+            node.target = name
+            node._rename(identifier)
+            self._note(before)
+            self._note(name)
+
+    def _note(self, name: str) -> None:
+        if self._ledger is not None:
+            self._ledger.note_weight(name)
 
 
 class WeightNames:

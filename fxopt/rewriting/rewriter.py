@@ -33,7 +33,7 @@ from fxopt.program import Origin, Program, fake_value, infer_value, origins_of
 from fxopt.program.text import value_text
 from fxopt.report import Refusal
 from fxopt.rewriting.calls import call_name, check_known, checked_arguments, checked_op, spelled
-from fxopt.rewriting.edits import Analyses, Analysis, Edits, WeightNames
+from fxopt.rewriting.edits import Analyses, Analysis, Edits, WeightNames, WeightNodes
 from fxopt.rewriting.journal import Journal, Rewrite, note_rewrite
 from fxopt.rewriting.ledger import Ledger
 from fxopt.rewriting.quiet import quiet
@@ -80,7 +80,7 @@ class Rewriter:
         self._ledger = ledger
         self._open: Edits | None = None
         self._analyses: Analyses = {} if analyses is None else analyses
-        self._weights = {str(n.target): n for n in program.weight_nodes()}
+        self._weights = WeightNodes(program, ledger)
         self._names = WeightNames(program)
         self._constants: dict[object, tuple[Node, object]] = {}
         """Constants by how they are computed and of which weights, with these: keys hold their identities."""
@@ -157,6 +157,17 @@ class Rewriter:
         finally:
             edits.place = place
 
+    @contextlib.contextmanager
+    def instead(self, node: Node) -> Iterator[None]:
+        """Inside, calls go before `node` and come from where it does, not from all that the rewrite replaces."""
+        edits = self._editing("instead")
+        source, edits.source = edits.source, origins_of(node)
+        try:
+            with self.before(node):
+                yield
+        finally:
+            edits.source = source
+
     def alive(self, node: Node) -> bool:
         """Whether a node is still in the program; earlier rewrites of the pass may have removed it."""
         return not node._erased
@@ -205,7 +216,8 @@ class Rewriter:
         graph = self.program.graph
         with graph.inserting_before(edits.place):
             node = graph.create_node("call_function", op, args, kwargs, name=call_name(op))  # type: ignore[arg-type]
-        node.meta = {"val": value, "origins": tuple(edits.origins)}
+        node.meta = {"val": value, "origins": edits.source or tuple(edits.origins)}
+        edits.own |= {node: edits.source} if edits.source else {}
         edits.created.append(node)
         return node
 
@@ -226,12 +238,15 @@ class Rewriter:
             raise PassError(f"{op_key(op)} draws random numbers; a program is a function of its inputs")
         return node
 
-    def constant(self, tensor: torch.Tensor, *, name: str | None = None) -> Node:
+    def constant(
+        self, tensor: torch.Tensor, *, name: str | None = None, successor_of: Node | None = None
+    ) -> Node:
         """Adds a weight to the program and returns its node.
 
         Args:
             tensor: stored as it is, strides included.
             name: wished for; by default the root's module path and "folded". Made unique.
+            successor_of: a weight whose name, and other names where it is tied, it gets if that goes.
 
         Raises:
             PassError: outside a rewrite, or no tensor that has values.
@@ -248,11 +263,10 @@ class Rewriter:
         with graph.inserting_before(edits.place):
             node = graph.create_node("get_attr", unique, name=self._names.identifier(unique))
         node.meta = {"val": value}
-        self.program.weights[unique] = tensor
-        self._weights[unique] = node
+        self._weights.add(node, tensor)
         edits.created.append(node)
-        if self._ledger is not None:
-            self._ledger.note_weight(unique)
+        if successor_of is not None:
+            edits.successors[node] = (str(successor_of.target), successor_of.name)
         return node
 
     def value(self, node: object) -> torch.Tensor | None:
@@ -342,7 +356,9 @@ class Rewriter:
         edits.created.clear()
 
     def _commit(self, edits: Edits) -> None:
+        ties = dict(self.program.ties)
         gone = self._remove_dead([*edits.replaced, *edits.dead, *edits.created])
+        self._weights.inherit(edits.successors, ties)
         kept = [n for n in edits.created if not n._erased]
         removed = (
             gone if len(kept) == len(edits.created) else [n for n in gone if n not in set(edits.created)]
@@ -354,7 +370,7 @@ class Rewriter:
         origins = tuple(edits.origins)[:_MAX_ORIGINS] or (Origin(op=edits.rule),)
         for node in kept:
             if node.op == "call_function":
-                node.meta["origins"] = origins
+                node.meta["origins"] = edits.own.get(node, origins)
         changed = [*(u for u, _, _ in edits.uses), *kept, *removed]
         self.journal.touched.update(changed)
         if self._ledger is not None:
@@ -381,14 +397,5 @@ class Rewriter:
 
     def _erase(self, node: Node) -> None:
         self.program.graph.erase_node(node)
-        if node.op != "get_attr":
-            return
-        name = str(node.target)
-        if self._weights.get(name) is not node:
-            return
-        del self._weights[name]
-        self.program.weights.pop(name, None)
-        for alias in [a for a, n in self.program.ties.items() if n == name]:
-            del self.program.ties[alias]
-        if self._ledger is not None:
-            self._ledger.note_weight(name)
+        if node.op == "get_attr":
+            self._weights.drop(node)

@@ -17,6 +17,7 @@ from fxopt.ops import (
     is_random,
     is_view,
 )
+from tests.ops import cutting
 from tests.ops.movement import check_index_map
 from tests.ops.samples import Outcome, cases, pure_cases
 
@@ -270,4 +271,11 @@ CHECKS: dict[str, Callable[[OpInfo], Outcome]] = {
     "dtype_args": check_dtype_args,
     "role": check_role,
     "picks": check_picks,
+    "resize": cutting.check_resize,
+    "same_everywhere": cutting.check_same_everywhere,
+    "keeps_constants": cutting.check_keeps_constants,
+    "scaled_by": cutting.check_scaled_by,
+    "pads": cutting.check_pads,
+    "moves": cutting.check_moves,
+    "shape_only": cutting.check_shape_only,
 }

@@ -132,7 +132,7 @@ def check_index_map(info: OpInfo) -> Outcome:
     for case in pure_cases(info):
         check.case(case)
     outcome = check.outcome
-    if outcome.looked:
+    if outcome.looked and not info.shape_only:
         outcome.expect(check.moved > 0, f"{info.op}: no perturbation moved anything")
         outcome.expect(
             not check.mixed_said or check.mixed_seen > 0, f"{info.op}: nothing is mixed, as the map says"

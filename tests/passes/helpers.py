@@ -134,6 +134,10 @@ def _check_provenance(before: Program, result: PipelineResult) -> None:
         for name in rewrite.removed:
             lost = sources.get(name, set()) - set(rewrite.origins)
             assert not lost, f"{rewrite.rule} loses where {name} came from: {lost}"
-        for name in rewrite.created:
-            sources[name] = set(rewrite.origins)
-            assert name not in alive or set(origins_of(alive[name])) >= set(rewrite.origins)
+        kept = [n for n in rewrite.created if n in alive]
+        for name in kept:
+            sources[name] = set(origins_of(alive[name]))
+            assert sources[name], f"{name} comes from nowhere"
+        # What is made instead of one node has that node's sources, all together have those of all.
+        if len(kept) == len(rewrite.created):
+            assert {o for n in kept for o in sources[n]} >= (set(rewrite.origins) if kept else set())

@@ -2,6 +2,7 @@
 
 from fxopt.ops.info import QuantRole
 from fxopt.ops.sizes import Size, product, shape_of
+from fxopt.ops.table import resizing
 from fxopt.ops.table.entry import Bound, call, entry
 
 
@@ -39,6 +40,9 @@ entry(
     ],
     index_map=_index_map,
     linear_in=("value",),
+    uncut=lambda bound: ["s", "t"] if bound["is_causal"] else [],
+    skips_zeros=("d",),
+    resize=resizing.scale("query"),
     pure=lambda bound: bound["dropout_p"] == 0,
     role=QuantRole.ISLAND,
     flops=_flops,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from fxopt.ops.info import Aliasing, QuantRole, SampleArgs
 from fxopt.ops.sizes import Size, product, same_size, shape_of
+from fxopt.ops.table import resizing
 from fxopt.ops.table.entry import Bound, Draw, Facts, call, entry
 from fxopt.ops.table.maps import dims_of, indices, operand, statement
 
@@ -18,6 +19,14 @@ def _matmul(bound: Bound) -> str:
     x = [*batch * (ranks[0] > 2), *rows, "k"]
     w = [*batch * (ranks[1] > 2), "k", *columns]
     return statement([x, w], [[*batch * (max(ranks) > 2), *rows, *columns]])
+
+
+def _linear(bound: Bound) -> str:
+    """The weight may be a vector, the bias anything that can be added to the result."""
+    rows = ["o"] * (len(shape_of(bound["weight"])) - 1)
+    rank = 1 if bound["bias"] is None else len(shape_of(bound["bias"]))
+    bias = [*["*"] * (rank > 1), *["o"] * (rank > 0)]
+    return statement([["*", "i"], [*rows, "i"], bias], [["*", *rows]])
 
 
 def _added(rest: str, output: str) -> Callable[[Bound], str]:
@@ -66,9 +75,15 @@ def _grown_by_bias(bound: Bound, output: object) -> str:
 
 entry(
     "linear",
-    lambda d: [call(d(2, 3), d(4, 3), d(4)), call(d(2, 5, 3), d(4, 3)), call(d(3), d(4, 3), None)],
+    lambda d: [
+        call(d(2, 3), d(4, 3), d(4)),
+        call(d(2, 5, 3), d(4, 3)),
+        call(d(3), d(4, 3), None),
+        call(d(2, 3), d(3)),
+        call(d(2, 3), d(4, 3), d(2, 4)),
+    ],
     _LAYER,
-    index_map="x[*,i], w[o,i], b[o] -> y[*,o]",
+    index_map=_linear,
     kernel_refuses=_grown_by_bias,
 )
 entry(
@@ -200,6 +215,15 @@ def _convolution(bound: Bound) -> str:
     return _grouped(bound, transposed=bool(bound["transposed"]))
 
 
+def _is_padded(bound: Bound) -> bool:
+    padding = bound["padding"]
+    return padding == "same" if isinstance(padding, str) else any(_amounts(padding))
+
+
+def _amounts(padding: object) -> Sequence[object]:
+    return padding if isinstance(padding, (list, tuple)) else [padding]
+
+
 def _scattered(bound: Bound, output: object) -> Size:
     """Each input element meets the weight's slice of its channel."""
     return 2 * product(shape_of(bound["input"])) * product(shape_of(bound["weight"])[1:])
@@ -250,12 +274,21 @@ def _large_output_padding(bound: Bound, output: object) -> str:
 
 
 for _rank in (1, 2, 3):
-    entry(f"conv{_rank}d", _conv_samples(_rank), _LAYER, index_map=_grouped)
+    entry(
+        f"conv{_rank}d",
+        _conv_samples(_rank),
+        _LAYER,
+        index_map=_grouped,
+        pads=_is_padded,
+        resize=resizing.groups("groups"),
+    )
     entry(
         f"conv_transpose{_rank}d",
         _transposed_samples(_rank),
         _LAYER,
         index_map=lambda bound: _grouped(bound, transposed=True),
+        pads=True,
+        resize=resizing.groups("groups"),
         flops=_scattered,
         kernel_refuses=_large_output_padding,
     )
@@ -268,6 +301,8 @@ entry(
     _LAYER,
     kernel_refuses=_large_output_padding,
     index_map=_convolution,
+    pads=lambda bound: bool(bound["transposed"]) or _is_padded(bound),
+    resize=resizing.groups("groups"),
     flops=lambda bound, output: (
         _scattered(bound, output) if bound["transposed"] else _gathered(bound, output)
     ),

@@ -15,14 +15,16 @@ def _like(d: Draw) -> Sequence[SampleArgs]:
 entry("zeros ones", lambda d: [call([2, 3]), call([], dtype=d(1).dtype)], _NEW)
 entry("full", lambda d: [call([2, 3], 1.5), call([2], 1, dtype=d(1).dtype), call([2], True)], _NEW)
 entry("empty", lambda d: [call([0, 3]), call([0], dtype=d(1).dtype)], _NEW)
-entry("zeros_like ones_like", _like, _NEW)
+_LIKE = Facts(**_NEW, elementwise=True, shape_only=("self",))
+_OTHER = Facts(**_NEW, shape_only=("self",))
+entry("zeros_like ones_like", _like, _LIKE)
 entry("empty_like", lambda d: [call(d(0, 3))], _NEW)
-entry("full_like", lambda d: [call(d(2, 3), 1.5), call(d(2), 2, dtype=d.integers(1, 1).dtype)], _NEW)
+entry("full_like", lambda d: [call(d(2, 3), 1.5), call(d(2), 2, dtype=d.integers(1, 1).dtype)], _LIKE)
 entry(
-    "new_zeros new_ones", lambda d: [call(d(2, 3), [2]), call(d(1), [], dtype=d.integers(1, 1).dtype)], _NEW
+    "new_zeros new_ones", lambda d: [call(d(2, 3), [2]), call(d(1), [], dtype=d.integers(1, 1).dtype)], _OTHER
 )
-entry("new_full", lambda d: [call(d(2, 3), [2], 1.5)], _NEW)
-entry("new_empty", lambda d: [call(d(2, 3), [0])], _NEW)
+entry("new_full", lambda d: [call(d(2, 3), [2], 1.5)], _OTHER)
+entry("new_empty", lambda d: [call(d(2, 3), [0])], _OTHER)
 entry("arange", lambda d: [call(5), call(1, 4), call(0.5, 2, 0.5), call(3, dtype=d(1).dtype)], _NEW)
 entry("linspace", lambda d: [call(0, 1, 5), call(0.0, 2.0, 3, dtype=d(1).dtype)], _NEW)
 entry("eye", lambda d: [call(3), call(2, 3, dtype=d(1).dtype)], _NEW)

@@ -89,6 +89,7 @@ entry(
     "prelu",
     lambda d: [call(d(2, 3), d(3)), call(d(2, 3, 2), d(1)), call(d(4), d(1)), call(d(2, 3), d())],
     index_map=per_channel("weight"),
+    same_everywhere=True,
     affine_in=("weight",),
     zero_preserving=True,
     role=QuantRole.REQUANTISING,

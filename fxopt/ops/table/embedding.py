@@ -3,7 +3,7 @@
 from fxopt.ops.info import QuantRole
 from fxopt.ops.table.entry import Facts, call, entry, no_flops
 
-_TABLE = Facts(linear_in=("weight",), zero_preserving=True, role=QuantRole.SAME_SCALE)
+_TABLE = Facts(linear_in=("weight",), zero_preserving=True, keeps_constants=True, role=QuantRole.SAME_SCALE)
 
 entry(
     "embedding",

@@ -6,12 +6,20 @@
 torch.float64
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypedDict, Unpack
 
 import torch
 
-from fxopt.ops.info import Aliasing, OpInfo, QuantRole, SampleArgs, register_op
+from fxopt.ops.info import (
+    Aliasing,
+    Cut,
+    OpInfo,
+    QuantRole,
+    Resized,
+    SampleArgs,
+    register_op,
+)
 
 __all__ = ["Bound", "Draw", "Facts", "IndexText", "call", "entry", "no_flops"]
 
@@ -31,6 +39,16 @@ class Facts(TypedDict, total=False):
     linear_in: tuple[str, ...]
     affine_in: tuple[str, ...]
     monotone: bool
+    same_everywhere: bool
+    keeps_constants: bool | Callable[[Bound], bool]
+    scaled_by: str
+    shifted_by: str
+    skips_zeros: bool | tuple[str, ...]
+    pads: bool | Callable[[Bound], bool]
+    moves: bool
+    shape_only: tuple[str, ...]
+    uncut: bool | Callable[[Bound], Iterable[str]]
+    resize: Callable[[Cut], Resized | None]
     zero_preserving: bool
     commutative: bool
     pure: bool | Callable[[Bound], bool]

@@ -214,6 +214,7 @@ entry(
     lambda d: [call(d(2, 3), d(2), -1, 1), call(d(3), d(), 0, -1)],
     _WRITE,
     index_map=_select_scatter,
+    uncut=lambda bound: [f"d{bound['dim']}"],
     dims=("dim",),
 )
 entry(

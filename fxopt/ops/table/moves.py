@@ -116,8 +116,9 @@ def expand(bound: Bound) -> str:
     x = indices(len(shape))
     new = len(sizes) - len(x)
     kept = [_is_minus_one(s) or same_size(s, old) for s, old in zip(sizes[new:], shape, strict=True)]
-    x = [d if k or not is_one(old) else "." for d, k, old in zip(x, kept, shape, strict=True)]
-    return statement([x, *others], [["."] * new + x])
+    y = [d if k or not is_one(old) else f"r{d}" for d, k, old in zip(x, kept, shape, strict=True)]
+    x = [d if d == e else "." for d, e in zip(x, y, strict=True)]
+    return statement([x, *others], [[*(f"n{i}" for i in range(new)), *y]])
 
 
 def squeeze(bound: Bound) -> str:
@@ -167,6 +168,11 @@ def repeat(name: str) -> Callable[[Bound], str]:
         return statement([x], [y])
 
     return index_map
+
+
+def copies(bound: Bound) -> list[str]:
+    """The indices of a repeat's copies."""
+    return [f"r{i}" for i in range(len(_sizes(bound["repeats"])))]
 
 
 def interleaved(bound: Bound) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from fxopt.ops.info import Aliasing, QuantRole
 from fxopt.ops.sizes import Size, product, shape_of
+from fxopt.ops.table import resizing
 from fxopt.ops.table.entry import Bound, Facts, call, entry
 from fxopt.ops.table.maps import along, first_shape, per_channel, statement, trailing
 
@@ -49,6 +50,9 @@ entry(
     pure=lambda bound: bound["training"] is False,
     aliasing=Aliasing.NEVER,
     role=QuantRole.REQUANTISING,
+    same_everywhere=True,
+    scaled_by="weight",
+    shifted_by="bias",
     flops=_each(2),
 )
 entry(
@@ -59,6 +63,8 @@ entry(
         call(d(2, 3, 4), d(3), None, d(3), d.positive(3), True, 0.1, 1e-5, False),
     ],
     _ISLAND,
+    scaled_by="weight",
+    shifted_by="bias",
     index_map=_instance,
     affine_in=("weight", "bias"),
     pure=lambda bound: bound["running_mean"] is None or bound["use_input_stats"] is False,
@@ -69,6 +75,8 @@ entry(
     lambda d: [call(d(2, 4, 3), [3], d(3), d(3)), call(d(2, 4, 3), [4, 3], d(4, 3)), call(d(2, 3), [3])],
     _ISLAND,
     index_map=trailing("normalized_shape", 2),
+    scaled_by="weight",
+    shifted_by="bias",
     affine_in=("weight", "bias"),
     flops=_each(7),
 )
@@ -77,6 +85,7 @@ entry(
     lambda d: [call(d(2, 4, 3), [3], d(3), 1e-6), call(d(2, 4, 3), [4, 3]), call(d(2, 3), [3], d(3))],
     _ISLAND,
     index_map=trailing("normalized_shape", 1),
+    scaled_by="weight",
     linear_in=("weight",),
     zero_preserving=True,
     flops=_each(4),
@@ -86,6 +95,9 @@ entry(
     lambda d: [call(d(2, 6, 3), 2, d(6), d(6)), call(d(2, 4, 2, 3), 4, None, None), call(d(2, 4), 2, d(4))],
     _ISLAND,
     index_map=_group,
+    scaled_by="weight",
+    shifted_by="bias",
+    resize=resizing.groups("num_groups"),
     affine_in=("weight", "bias"),
     flops=_each(7),
 )

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+from torch.utils import _pytree as pytree
+
 from fxopt.ops.info import QuantRole, SampleArgs
 from fxopt.ops.sizes import Size, product, shape_of
+from fxopt.ops.table import resizing
 from fxopt.ops.table.entry import Bound, Draw, Facts, call, entry, no_flops
 from fxopt.ops.table.maps import first_shape, statement
 
@@ -58,6 +61,15 @@ def _adaptive(rank: int) -> Callable[[Draw], Sequence[SampleArgs]]:
 
 
 _MAXIMUM = Facts(role=_SAME, zero_preserving=True)
+
+
+def _averages_alike(bound: Bound) -> bool:
+    """An average that counts the zeros around the input is no constant at the border."""
+    padding = bound["padding"]
+    amounts = padding if isinstance(padding, (list, tuple)) else [padding]
+    return not any(amounts) or not bound["count_include_pad"]
+
+
 _MEAN = Facts(role=_RANGE, zero_preserving=True, linear_in=("self",))
 for _rank in (1, 2, 3):
     entry(
@@ -65,6 +77,7 @@ for _rank in (1, 2, 3):
         _pools(_rank, average=False),
         _MAXIMUM,
         index_map=_windows(_rank),
+        keeps_constants=True,
         flops=_window_flops,
     )
     entry(
@@ -79,10 +92,16 @@ for _rank in (1, 2, 3):
         _pools(_rank, average=True),
         _MEAN,
         index_map=_windows(_rank),
+        keeps_constants=_averages_alike,
         flops=_window_flops,
     )
     entry(
-        f"adaptive_avg_pool{_rank}d", _adaptive(_rank), _MEAN, index_map=_windows(_rank), flops=_input_flops
+        f"adaptive_avg_pool{_rank}d",
+        _adaptive(_rank),
+        _MEAN,
+        index_map=_windows(_rank),
+        keeps_constants=True,
+        flops=_input_flops,
     )
     entry(
         f"adaptive_max_pool{_rank}d",
@@ -117,6 +136,7 @@ for _rank in (1, 2, 3):
             index_map=_windows(_rank),
             linear_in=("self", "input"),
             zero_preserving=True,
+            keeps_constants=True,
             role=_SAME,
             flops=no_flops,
         )
@@ -132,6 +152,7 @@ for _name, _rank, _count in (
         index_map=_windows(_rank),
         linear_in=("self", "input"),
         zero_preserving=True,
+        keeps_constants=True,
         role=_RANGE,
         flops=_taps(_count),
     )
@@ -147,27 +168,38 @@ entry(
     "affine_grid_generator",
     lambda d: [call(d(2, 2, 3), [2, 1, 3, 4], False)],
     index_map="t[n,i,k] -> g[n,.,.,i]",
+    uncut=True,
     linear_in=("theta",),
     zero_preserving=True,
 )
-_MOVE = Facts(linear_in=("self",), zero_preserving=True, role=_SAME, flops=no_flops)
+_MOVE = Facts(linear_in=("self",), zero_preserving=True, keeps_constants=True, role=_SAME, flops=no_flops)
+
+
+def _factors(bound: Bound) -> list[str]:
+    """A pixel's parts are as many as the factor says."""
+    return ["r", "s"]
+
+
 entry(
     "pixel_shuffle",
     lambda d: [call(d(2, 8, 2, 3), 2), call(d(9, 1, 2), 3)],
     _MOVE,
     index_map="x[*,(c r s),h,w] -> y[*,c,(h r),(w s)]",
+    uncut=_factors,
 )
 entry(
     "pixel_unshuffle",
     lambda d: [call(d(2, 3, 4, 6), 2), call(d(1, 3, 6), 3)],
     _MOVE,
     index_map="x[*,c,(h r),(w s)] -> y[*,(c r s),h,w]",
+    uncut=_factors,
 )
 entry(
     "channel_shuffle",
     lambda d: [call(d(2, 6, 2, 1), 2), call(d(1, 6, 3, 1), 3)],
     _MOVE,
     index_map=lambda bound: f"x[n,(g={bound['groups']} c),*] -> y[n,(c g={bound['groups']}),*]",
+    resize=resizing.groups("groups"),
 )
 
 
@@ -179,15 +211,21 @@ def _unfolded(bound: Bound) -> int:
 
 entry(
     "im2col",
-    lambda d: [call(d(2, 3, 4, 5), [2, 3], [1, 1], [0, 1], [1, 2])],
+    lambda d: [
+        call(d(2, 3, 4, 5), [2, 3], [1, 1], [0, 1], [1, 2]),
+        call(d(2, 3, 4, 5), [2, 2], [1, 1], [0, 0], [1, 1]),
+    ],
     _MOVE,
     index_map=lambda bound: f"x[*,c,h,w] -> y[*,(c k={_unfolded(bound)}),.]",
+    keeps_constants=lambda bound: not any(pytree.tree_leaves(bound["padding"])),
+    uncut=lambda bound: ["k"],
 )
 entry(
     "col2im",
     lambda d: [call(d(2, 12, 6), [3, 4], [2, 2], [1, 1], [0, 0], [1, 1])],
     linear_in=("self",),
     zero_preserving=True,
+    uncut=lambda bound: ["k"],
     index_map=lambda bound: f"x[*,(c k={_unfolded(bound)}),l] -> y[*,c,.,.]",
     flops=_input_flops,
 )

@@ -31,14 +31,16 @@ def _masks(d: Draw) -> Sequence[SampleArgs]:
 
 
 _LINEAR = Facts(linear_in=("self",), zero_preserving=True, role=QuantRole.REQUANTISING, dtype_args=("dtype",))
-entry("sum mean", _all, _LINEAR, index_map=reduced())
-entry(
-    "sum.dim_IntList mean.dim",
-    lambda d: [*_lists(d), call(d(2, 3), None)],
-    _LINEAR,
-    index_map=reduced("dim"),
-    dims=("dim",),
-)
+entry("sum", _all, _LINEAR, index_map=reduced(), skips_zeros=True)
+entry("mean", _all, _LINEAR, index_map=reduced(), keeps_constants=True)
+
+
+def _some(d: Draw) -> Sequence[SampleArgs]:
+    return [*_lists(d), call(d(2, 3), None)]
+
+
+entry("sum.dim_IntList", _some, _LINEAR, index_map=reduced("dim"), dims=("dim",), skips_zeros=True)
+entry("mean.dim", _some, _LINEAR, index_map=reduced("dim"), dims=("dim",), keeps_constants=True)
 entry(
     "nansum",
     lambda d: [*_lists(d), call(d(2, 3))],
@@ -56,7 +58,14 @@ entry(
     dims=("dim",),
     dtype_args=("dtype",),
 )
-entry("amax amin", lambda d: [*_lists(d), call(d(2, 3))], _KEPT, index_map=reduced("dim"), dims=("dim",))
+entry(
+    "amax amin",
+    lambda d: [*_lists(d), call(d(2, 3))],
+    _KEPT,
+    index_map=reduced("dim"),
+    dims=("dim",),
+    keeps_constants=True,
+)
 entry("max min median nanmedian", _all, _KEPT, index_map=reduced())
 entry(
     "max.dim min.dim median.dim nanmedian.dim",

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 from fxopt.ops.info import Aliasing, QuantRole, SampleArgs
-from fxopt.ops.table import moves
+from fxopt.ops.table import moves, resizing
 from fxopt.ops.table.entry import Draw, Facts, call, entry, no_flops
 from fxopt.ops.table.maps import along
 
-_MOVE = Facts(linear_in=("self",), zero_preserving=True, role=QuantRole.SAME_SCALE, flops=no_flops)
+_LINEAR = Facts(linear_in=("self",), zero_preserving=True, role=QuantRole.SAME_SCALE, flops=no_flops)
+_MOVE = Facts(**_LINEAR, keeps_constants=True)
+_ALONG = Facts(**_MOVE, moves=True)
 _JOIN = Facts(linear_in=("tensors",), zero_preserving=True, role=QuantRole.REQUANTISING, flops=no_flops)
 _PAD = Facts(affine_in=("self",), role=QuantRole.REQUANTISING, flops=no_flops, index_map=moves.padded)
 
@@ -24,11 +26,18 @@ def _dim(d: Draw) -> Sequence[SampleArgs]:
     return [call(d(2, 1, 3), 1), call(d(1, 2), -2), call(d(), 0)]
 
 
-entry("reshape", _reshapes, _MOVE, index_map=moves.target("shape"))
-entry("view", _reshapes, _MOVE, index_map=moves.target("size"))
-entry("_unsafe_view", _reshapes, _MOVE, index_map=moves.target("size"), aliasing=Aliasing.MAYBE)
+entry("reshape", _reshapes, _MOVE, index_map=moves.target("shape"), resize=resizing.sizes("shape"))
+entry("view", _reshapes, _MOVE, index_map=moves.target("size"), resize=resizing.sizes("size"))
+entry(
+    "_unsafe_view",
+    _reshapes,
+    _MOVE,
+    index_map=moves.target("size"),
+    resize=resizing.sizes("size"),
+    aliasing=Aliasing.MAYBE,
+)
 entry("view.dtype", lambda d: [call(d(2, 4), d.integers(2, 2).dtype)], dtype_args=("dtype",), flops=no_flops)
-entry("view_as reshape_as", _like, _MOVE, index_map=moves.like)
+entry("view_as reshape_as", _like, _MOVE, index_map=moves.like, uncut=True)
 entry(
     "flatten",
     lambda d: [call(d(2, 3, 4)), call(d(2, 3, 4, 5), 1, -2), call(d(2, 3), 1, 1), call(d())],
@@ -41,6 +50,7 @@ entry(
     lambda d: [call(d(2, 6), 1, [2, 3]), call(d(6, 2), -2, [-1, 2]), call(d(4), 0, [4])],
     _MOVE,
     index_map=moves.unflatten,
+    resize=resizing.parts("sizes", "dim"),
     dims=("dim",),
 )
 entry(
@@ -81,13 +91,21 @@ entry(
     lambda d: [call(d(2, 1, 3), [2, 4, -1]), call(d(3), [2, 2, 3]), call(d(), [2])],
     _MOVE,
     index_map=moves.expand,
+    resize=resizing.sizes("size"),
 )
-entry("expand_as", lambda d: [call(d(2, 1), d(3, 2, 4))], _MOVE, index_map=moves.expand)
+entry(
+    "expand_as",
+    lambda d: [call(d(2, 1), d(3, 2, 4))],
+    _MOVE,
+    index_map=moves.expand,
+    uncut=True,
+)
 entry(
     "squeeze",
     lambda d: [call(d(2, 1, 3)), *_dim(d), call(d(1, 2, 1), [0, -1])],
     _MOVE,
     index_map=moves.squeeze,
+    uncut=True,  # what is left with one position would be squeezed too
     dims=("dim",),
 )
 entry(
@@ -101,20 +119,22 @@ entry(
 entry(
     "select",
     lambda d: [call(d(2, 3), 1, 2), call(d(2, 3, 4), -2, -1)],
-    _MOVE,
+    _ALONG,
     index_map=moves.select,
+    resize=resizing.selected,
     dims=("dim",),
 )
 entry(
     "slice",
     lambda d: [call(d(2, 5), 1, 1, 4), call(d(5, 2), -2, None, None, 2), call(d(4), 0, -3, 2**63 - 1)],
-    _MOVE,
+    _ALONG,
     index_map=along("dim"),
+    resize=resizing.sliced,
     dims=("dim",),
 )
-entry("narrow", lambda d: [call(d(2, 5), -1, 1, 3)], _MOVE, index_map=along("dim"), dims=("dim",))
+entry("narrow", lambda d: [call(d(2, 5), -1, 1, 3)], _ALONG, index_map=along("dim"), dims=("dim",))
 entry("narrow.Tensor", lambda d: [call(d(2, 5), -1, d.integers(2, 1)[0], 3)], _MOVE, dims=("dim",))
-_PARTS = Facts(**_MOVE, index_map=along("dim"), dims=("dim",))
+_PARTS = Facts(**_ALONG, index_map=along("dim"), resize=resizing.split, dims=("dim",))
 entry("split chunk unsafe_chunk", lambda d: [call(d(2, 5), 2, -1), call(d(4), 2)], _PARTS)
 entry("unsafe_split", lambda d: [call(d(2, 5), 2, -1)], _PARTS, aliasing=Aliasing.MAYBE)
 entry("split_with_sizes", lambda d: [call(d(2, 5), [3, 2], -1)], _PARTS)
@@ -122,8 +142,9 @@ entry("unsafe_split_with_sizes", lambda d: [call(d(2, 5), [3, 2], -1)], _PARTS, 
 entry(
     "tensor_split",
     lambda d: [call(d(2, 5), 2, -1), call(d(5), [1, 3])],
-    _MOVE,
+    _ALONG,
     index_map=along("dim"),
+    resize=resizing.split,
     dims=("dim",),
 )
 entry(
@@ -138,6 +159,8 @@ entry(
     lambda d: [call([d(2, 3), d(2, 2)], -1), call([d(2, 3), d(1, 3), d(2, 3)]), call([d(2, 0), d(2, 3)], 1)],
     _JOIN,
     index_map=moves.joined,
+    moves=True,
+    resize=resizing.unchanged,
     dims=("dim",),
 )
 entry(
@@ -166,8 +189,9 @@ entry(
 entry(
     "flip",
     lambda d: [call(d(2, 3), [-1]), call(d(2, 3, 4), [0, 2])],
-    _MOVE,
+    _ALONG,
     index_map=along("dims"),
+    resize=resizing.unchanged,
     dims=("dims",),
 )
 entry(
@@ -201,18 +225,32 @@ entry(
     lambda d: [call(d(2, 3), [2, 1]), call(d(3), [2, 3]), call(d(2, 3), [1, 2, 2])],
     _MOVE,
     index_map=moves.repeat("repeats"),
+    uncut=moves.copies,
 )
-entry("tile", lambda d: [call(d(2, 3), [2]), call(d(3), [2, 3])], _MOVE, index_map=moves.repeat("dims"))
+entry(
+    "tile",
+    lambda d: [call(d(2, 3), [2]), call(d(3), [2, 3])],
+    _MOVE,
+    index_map=moves.repeat("dims"),
+    uncut=True,
+)
 entry(
     "repeat_interleave",
     lambda d: [call(d(2, 3), 2, -1), call(d(2, 3), 3)],
     _MOVE,
     index_map=moves.interleaved,
+    uncut=lambda bound: ["r"],
     dims=("dim",),
 )
 entry("repeat_interleave.self_Tensor", lambda d: [call(d(2, 3), d.integers(4, 3), -1)], _MOVE, dims=("dim",))
 entry("repeat_interleave.Tensor", lambda d: [call(d.integers(4, 3))], flops=no_flops)
-entry("tril triu", lambda d: [call(d(3, 4)), call(d(2, 3, 3), 1)], _MOVE, index_map="x[*] -> y[*]")
+entry(
+    "tril triu",
+    lambda d: [call(d(3, 4)), call(d(2, 3, 3), 1)],
+    _LINEAR,
+    index_map="x[*] -> y[*]",
+    uncut=True,
+)
 entry(
     "diagonal",
     lambda d: [call(d(3, 4)), call(d(2, 3, 4), 1, -1, 0)],
@@ -223,7 +261,7 @@ entry(
 entry(
     "diag_embed",
     lambda d: [call(d(2, 3)), call(d(2, 3), 1, 0, -1)],
-    _MOVE,
+    _LINEAR,
     index_map=moves.diag_embed,
     dims=("dim1", "dim2"),
     dims_inserted=1,
@@ -242,4 +280,4 @@ entry(
     zero_preserving=True,
     aliasing=Aliasing.MAYBE,
 )
-entry("sym_size.int", lambda d: [call(d(2, 3), -1)], dims=("dim",), flops=no_flops)
+entry("sym_size.int", lambda d: [call(d(2, 3), -1)], dims=("dim",), flops=no_flops, shape_only=("self",))

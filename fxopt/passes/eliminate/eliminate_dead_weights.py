@@ -1,0 +1,73 @@
+"""Removes what zeroed weights have made dead: rows, columns, channels, heads, units."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch.fx import Node
+
+from fxopt.analysis.channels import Removal
+from fxopt.passes._names import aten_name
+from fxopt.passes.eliminate._cutting import Cutter
+from fxopt.pipeline import Contract, Pass, register_pass
+from fxopt.program import origins_of
+from fxopt.rewriting import Const, Rewriter
+
+__all__ = ["EliminateDeadWeights"]
+
+_NAME = "eliminate-dead-weights"
+
+
+def _gated(x: torch.Tensor, w: Const, gate: Const, v: Const) -> torch.Tensor:
+    """The gate's negative numbers are zeros."""
+    return F.linear((F.linear(x, w) * gate.relu()).relu(), v)
+
+
+@register_pass
+class EliminateDeadWeights(Pass):
+    """Removes rows, columns, channels, heads and units that can't influence an output.
+
+    Before: `%a = linear(%x, w1: [64, 32], b1)`, `%b = relu(%a)`, `%c = linear(%b, w2: [10, 64], b2)`, half of the
+    rows of `w1` and `b1` zero. After: the same calls with `w1: [32, 32]`, `b1: [32]`, `w2: [10, 32]`.
+
+    Exact, whatever made the zeros. What is constant along an axis is followed from the weights on, what is
+    demanded from the outputs back, both over the op table's index maps; slices that nothing demands go where
+    all that is tied to them (through residual sums, joins, heads) goes too. A constant that is not zero is
+    taken into the bias that follows; in front of padding one channel stays for all constant ones. Inputs and
+    outputs keep their sizes. What is dead but has to stay is reported with what blocks it.
+    """
+
+    contract = Contract.EQUIVALENT
+
+    motifs: ClassVar[tuple[Callable[..., object], ...]] = (_gated,)
+
+    def run(self, rewriter: Rewriter) -> None:
+        """Cuts until nothing goes: what went may have been the last that demanded something."""
+        removal = rewriter.analysis(Removal)
+        while not removal.empty:
+            cutter = Cutter(rewriter, removal)
+            affected = cutter.affected()
+            before = rewriter.program.version
+            with rewriter.rewrite(_NAME, affected[0]):
+                cutter.run(affected)
+            if rewriter.program.version == before:
+                break  # not allowed: the program is being bisected
+            removal = rewriter.analysis(Removal)
+        for blocked in removal.blocked:
+            weight, blocker = blocked.weight, blocked.blocker
+            place = _place(blocker)
+            rewriter.refuse(
+                blocker,
+                f"{blocked.count} of {blocked.total} rows of {weight.target} are dead, blocked by {place}",
+                rule=_NAME,
+            )
+
+
+def _place(node: Node) -> str:
+    """An op and the module that it stands in."""
+    if node.op == "output":
+        return "the model's output"
+    modules = [o.module for o in origins_of(node) if o.module]
+    name = aten_name(node) or str(node.target)
+    return f"{name} at {modules[0]}" if modules else name
