@@ -52,9 +52,7 @@ class Rewriter:
 
     Args:
         program: it is edited in place; the pass manager hands in a copy of the user's.
-        allow: asked before each rewrite is kept, with its rule and root; a rewrite that is not allowed is
-        rolled
-            back (bisection).
+        allow: asked before each rewrite is kept, with its rule and root; what is not allowed is rolled back.
         calibration: batches of example inputs, for passes that declare that they need them.
         ledger: kept up to date, so that edits around the rewriter show.
         analyses: results of earlier passes over the same program.
