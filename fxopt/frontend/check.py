@@ -21,7 +21,7 @@ from fxopt.frontend.difference import difference
 from fxopt.frontend.inputs import Example, resized
 from fxopt.frontend.sizes import Guard, Sizes, broken_guards, other_sizes, size_guards
 from fxopt.frontend.untouched import Snapshot
-from fxopt.program.program import Program
+from fxopt.program.program import Program, origins_of
 from fxopt.program.signature import TensorSpec, evaluate_dim, solve_sizes
 
 __all__ = ["check_against_model"]
@@ -30,6 +30,7 @@ _LARGE = 1 << 14
 """A size up to which one more is tried."""
 _TRIES = 3
 """Sizes to offer a model that refuses some (more positions than it has)."""
+_UNWRITTEN = ("aten.empty", "aten.new_empty")
 _REMEDY = "compute it from x.shape with whole numbers (n // 2), or trace with this size static"
 
 
@@ -105,9 +106,23 @@ class _Comparison:
 
     def _raise(self, problem: str, where: str) -> None:
         if problem:
+            self._check_written()
             raise TraceError(
                 f"at {where} the traced program {problem}: a size or value was fixed while tracing; {_REMEDY}"
             )
+
+    def _check_written(self) -> None:
+        """Raises where the difference is the model's own: it returns what memory held before.
+
+        Such memory is zeros in a program; each of its nodes still knows the op that it comes from.
+        """
+        for node in self.program.calls():
+            origin = next((o for o in origins_of(node) if o.op.startswith(_UNWRITTEN)), None)
+            if origin is not None and node.target is torch.ops.aten.zeros.default:
+                raise TraceError(
+                    f"the model's result depends on memory that it does not write ({origin}): "
+                    "use torch.zeros instead of torch.empty"
+                )
 
     def _decided(self, guard: Guard, sizes: Sizes, problem: str) -> TraceError:
         return TraceError(

@@ -106,6 +106,20 @@ def _zero(emit: Emit, a: Arguments, value: object) -> object:
     return emit(aten.full_like.default, (a["self"], 0), value=value)
 
 
+def _unwritten(emit: Emit, a: Arguments, value: object) -> object:
+    """Memory that nothing has written yet, as zeros: the same in each run."""
+    assert isinstance(value, torch.Tensor)
+    size = a["size"] if "size" in a else _sizes(emit, a["self"])
+    kind = {"dtype": value.dtype, "layout": torch.strided, "device": value.device}
+    return emit(aten.zeros.default, (size,), kind, value=value)
+
+
+def _squeeze(emit: Emit, a: Arguments, value: object) -> object:
+    """Axes of size 1 by number: one that is dynamic stays also where its size is 1."""
+    ones = [i for i, d in enumerate(_value(a["self"]).shape) if isinstance(d, int) and d == 1]
+    return emit(aten.squeeze.dims, (a["self"], ones), value=value) if ones else a["self"]
+
+
 def _cast(emit: Emit, a: Arguments, value: object) -> object:
     """Any `to`: nothing, a change of dtype, or a move."""
     source = _value(a["self"])
@@ -236,6 +250,13 @@ SPELLINGS: dict[str, Spelling] = {
     "aten.fill.Tensor": _fill,
     "aten.fill.Scalar": _fill,
     "aten.zero.default": _zero,
+    "aten.empty.memory_format": _unwritten,
+    "aten.empty_like.default": _unwritten,
+    "aten.empty_strided.default": _unwritten,
+    "aten.empty_permuted.default": _unwritten,
+    "aten.new_empty.default": _unwritten,
+    "aten.new_empty_strided.default": _unwritten,
+    "aten.squeeze.default": _squeeze,
     "aten.contiguous.default": _same,
     "aten.clone.default": _same,
     "aten.alias.default": _same,

@@ -56,7 +56,13 @@ def lists(x: torch.Tensor) -> tuple[object, ...]:
     a, b = x.split([2, 4], 1)
     c, d, e = x.chunk(3, 1)
     rows = x.unbind(1)
-    return torch.cat([a, b, c], 1), torch.stack([d, e]), rows[0] + rows[5], a.squeeze(), torch.cat([x])
+    return (
+        torch.cat([a, b, c], 1),
+        torch.stack([d, e]),
+        rows[0] + rows[5],
+        a[:, :1].squeeze(1),
+        torch.cat([x]),
+    )
 
 
 def results(x: torch.Tensor) -> tuple[object, ...]:

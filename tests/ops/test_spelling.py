@@ -28,6 +28,8 @@ CALLS: dict[str, list[tuple[object, ...]]] = {
     "aten.dropout.default": [(x, 0.5, False), (x, 0.0, True)],
     "aten.feature_dropout.default": [(x, 0.5, False), (x, 0.0, True)],
     "aten.alpha_dropout.default": [(x, 0.5, False), (x, 0.0, True)],
+    "aten.feature_alpha_dropout.default": [(x, 0.5, False), (x, 0.0, True)],
+    "aten.squeeze.default": [(x,), (x[:, :1],), (x[:1, :, :1],)],
     "aten.view.default": [(x, [6, -1]), (x, [2, 12])],
     "aten._unsafe_view.default": [(x, [6, 4])],
     "aten._reshape_alias.default": [(x, [6, 4], [4, 1])],
@@ -91,6 +93,14 @@ CALLS: dict[str, list[tuple[object, ...]]] = {
     ],
     "aten.conv3d.padding": [(noise(1, 2, 4, 4, 4), noise(2, 2, 2, 3, 2), None, [1, 1, 1], "same")],
 }  # fmt: skip
+UNWRITTEN: dict[str, tuple[object, ...]] = {
+    "aten.empty.memory_format": ([2, 3],),
+    "aten.empty_like.default": (m,),
+    "aten.empty_strided.default": ([2, 3], [3, 1]),
+    "aten.empty_permuted.default": ([2, 3], [1, 0]),
+    "aten.new_empty.default": (m, [2, 3]),
+    "aten.new_empty_strided.default": (m, [2, 3], [1, 2]),
+}
 KEYWORDS: dict[str, dict[str, object]] = {
     "aten.to.dtype_layout": {"dtype": torch.float64, "layout": torch.strided},
     "aten._to_copy.default": {"dtype": torch.float64},
@@ -137,7 +147,29 @@ def test_the_same_function_in_canonical_spelling(name: str, args: tuple[object, 
 def test_every_spelling_is_tried():
     # Made by tracing TorchScript only.
     untraceable = {"aten.to.prim_Device", "aten.to.prim_dtype", "aten.to.prim_other"}
-    assert set(CALLS) == set(SPELLINGS) - untraceable
+    assert set(CALLS) | set(UNWRITTEN) == set(SPELLINGS) - untraceable
+
+
+class Covered(Call):
+    """An op's result, none of whose elements is read."""
+
+    def forward(self, *tensors):
+        memory = super().forward(*tensors)
+        return torch.where(torch.zeros(memory.shape, dtype=torch.bool), memory, 1.0)
+
+
+@pytest.mark.parametrize("name", list(UNWRITTEN))
+def test_memory_that_nothing_wrote_is_zeros(name: str):
+    tensors = tuple(a for a in UNWRITTEN[name] if isinstance(a, torch.Tensor))
+    program = trace(Covered(overload(name), UNWRITTEN[name], {}).eval(), tensors)
+    ops = [op_key(n.target) for n in program.calls()]
+    assert ops == ["aten.zeros.default", "aten.zeros.default", "aten.where.ScalarOther"]
+
+
+def test_squeezing_leaves_an_axis_that_is_dynamic():
+    with pytest.warns(UserWarning, match="treats n = 1 apart"):
+        program = spelt("aten.squeeze.default", (noise(4, 1, 3),), dynamic=True)
+    assert [n.args[1] for n in program.calls()] == [[1]]
 
 
 def test_what_stands_is_spelt_and_legal():

@@ -157,6 +157,10 @@ def _window(c: Call, spatial: int) -> Attributes:
 
 
 def _convolve(b: Builder, c: Call, op_type: str, x: Value, attributes: Attributes) -> Value:
+    if b.dtype(x) not in (torch.float32, torch.float16, torch.bfloat16):
+        raise c.error(
+            f"onnxruntime has no convolution of {b.dtype(x)}: lower the float32 model (model.float())"
+        )
     given = {**attributes, "group": c.integer("groups")}
     return b.graph.ops(op_type, (x, c.tensor("weight"), c.optional("bias")), 1, attributes=given)[0]
 

@@ -270,7 +270,7 @@ def _cropped(b: Builder, x: Value, before: list[int], after: list[int]) -> Value
 
 
 def _wrapped(b: Builder, x: Value, before: list[int], after: list[int]) -> Value:
-    """Circular padding by slices: Pad's mode "wrap" came with opset 19, and onnxruntime refuses it."""
+    """Circular padding by slices: Pad's mode "wrap" came with opset 19, and onnxruntime refuses empty tensors in it."""
     end = torch.iinfo(torch.int64).max
     for axis, (low, high) in enumerate(zip(before, after, strict=True)):
         parts = [x]

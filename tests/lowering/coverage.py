@@ -1,0 +1,211 @@
+"""What becomes of every entry of torch's operator database, and the table of it in `docs/ops.md`.
+
+`python -m tests.lowering.coverage` runs all entries (three minutes) and writes `tests/data/ops.json` and `docs/ops.md` anew.
+"""
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+import fxopt
+from tests.lowering.opdb import Entry, entries
+
+__all__ = ["RECORD", "TABLE", "TARGETS", "Row", "outcome", "recorded", "shares", "table"]
+
+ROOT = Path(__file__).parents[2]
+RECORD, TABLE = ROOT / "tests/data/ops.json", ROOT / "docs/ops.md"
+TARGETS = ("eager", "torchscript", "onnx")
+Row = dict[str, str]
+"""`trace` and one key a target: `ok` or how it is lowered, else why not; `model` alone where torch.export refuses it."""
+
+_EXCLUDED = {
+    "draws random numbers": "random numbers",
+    "complex tensor": "complex numbers",
+    "training op": "training",
+    "only dense tensors": "sparse tensors",
+    "depends on the values of a tensor": "a number out of a tensor",
+    "writes into its input": "writes to its input",
+}
+"""Parts of the messages of refusals by design, and what the table calls them."""
+_UNWRITTEN = "memory that nothing wrote"
+
+
+def outcome(entry: Entry) -> Row:
+    """Traces, runs and lowers an entry by the public functions, artifacts verified, and compares each result with the model's.
+
+    Raises:
+        AssertionError: a result is wrong.
+        Exception: anything that is no FxoptError.
+    """
+    try:
+        program = fxopt.trace(entry.model, entry.inputs)
+    except fxopt.FxoptError as error:
+        return _refused(entry, str(error))
+    row = {"trace": _UNWRITTEN if "empty" in entry.name else "ok"}
+    expected = entry.model(*(t.clone() for t in entry.inputs))
+    _assert_same(entry, expected, program(*(t.clone() for t in entry.inputs)))
+    for target in TARGETS:
+        try:
+            artifact = fxopt.lower(program, target)
+        except fxopt.FxoptError as error:
+            row[target] = _reason(error)
+            continue
+        _assert_same(entry, expected, artifact(*(t.clone() for t in entry.inputs)))
+        row[target] = _how(program) if target == "onnx" else "ok"
+    return row
+
+
+def _refused(entry: Entry, message: str) -> Row:
+    if "empty" in entry.name:
+        return {"trace": _UNWRITTEN}
+    known = next((short for part, short in _EXCLUDED.items() if part in message), None)
+    if not _exports(entry):
+        return {"model": "torch.export refuses it"}
+    return {"trace": known or f"failed: {message[:100]}"}
+
+
+def _exports(entry: Entry) -> bool:
+    try:
+        with torch.no_grad():
+            torch.export.export(entry.model, entry.inputs, strict=False)
+    except Exception:  # whatever it is: the entry does not count then
+        return False
+    return True
+
+
+def _reason(error: fxopt.FxoptError) -> str:
+    text = str(error)
+    if isinstance(error, fxopt.VerificationError):
+        return "not equivalent on drawn inputs"
+    if "has no rule" in text:
+        return "no rule"
+    return text.split("onnx: ", 1)[-1].split(" (opdb.py", 1)[0][:90]
+
+
+def _how(program: fxopt.Program) -> str:
+    """The weakest way among a program's ops."""
+    ways = [_way(n) for n in program.calls()]
+    return next((w for w in ("torchlib", "parts", "recipe") if w in ways), "rule")
+
+
+def _way(node: Node) -> str:
+    from fxopt.lowering.onnx.lower import lowered_by_torchlib
+    from fxopt.lowering.onnx.recipes import find_recipe
+    from fxopt.lowering.target import find_rule
+    from fxopt.ops import op_key
+
+    if find_rule("onnx", node.target) is not None or not isinstance(node.target, torch._ops.OpOverload):
+        return "rule"
+    if find_recipe(op_key(node.target)) is not None:
+        return "recipe"
+    return "torchlib" if lowered_by_torchlib(node) else "parts"
+
+
+def _assert_same(entry: Entry, expected: object, got: object) -> None:
+    a, b = pytree.tree_leaves(got), pytree.tree_leaves(expected)
+    assert len(a) == len(b), entry.name
+    for x, y in zip(a, b, strict=True):
+        if not isinstance(y, torch.Tensor):
+            assert x == y, entry.name
+        elif "empty" in entry.name:
+            assert (x.dtype, x.shape) == (y.dtype, y.shape), entry.name
+        else:
+            torch.testing.assert_close(
+                x, y, rtol=1e-4, atol=1e-5, equal_nan=True, msg=lambda m: f"{entry.name}: {m}"
+            )
+
+
+def counted(rows: Mapping[str, Row]) -> dict[str, Row]:
+    """The entries that count: those that torch.export takes, less what is refused by design."""
+    out = {*_EXCLUDED.values(), _UNWRITTEN}
+    return {name: row for name, row in rows.items() if "trace" in row and row["trace"] not in out}
+
+
+def shares(rows: Mapping[str, Row]) -> dict[str, float]:
+    """Of the entries that count, the share that is traced and the share that each target lowers."""
+    every = counted(rows).values()
+    lowered = {"ok", "rule", "recipe", "parts", "torchlib"}
+    done = {"trace": sum(r["trace"] == "ok" for r in every)}
+    done |= {t: sum(r.get(t) in lowered for r in every) for t in TARGETS}
+    return {key: n / len(every) for key, n in done.items()}
+
+
+def recorded() -> dict[str, Row]:
+    """The rows as they were last written."""
+    rows: dict[str, Row] = json.loads(RECORD.read_text())
+    return rows
+
+
+_HEAD = """# Ops and targets
+
+Every entry of torch's own operator database (`torch.testing._internal.common_methods_invocations.op_db`) that takes float32,
+with its first sample: traced, run, lowered to each target, the file verified and compared with the model. The command
+
+    python -m tests.lowering.coverage
+
+writes this page; a test holds it to what the code does.
+
+{counts}
+
+How ONNX is written: by a *rule* of fxopt's, by a *recipe* (a function of torch ops that have rules), by *parts* (torch's own
+decomposition into ops that have rules) or by onnxscript's *torchlib*. The exporter of torch is not used. Any op of torch and
+of a user's `torch.library` is run by the eager and the TorchScript target without a rule.
+
+What is refused by design, each with one `TraceError`: random numbers, complex numbers, training, sparse tensors, numbers read out
+of tensors, writes to inputs, memory that nothing wrote (`torch.empty`).
+"""
+
+
+def table(rows: Mapping[str, Row]) -> str:
+    """The page."""
+    part = shares(rows)
+    number = len(counted(rows))
+    lines = [
+        f"{len(rows)} entries; torch.export takes {sum('trace' in r for r in rows.values())}; "
+        f"{number} of them are no more than inference of dense real tensors. Of these",
+        "",
+        "| traced and run | eager | TorchScript | ONNX |",
+        "|---|---|---|---|",
+        "| "
+        + " | ".join(f"{100 * part[k]:.1f}% ({round(part[k] * number)})" for k in ("trace", *TARGETS))
+        + " |",
+        "",
+        "ONNX: " + ", ".join(f"{n} {way}" for way, n in _ways(rows)) + ".",
+    ]
+    body = [_line(name, row) for name, row in sorted(rows.items())]
+    head = _HEAD.format(counts="\n".join(lines))
+    return "\n".join(
+        [head, "| entry | trace | eager | TorchScript | ONNX |", "|---|---|---|---|---|", *body, ""]
+    )
+
+
+def _ways(rows: Mapping[str, Row]) -> list[tuple[str, int]]:
+    ways = Counter(r["onnx"] for r in counted(rows).values() if "onnx" in r)
+    known = [(w, ways[w]) for w in ("rule", "recipe", "parts", "torchlib")]
+    return [*known, ("none", sum(ways.values()) - sum(n for _, n in known))]
+
+
+def _line(name: str, row: Row) -> str:
+    if "model" in row:
+        return f"| `{name}` | {row['model']} | | | |"
+    cells = [row["trace"], *(row.get(t, "") for t in TARGETS)]
+    return f"| `{name}` | " + " | ".join(c.replace("|", "/") for c in cells) + " |"
+
+
+def main() -> None:
+    """Writes the record and the page."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = {e.name: outcome(e) for e in entries()}
+    RECORD.write_text(json.dumps(rows, indent=0, sort_keys=True) + "\n")
+    TABLE.write_text(table(rows))
+
+
+if __name__ == "__main__":
+    main()
