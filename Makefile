@@ -11,7 +11,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
 .DEFAULT_GOAL := help
 SECONDS ?= 600
 
-.PHONY: help demo test slow nightly fuzz mutants lint format types docs clean
+.PHONY: help demo test slow nightly fuzz mutants lint format types bench docs clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -48,6 +48,9 @@ format: $(VENV)/.test ## ruff: apply format and safe fixes
 
 types: $(VENV)/.test ## mypy --strict
 	$(BIN)/mypy
+
+bench: $(VENV)/.test ## the zoo against other tools: benchmarks/zoo.json and docs/benchmarks.md; an hour
+	$(BIN)/python -m benchmarks.bench_zoo
 
 docs: $(VENV)/.docs ## the documentation as a site, in ./site
 	$(BIN)/mkdocs build --strict

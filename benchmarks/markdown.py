@@ -81,8 +81,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _speeds(models: Mapping[str, dict]) -> str:
     pairs = list(dict.fromkeys(pair for row in models.values() for pair in row["speeds"]))
-    rows = [[name, *(_speed(row, pair) for pair in pairs)] for name, row in models.items()]
-    return table(["model", *pairs], rows)
+    rows = [
+        [name, *(_speed(row, pair) for pair in pairs), str(row["starts"]), str(row["rounds"])]
+        for name, row in models.items()
+    ]
+    return table(["model", *pairs, "processes", "rounds"], rows)
 
 
 def _speed(row: Mapping[str, dict], pair: str) -> str:
