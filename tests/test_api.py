@@ -136,7 +136,10 @@ def test_a_size_that_the_model_branches_on_is_said(image: torch.Tensor) -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + 1 if x.shape[0] > 4 else x - 1
 
-    result = fxopt.optimize(Branches().eval(), (image,), target="eager", dynamic_shapes={"x": {0: "batch"}})
+    with pytest.warns(UserWarning, match="another way"):
+        result = fxopt.optimize(
+            Branches().eval(), (image,), target="eager", dynamic_shapes={"x": {0: "batch"}}
+        )
     assert any("batch is at most 4" in note for note in result.report.notes)
     assert "# batch is at most 4" in str(result.program)
     with pytest.raises(fxopt.InputError, match="batch"):

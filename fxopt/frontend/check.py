@@ -150,11 +150,11 @@ class _Comparison:
                 outside.append(symbol.max + 1)
             for size in outside:
                 sizes = {**self.sizes, name: size}
-                if self._runs(self._resized(sizes)):
-                    place = next((g.place for g in self.guards if not g.holds(sizes)), "")
+                guard = next((g for g in self.guards if not g.holds(sizes)), None)
+                if guard is not None and self._runs(self._resized(sizes)):
                     yield (
-                        f"the model goes another way{place} where {name} is {size}: {symbol.limits} in this program; "
-                        "use torch.cond, or trace the other sizes as a program of their own"
+                        f"the model goes another way{guard.place} where {name} is {size}: {symbol.limits} in this "
+                        "program; use torch.cond, or trace the other sizes as a program of their own"
                     )
 
     def _runs(self, example: Example) -> bool:

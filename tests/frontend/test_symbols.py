@@ -63,7 +63,8 @@ def test_ranges_as_given(dynamic: object, symbol: Symbol):
 
 
 def test_a_range_that_the_model_narrows_is_read_back():
-    program = traced(lambda x: x + 1 if x.shape[0] > 3 else x, {"x": {0: "n"}}, x)
+    with pytest.warns(UserWarning, match="another way"):
+        program = traced(lambda x: x + 1 if x.shape[0] > 3 else x, {"x": {0: "n"}}, x)
     assert program.signature.symbols["n"] == Symbol("n", 4, None)
 
 
