@@ -7,8 +7,10 @@ build/fuzz.json, added to those of earlier runs of the same commit.
 """
 
 import argparse
+import contextlib
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -188,9 +190,11 @@ def main() -> int:
     fuzzer.figures.commit = commit()
     seed = options.seed if options.seed is not None else time.time_ns() % 2**31
     print(f"first seed {seed}", flush=True)
-    while time.monotonic() - start < options.seconds:
-        fuzzer.once(seed)
-        seed += 1
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped, it still writes its figures
+    with contextlib.suppress(KeyboardInterrupt):
+        while time.monotonic() - start < options.seconds:
+            fuzzer.once(seed)
+            seed += 1
     fuzzer.figures.seconds = time.monotonic() - start
     new = Counter(programs=fuzzer.figures.programs, hits=len(fuzzer.figures.hits))
     add_to(RESULTS, fuzzer.figures)
