@@ -25,7 +25,7 @@ from pathlib import Path
 from fxopt.diagnosis.symptom import Symptom, of_crash, of_report
 from fxopt.diagnosis.trial import Trial, TrialError
 from fxopt.dialect import check_program
-from fxopt.errors import FxoptError, InputError, LoweringError, PassError, VerificationError
+from fxopt.errors import FxoptError, InputError, PassError, VerificationError
 from fxopt.lowering import Target, lower
 from fxopt.ops import is_pure, op_key
 from fxopt.pipeline import Contract, Pass, PassManager, PipelineResult
@@ -169,7 +169,7 @@ class TargetCheck:
         except VerificationError as error:
             report = error.report
             return of_report(report, "target") if isinstance(report, VerifyReport) else of_crash(error)
-        except LoweringError as error:
+        except Exception as error:  # whatever a lowering does with a program, a reduced one too
             return of_crash(error)
         return None
 
