@@ -31,7 +31,7 @@ def test_there_are_enough():
 @pytest.mark.parametrize("wrong", PAIRS, ids=lambda cls: cls.__name__)
 def test_found_bisected_and_reduced(wrong: type[Pass], tmp_path: Path):
     with pytest.raises(CheckFailure) as failure:
-        check_pass(wrong(), examples=60, targets=(), shrink=False, reproduce=tmp_path)
+        check_pass(wrong(), examples=300, targets=(), shrink=False, reproduce=tmp_path)
     text = str(failure.value)
     assert f"pass {wrong.pass_name()!r} (number 1 of 1)" in text, text
     if wrong not in WITHOUT_A_REWRITE | {NotDeterministic}:

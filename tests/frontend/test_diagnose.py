@@ -61,10 +61,9 @@ def test_a_ring_of_causes_ends():
 
 
 def test_what_the_caller_was_handling_is_not_the_cause():
-    try:
-        raise KeyError("an error of the caller's own")
-    except KeyError as caught:
-        outside = caught
+    with pytest.raises(KeyError) as caught:
+        {}["the caller's own"]
+    outside = caught.value
     error = ValueError("bad")
     error.__context__ = outside
     assert "ValueError: bad" in str(trace_error(error, outside))

@@ -184,7 +184,7 @@ def test_a_torchscript_worker_needs_no_more_of_fxopt_than_the_wire(folder: Path)
 def test_what_a_runtime_prints_does_not_reach_the_frames():
     code = (
         "from fxopt.lowering import runners, worker\n"
-        "def noisy(kind, path):\n"
+        "def noisy(kind, path, entry):\n"
         "    print('printed'); import os; os.write(1, b'written')\n"
         "    return lambda values: [len(values)]\n"
         "worker.open_run = noisy\n"

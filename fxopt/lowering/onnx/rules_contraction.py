@@ -140,6 +140,9 @@ def convolution(b: Builder, c: Call) -> Value:
 
 @rule("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
 def conv_transpose(b: Builder, c: Call) -> Value:
+    if 0 in [size for size in c.out.shape if isinstance(size, int)]:
+        # Padding may crop all of it: onnxruntime refuses that, torch gives an empty tensor.
+        return b.expand(b.operand(0.0, c.out.dtype), (), tuple(c.out.shape))
     spatial = c.fake("weight").dim() - 2
     attributes = _window(c, spatial)
     attributes["output_padding"] = _spread(c.integers("output_padding"), spatial)

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fxopt.frontend import trace
 from fxopt.lowering.onnx.target import OnnxTarget
-from tests.lowering.onnx.harness import Case, check, model_of, program_of
+from tests.lowering.onnx.harness import Case, check, model_of, opened, program_of
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -124,3 +125,10 @@ def test_a_matrix_of_rows_needs_no_transpose():
 def test_a_tied_weight_is_stored_once_as_it_is():
     case = Case("tied", Tied(), (torch.tensor([[1, 2, 3], [4, 5, 10]]),))
     assert sorted(weights(case).values()) == [(11,), (11, 6)]
+
+
+def test_a_transposed_convolution_may_be_cropped_away():
+    model = nn.ConvTranspose2d(4, 3, (1, 3), padding=(2, 1)).eval()
+    program = trace(model, (random(2, 4, 4, 3),), dynamic_shapes={"input": {0: "batch"}})
+    artifact = opened(OnnxTarget().emit(program, optimize=False))
+    assert artifact.run_flat([random(5, 4, 4, 3)])[0].shape == (5, 3, 0, 3)

@@ -1,0 +1,17 @@
+"""Every pass of the library keeps its contract over drawn programs, files of every target among them."""
+
+import pytest
+
+from fxopt.pipeline import registry
+from fxopt.testing import check_pass
+
+LIBRARY = {name: cls for name, cls in registry.all().items() if cls.__module__.startswith("fxopt.passes.")}
+# Few drawn programs compute what nobody reads.
+LEAST_FIRED = {"eliminate-dead-code": 0.02}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIBRARY)
+def test_keeps_its_contract_over_200_programs(name):
+    counts = check_pass(LIBRARY[name](), examples=200, min_fired=LEAST_FIRED.get(name, 0.05))
+    assert counts["programs"] >= 200
