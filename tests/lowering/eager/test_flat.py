@@ -38,7 +38,7 @@ def test_values_are_freed_after_their_last_use():
     alive: list[weakref.ref[torch.Tensor]] = []
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # noqa: ANN
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             most.append(sum(r() is not None for r in alive))
             result = func(*args, **(kwargs or {}))
             alive.append(weakref.ref(result))
