@@ -210,7 +210,7 @@ class _Unlift:
 
     def _finish(self) -> Program:
         results, states = self._results()
-        if not states and all(r is None for r in results):
+        if not states and results and all(r is None for r in results):
             raise TraceError("the model returns no tensor: return what it computes")
         input_tree, output_tree = self.exported.call_spec.in_spec, self.exported.call_spec.out_spec
         assert input_tree is not None and output_tree is not None

@@ -217,5 +217,5 @@ def _thumbnail(side: Side, vector: np.ndarray, names: Names) -> torch.Tensor:
     dtype = torch.float64 if value.dtype.is_floating_point else value.dtype
     has = [bool(names) and d == names for d in side.dims]
     shape = [len(vector) if h else 1 for h in has]
-    data = torch.from_numpy(np.ascontiguousarray(vector if any(has) else vector[:1])).to(dtype)
+    data = torch.tensor(vector if any(has) else vector[:1]).to(dtype)
     return data.reshape(shape)

@@ -149,7 +149,7 @@ class Cutter:
         """The bias with what the constants add to each row."""
         weight = product.tensor
         if product.bias is None:
-            rows = torch.from_numpy(added)
+            rows = torch.tensor(added)
             bias, kept = rows, (self.removal.kept((product.out,)),)
             module = str(product.weight.node.target).rpartition(".")[0]
             name = f"{module}.bias" if module else "bias"
@@ -158,7 +158,7 @@ class Cutter:
         old = self.constants.known[product.bias.node]
         along = [bool(d) for d in product.bias.dims]
         shape = [added.size if a else 1 for a in along]
-        bias = (old.double() + torch.from_numpy(added).reshape(shape).to(old.device)).to(old.dtype)
+        bias = (old.double() + torch.tensor(added).reshape(shape).to(old.device)).to(old.dtype)
         return self._weight(product.bias.node, bias)
 
     def _merged_weight(self, product: Product, channel: int, factors: np.ndarray) -> Node:
@@ -166,7 +166,7 @@ class Cutter:
         (dim,) = (i for i, d in enumerate(product.weight.dims) if d == product.channels)
         old = product.tensor.detach()
         shape = [-1 if i == dim else 1 for i in range(old.dim())]
-        extra = (old.double() * torch.from_numpy(factors).reshape(shape).to(old.device)).sum(dim)
+        extra = (old.double() * torch.tensor(factors).reshape(shape).to(old.device)).sum(dim)
         merged = old.double().clone()  # of float64 weights it would be the weight itself
         merged.select(dim, channel).add_(extra)
         return self._weight(product.weight.node, merged.to(old.dtype))
