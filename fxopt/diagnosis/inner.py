@@ -18,8 +18,8 @@ from fxopt.lowering.tensors import pack, unpack_value
 from fxopt.lowering.wire import Packed
 from fxopt.ops import op_key
 from fxopt.program import Origin, Program, origins_of
-from fxopt.verification.doubling import NoFloat64Error, double_program
-from fxopt.verification.evaluator import evaluate_each
+from fxopt.verification.doubling import NoFloat64Error, as_double, double_program
+from fxopt.verification.evaluator import evaluate_each, float64_kernels
 
 __all__ = ["InnerValue", "double_values", "onnx_values", "program_values"]
 
@@ -50,9 +50,9 @@ def program_values(program: Program, tensors: Sequence[torch.Tensor]) -> list[In
 def double_values(program: Program, tensors: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same values in float64, by name; none where there is no float64 form."""
     try:
-        twin = double_program(program)
-        found = evaluate_each(twin, [t.double() if t.dtype.is_floating_point else t for t in tensors])
-    except (NoFloat64Error, NotImplementedError, RuntimeError):
+        with float64_kernels():
+            found = evaluate_each(double_program(program), [as_double(t) for t in tensors])
+    except NoFloat64Error:
         return {}
     return {n.name: value for n, value in found.items() if isinstance(value, torch.Tensor)}
 

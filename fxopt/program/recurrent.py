@@ -29,33 +29,15 @@ def _shapes(
     return x.new_empty((*x.shape[:-1], width)), torch.empty_like(hidden)
 
 
-def _lstm(
-    x: Any,
-    hx: Any,
-    params: Any,
-    biases: bool,
-    layers: int,
-    dropout: float,
-    train: bool,
-    two: bool,
-    first: bool,
-) -> Any:
-    output, hidden = _shapes(x, hx[0], hx[0].shape[-1], first, two)
+def _lstm(x: Any, hx: Any, params: Any, *options: Any) -> Any:
+    bidirectional, batch_first = options[-2:]
+    output, hidden = _shapes(x, hx[0], hx[0].shape[-1], batch_first, bidirectional)
     return output, hidden, torch.empty_like(hx[1])
 
 
-def _gru(
-    x: Any,
-    hx: Any,
-    params: Any,
-    biases: bool,
-    layers: int,
-    dropout: float,
-    train: bool,
-    two: bool,
-    first: bool,
-) -> Any:
-    return _shapes(x, hx, hx.shape[-1], first, two)
+def _gru(x: Any, hx: Any, params: Any, *options: Any) -> Any:
+    bidirectional, batch_first = options[-2:]
+    return _shapes(x, hx, hx.shape[-1], batch_first, bidirectional)
 
 
 RECURRENT: dict[Any, Callable[..., Any]] = {

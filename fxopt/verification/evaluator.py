@@ -25,7 +25,14 @@ from fxopt.verification.doubling import NoFloat64Error, as_double, double_progra
 from fxopt.verification.precision import rounds
 from fxopt.verification.ties import IN_ORDER
 
-__all__ = ["evaluate", "evaluate_double", "evaluate_each", "evaluate_in_order", "evaluate_perturbed"]
+__all__ = [
+    "evaluate",
+    "evaluate_double",
+    "evaluate_each",
+    "evaluate_in_order",
+    "evaluate_perturbed",
+    "float64_kernels",
+]
 
 Visit = Callable[[Node, object], object]
 """(node, its value) -> the value that its users see."""
@@ -60,8 +67,15 @@ def evaluate_double(twin: Program, tensors: Sequence[torch.Tensor]) -> list[obje
     Raises:
         NoFloat64Error: an op has no float64 kernel.
     """
-    try:
+    with float64_kernels():
         return _walk(twin, [as_double(t) for t in tensors], lambda _, value: value)
+
+
+@contextlib.contextmanager
+def float64_kernels() -> Iterator[None]:
+    """Inside, an op without a float64 kernel is a `NoFloat64Error`; what else goes wrong stays as it is."""
+    try:
+        yield
     except (NotImplementedError, RuntimeError) as error:
         text = str(error)
         if isinstance(error, NotImplementedError) or "not implemented for" in text or "Could not run" in text:
