@@ -6,7 +6,8 @@ float64:
 
 - `compare_rounding`: an artifact in the model's precision. Ratio of the errors at most 5 in the L2 norm and
   8 in the maximum norm (3 and 5 in half precision, where errors are few and large), three times that below
-  64 elements.
+  64 elements. An original in float64 has no truth above it, so that what it is judged by carries its own
+  rounding too: there both are 32, as for the algebra.
 - `compare_algebra`: a rewritten program in float64, where nothing but an altered function leaves a trace.
   The error at most 32 times what the original's conditioning makes of float64's own rounding.
 - `compare_noise`: without float64, against how far legitimate variations of the original move.
@@ -78,6 +79,8 @@ class _Limits:
 
 def _limits(dtype: torch.dtype, count: int) -> _Limits:
     info = torch.finfo(dtype)
+    if dtype is torch.float64:
+        return _Limits(eps=info.eps, l2=_ALGEBRA, max=_ALGEBRA, vacuous=0.1, tiny=info.smallest_normal)
     half = info.eps > 1e-4
     factor = _SMALL_FACTOR if count < _SMALL else 1.0
     return _Limits(

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from fxopt.pipeline import Pass, registry
-from fxopt.testing import CheckFailure, ProgramBuilder, check_pass, reproducer
+from fxopt.testing import CheckFailure, ProgramBuilder, check_once, check_pass, reproducer
 from tests.testing.wrong_passes import PAIRS
 
 EXAMPLES = 60
@@ -46,3 +46,15 @@ def test_a_pass_that_never_fires_fails() -> None:
 
     with pytest.raises(CheckFailure, match="changed 0 of"):
         check_pass(Idle(), examples=10)
+
+
+def test_the_float64_program_is_judged_by_the_bound_of_the_algebra() -> None:
+    """A right fold whose float64 results were 5.07 of their own roundings apart: no truth lies above float64."""
+    b = ProgramBuilder()
+    b.input((b.batch, 4))
+    b.call("aten.conv1d", b.input((b.batch, 3, 3)), b.weight((3, 3, 3)), None, [1], [1], [1], 1)
+    x = b.input((b.batch, 6, 6, 6, 6))
+    conv = b.call("aten.conv3d", x, b.weight((6, 6, 6, 6, 6)), b.weight((6,)), [1] * 3, [1] * 3, [1] * 3, 1)
+    shift, variance = b.weight((6,)), b.weight((6,), kind="positive")
+    norm = b.call("aten.batch_norm", conv, None, None, shift, variance, False, 0.5, 0.5, True)
+    assert check_once(registry.get("fuse-conv-bn")(), b.finish(norm)) == 1
