@@ -129,6 +129,9 @@ class OpInfo:
     commutative: bool = False
     """The first two arguments may be swapped if both are tensors and the others have their defaults (see
     `is_commutative`)."""
+    absolute: bool = False
+    """Kernels give its values to half an eps of 1, not of each value: a sigmoid, or gates made of it, whose small
+    values some flush to zero."""
     pure: bool | Callable[[dict[str, object]], bool] | None = None
     """No effect beyond its outputs, same inputs same outputs. None: by the schema and its tags."""
     aliasing: Aliasing = Aliasing.SCHEMA

@@ -18,7 +18,7 @@ import torch
 from torch.fx import Node
 
 from fxopt.errors import FxoptError
-from fxopt.ops import op_key
+from fxopt.ops import op_info, op_key
 from fxopt.program import Program, origins_of
 from fxopt.verification.arguments import with_values
 from fxopt.verification.doubling import NoFloat64Error, as_double, double_program
@@ -106,7 +106,8 @@ def evaluate_perturbed(program: Program, tensors: Sequence[torch.Tensor], *, see
 
     Another order of summation or a folded constant moves values by as much, so that the spread of the outputs
     over a few seeds is what equivalent programs may differ by at these inputs: much where a normalisation
-    divides by next to nothing, everything where a comparison hangs on the last bit.
+    divides by next to nothing, everything where a comparison hangs on the last bit. Results of ops that kernels
+    give to an eps of 1 only (`OpInfo.absolute`) move by half an eps of 1 at least.
 
     Args:
         program: as for `evaluate`.
@@ -115,12 +116,15 @@ def evaluate_perturbed(program: Program, tensors: Sequence[torch.Tensor], *, see
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def moved(value: object) -> object:
+    def moved(value: object, least: float) -> object:
         if isinstance(value, torch.Tensor):
-            return _moved(value, generator)
-        return [moved(v) for v in value] if isinstance(value, (list, tuple)) else value
+            return _moved(value, generator, least)
+        return [moved(v, least) for v in value] if isinstance(value, (list, tuple)) else value
 
-    return _walk(program, tensors, lambda node, value: moved(value) if _rounds(node) else value)
+    def visit(node: Node, value: object) -> object:
+        return moved(value, _least(node)) if _rounds(node) else value
+
+    return _walk(program, tensors, visit)
 
 
 def evaluate_in_order(program: Program, tensors: Sequence[torch.Tensor]) -> list[object] | None:
@@ -134,13 +138,19 @@ def evaluate_in_order(program: Program, tensors: Sequence[torch.Tensor]) -> list
     return _walk(program, tensors, lambda _, value: value, in_order=True)
 
 
-def _moved(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The tensor, each element times 1 + d with |d| at most half an eps."""
+def _moved(tensor: torch.Tensor, generator: torch.Generator, least: float) -> torch.Tensor:
+    """The tensor, each element moved by at most half an eps of itself, or of `least` where that is more."""
     if not tensor.dtype.is_floating_point or tensor.numel() == 0:
         return tensor
     noise = 2 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device) - 1
     wide = tensor.double()
-    return (wide + wide * noise * (torch.finfo(tensor.dtype).eps / 2)).to(tensor.dtype)
+    scale = wide.abs().clamp_min(least) if least else wide
+    return (wide + scale * noise * (torch.finfo(tensor.dtype).eps / 2)).to(tensor.dtype)
+
+
+def _least(node: Node) -> float:
+    """The scale below which a node's values are rounded no finer."""
+    return 1.0 if isinstance(node.target, torch._ops.OpOverload) and op_info(node.target).absolute else 0.0
 
 
 def _rounds(node: Node) -> bool:

@@ -137,6 +137,21 @@ def test_no_float64_kernel():
             evaluate(program, [torch.ones(3)], double=True)
 
 
+class Gates(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return torch.sigmoid(x), torch.tanh(x)
+
+
+def test_sigmoids_move_by_half_an_eps_of_one_and_what_is_exact_at_any_scale_by_its_own():
+    program = trace(Gates().eval(), (torch.zeros(64),))
+    small = torch.full((64,), -40.0)
+    moved = torch.stack([evaluate_perturbed(program, [small], seed=s)[0] for s in range(4)])
+    assert 1e-8 < moved.abs().max() <= torch.finfo(torch.float32).eps / 2
+    tiny = torch.full((64,), 1e-20)
+    _, moved = evaluate_perturbed(program, [tiny], seed=0)
+    assert relative(moved, tiny) <= torch.finfo(torch.float32).eps
+
+
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a.double() - b.double()).norm() / b.double().norm())
 

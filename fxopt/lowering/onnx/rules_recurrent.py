@@ -79,6 +79,9 @@ def _by_layer(c: Call, directions: int) -> list[list[list[Node]]]:
     """The weights: by layer, by direction: input, hidden, then biases if there are."""
     params = c.nodes("params")
     each = 4 if c.flag("has_biases") else 2
+    wanted = each * directions * c.integer("num_layers")
+    if len(params) != wanted:
+        raise c.error(f"{len(params)} weights instead of {wanted}")
     rows = [params[i : i + each] for i in range(0, len(params), each)]
     return [rows[i : i + directions] for i in range(0, len(rows), directions)]
 

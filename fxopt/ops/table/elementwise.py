@@ -44,7 +44,8 @@ entry(
 entry("neg", _any, elementwise=True, linear_in=("self",), zero_preserving=True, role=QuantRole.REQUANTISING)
 entry("deg2rad rad2deg", _any, _ODD, linear_in=("self",), monotone=True)
 entry("abs", _any, elementwise=True, zero_preserving=True, role=QuantRole.REQUANTISING)
-entry("sigmoid hardsigmoid", _any, elementwise=True, monotone=True, role=QuantRole.REQUANTISING)
+entry("sigmoid", _any, elementwise=True, monotone=True, absolute=True, role=QuantRole.REQUANTISING)
+entry("hardsigmoid", _any, elementwise=True, monotone=True, role=QuantRole.REQUANTISING)
 entry("tanh", _any, elementwise=True, monotone=True, zero_preserving=True, role=QuantRole.REQUANTISING)
 entry("floor ceil round trunc sign sgn", _any, _RISING_ODD)
 entry("round.decimals", lambda d: [call(d(2, 3), decimals=1)], _RISING_ODD)
@@ -55,7 +56,8 @@ entry("exp exp2 log_sigmoid special_ndtr", _any, _RISING)
 entry("log log2 log10", _positive, _RISING)
 entry("acosh", lambda d: [call(1 + d.positive(2, 3))], _RISING)
 entry("logit", lambda d: [call((d.unit(2, 3) + 1) / 2), call(d.unit(3), 0.1)], _RISING)
-entry("sin tan frac square silu mish", _any, _ODD)
+entry("sin tan frac square mish", _any, _ODD)
+entry("silu", _any, _ODD, absolute=True)
 entry("gelu", lambda d: [call(d(2, 3)), call(d(4), approximate="tanh")], _ODD)
 entry("hardswish", _any, elementwise=True, zero_preserving=True, role=QuantRole.REQUANTISING)
 entry(
@@ -100,5 +102,6 @@ entry(
     index_map=along("dim"),
     dims=("dim",),
     zero_preserving=True,
+    absolute=True,
     role=QuantRole.ISLAND,
 )

@@ -51,6 +51,7 @@ class Facts(TypedDict, total=False):
     resize: Callable[[Cut], Resized | None]
     zero_preserving: bool
     commutative: bool
+    absolute: bool
     pure: bool | Callable[[Bound], bool]
     aliasing: Aliasing
     dims: tuple[str, ...]

@@ -64,9 +64,9 @@ def _cells(gates: int, *, pair: bool = False) -> Callable[[Draw], Sequence[Sampl
 
 _LAYER = Facts(pure=_quiet, flops=_layer_flops, role=QuantRole.ISLAND)
 _CELL = Facts(flops=_cell_flops, role=QuantRole.ISLAND)
-entry("lstm", _layers(4, pair=True), _LAYER)
-entry("gru", _layers(3), _LAYER)
+entry("lstm", _layers(4, pair=True), _LAYER, absolute=True)
+entry("gru", _layers(3), _LAYER, absolute=True)
 entry("rnn_tanh rnn_relu", _layers(1), _LAYER)
-entry("lstm_cell", _cells(4, pair=True), _CELL)
-entry("gru_cell", _cells(3), _CELL)
+entry("lstm_cell", _cells(4, pair=True), _CELL, absolute=True)
+entry("gru_cell", _cells(3), _CELL, absolute=True)
 entry("rnn_tanh_cell rnn_relu_cell", _cells(1), _CELL)

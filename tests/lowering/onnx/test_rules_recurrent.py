@@ -1,11 +1,17 @@
 """Recurrent layers and cells against torch."""
 
+import operator
+
 import pytest
 import torch
 from torch import nn
 
+from fxopt.api import verify
 from fxopt.errors import LoweringError
+from fxopt.lowering import lower
 from fxopt.lowering.onnx.target import OnnxTarget
+from fxopt.report import Verdict
+from fxopt.testing import ProgramBuilder
 from tests.lowering.onnx.harness import Case, check, op_types, program_of
 
 X = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(0))
@@ -95,3 +101,30 @@ def test_projections_are_refused():
     program = program_of(Case("projected", nn.LSTM(6, 4, proj_size=2, batch_first=True), (X,)))
     with pytest.raises(LoweringError, match=r"lstm.*proj_size"):
         OnnxTarget().emit(program)
+
+
+def test_too_few_weights_are_refused():
+    b = ProgramBuilder()
+    x, state = b.input((3, b.batch, 6)), b.input((1, b.batch, 4))
+    weights = [b.weight((16, 6)), b.weight((16, 4))]  # and biases, which are missing
+    call = b.call("aten.lstm.input", x, [state, state], weights, True, 1, 0.0, False, False, False)
+    program = b.finish(b.call(operator.getitem, call, 0))
+    with pytest.raises(LoweringError, match=r"lstm.*2 weights instead of 4"):
+        OnnxTarget().emit(program)
+
+
+def test_gates_that_the_runtime_flushes_to_zero_are_no_difference():
+    """The fuzzer's hit: an LSTM's outputs of 1e-30, for which onnxruntime gives 0."""
+
+    class Closed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(6, 4, batch_first=True)
+            nn.init.constant_(self.lstm.bias_ih_l0, -40.0)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.lstm(x)[0]
+
+    program = program_of(Case("closed", Closed(), (X,)))
+    report = verify(program, lower(program, "onnx", verify=False))
+    assert report.verdict is Verdict.UNDECIDED and "rounding alone" in report.reason

@@ -57,8 +57,9 @@ def test_no_fact_is_left_out_of_the_checks() -> None:
         "shifted_by",
         "skips_zeros",
         "uncut",
+        "absolute",
     }
-    # with dims; test_flops; what the checks run on; test_schema; with scaled_by; with resize (twice)
+    # with dims; test_flops; what the checks run on; test_schema; with scaled_by; with resize (twice); test_upstream
     assert set(CHECKS) == set(OpInfo.__dataclass_fields__) - described
 
 
