@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fxopt import testing
-    from fxopt.api import load, lower, optimize, run_pipeline, trace, verify
+    from fxopt.api import distill, finetune, load, lower, optimize, run_pipeline, trace, verify
     from fxopt.errors import (
         ArtifactError,
         FxoptError,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         PassError,
         PipelineError,
         TraceError,
+        TrainingError,
         VerificationError,
     )
     from fxopt.lowering import Artifact, Target, lowering_rule, register_target
@@ -50,8 +51,11 @@ __all__ = [
     "Rule",
     "Target",
     "TraceError",
+    "TrainingError",
     "VerificationError",
     "__version__",
+    "distill",
+    "finetune",
     "load",
     "lower",
     "lowering_rule",
@@ -67,7 +71,7 @@ __all__ = [
 
 # Where each name lives: torch is imported by the first use of a name that needs it, not by `import fxopt`.
 _HOMES = {
-    "api": ("load", "lower", "optimize", "run_pipeline", "trace", "verify"),
+    "api": ("distill", "finetune", "load", "lower", "optimize", "run_pipeline", "trace", "verify"),
     "errors": (
         "ArtifactError",
         "FxoptError",
@@ -76,6 +80,7 @@ _HOMES = {
         "PassError",
         "PipelineError",
         "TraceError",
+        "TrainingError",
         "VerificationError",
     ),
     "lowering": ("Artifact", "Target", "lowering_rule", "register_target"),

@@ -24,6 +24,7 @@ from fxopt.lowering import Artifact, lower, open_artifact
 from fxopt.optimizer import Model, OptimizeResult, optimize, run_pipeline
 from fxopt.program import Program, Signature
 from fxopt.report import Counterexample, Parting, VerifyReport
+from fxopt.training import distill, finetune
 from fxopt.verification import (
     Subject,
     call_of,
@@ -34,7 +35,18 @@ from fxopt.verification import (
     verify_runs,
 )
 
-__all__ = ["Model", "OptimizeResult", "load", "lower", "optimize", "run_pipeline", "trace", "verify"]
+__all__ = [
+    "Model",
+    "OptimizeResult",
+    "distill",
+    "finetune",
+    "load",
+    "lower",
+    "optimize",
+    "run_pipeline",
+    "trace",
+    "verify",
+]
 
 log = logging.getLogger(__name__)
 

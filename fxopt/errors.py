@@ -14,6 +14,7 @@ __all__ = [
     "PassError",
     "PipelineError",
     "TraceError",
+    "TrainingError",
     "VerificationError",
     "nearest",
 ]
@@ -49,6 +50,14 @@ class VerificationError(FxoptError):
     def __init__(self, message: str, report: object = None) -> None:
         super().__init__(message)
         self.report = report
+
+
+class TrainingError(FxoptError):
+    """Training can't go on: the loss or a weight is no number. `program` holds the best weights until then."""
+
+    def __init__(self, message: str, program: object = None) -> None:
+        super().__init__(message)
+        self.program = program
 
 
 class ArtifactError(FxoptError):

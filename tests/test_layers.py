@@ -25,6 +25,7 @@ LAYERS = (
     ("passes",),
     ("lowering",),
     ("diagnosis",),
+    ("training",),
     ("optimizer",),
     ("api",),
     ("factories",),

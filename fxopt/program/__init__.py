@@ -15,6 +15,7 @@ from fxopt.program.signature import (
     named_dtype,
     solve_sizes,
 )
+from fxopt.program.trained import trained_as
 from fxopt.program.trees import signature_from_json, signature_to_json
 
 __all__ = [
@@ -38,5 +39,6 @@ __all__ = [
     "signature_from_json",
     "signature_to_json",
     "solve_sizes",
+    "trained_as",
     "value_key",
 ]

@@ -10,7 +10,7 @@ from torch.fx import Node
 
 from fxopt.errors import PassError
 from fxopt.ops import is_view, op_key
-from fxopt.program import infer_value, value_key
+from fxopt.program import infer_value, trained_as, value_key
 from fxopt.rewriting.recorder import Recording
 from fxopt.rewriting.rewriter import Rewriter
 from fxopt.rewriting.rule import Match
@@ -32,6 +32,8 @@ class _Instance:
         self.constant: dict[Node, object] = {}
         self.made_from: dict[Node, object] = {}
         """For each constant a key of how it is computed and of which weights."""
+        self.weights: dict[Node, frozenset[Node]] = {}
+        """For each constant the placeholders of the weights that it is made of."""
         self.exact: set[Node] = set()
         self.sizes: dict[object, Node | int] = {}
         self.sources = [b for b in match.bindings.values() if isinstance(b, Node)]
@@ -41,6 +43,7 @@ class _Instance:
             if bound.op == "get_attr" and rewriter.value(bound) is match[name]:
                 self.constant[placeholder] = match[name]
                 self.made_from[placeholder] = id(match[name])
+                self.weights[placeholder] = frozenset([placeholder])
                 self.exact.add(placeholder)
 
     def run(self) -> list[Node]:
@@ -87,6 +90,7 @@ class _Instance:
         with torch.no_grad():
             self.constant[call] = op(*map(value, call.args), **{k: value(v) for k, v in call.kwargs.items()})
         self.made_from[call] = (op, *map(self._key, call.args), *map(self._key, call.kwargs.values()))
+        self.weights[call] = frozenset().union(*(self.weights[n] for n in call.all_input_nodes))
         if view:
             self.exact.add(call)
 
@@ -126,7 +130,8 @@ class _Instance:
             known = constants.get(key)
             if known is None or known[0]._erased or not known[0] < place:
                 weights = [self.constant.get(p) for p in self.recording.placeholders.values()]
-                known = constants[key] = (self.rewriter.constant(self._rounded(source)), weights)
+                made = trained_as(self._rounded(source), [self.constant[p] for p in self.weights[source]])
+                known = constants[key] = (self.rewriter.constant(made), weights)
             self.env[source] = known[0]
         return self.env[source]
 

@@ -11,6 +11,7 @@ from fxopt.analysis.channels import Product, Reading, Removal
 from fxopt.analysis.channels.space import is_part
 from fxopt.errors import PassError
 from fxopt.ops import Cut, Kept, argument_kinds, bind
+from fxopt.program import trained_as
 from fxopt.rewriting import Rewriter
 
 __all__ = ["Cutter"]
@@ -73,7 +74,8 @@ class Cutter:
         for dim, kept in enumerate(self._kept[node][0]):
             if kept is not None:
                 tensor = tensor.index_select(dim, torch.tensor(kept, device=tensor.device))
-        return self.rewriter.constant(tensor.detach().clone(), name=str(node.target), successor_of=node)
+        made = trained_as(tensor.clone(), [self._tensor(node)])
+        return self.rewriter.constant(made, name=str(node.target), successor_of=node)
 
     def _tensor(self, node: Node) -> torch.Tensor:
         tensor = self.rewriter.value(node)
@@ -154,7 +156,8 @@ class Cutter:
             module = str(product.weight.node.target).rpartition(".")[0]
             name = f"{module}.bias" if module else "bias"
             chosen = rows if kept[0][0] is None else rows[torch.tensor(kept[0][0])]
-            return self.rewriter.constant(chosen.to(weight.dtype).to(weight.device), name=name)
+            made = trained_as(chosen.to(weight.dtype).to(weight.device), [weight])
+            return self.rewriter.constant(made, name=name)
         old = self.constants.known[product.bias.node]
         along = [bool(d) for d in product.bias.dims]
         shape = [added.size if a else 1 for a in along]

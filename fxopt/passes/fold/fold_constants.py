@@ -11,6 +11,7 @@ from torch.fx.node import map_arg
 
 from fxopt.ops import is_pure, is_view, op_info
 from fxopt.pipeline import Contract, Pass, register_pass
+from fxopt.program import trained_as
 from fxopt.rewriting import Const, Rewriter
 
 __all__ = ["FoldConstants"]
@@ -103,8 +104,9 @@ class _Folding:
             self.spent.update(sources)
             tensor = self._value(current)
             assert isinstance(tensor, torch.Tensor)
+            stored = trained_as(tensor, map(self.rewriter.value, weights))
             with self.rewriter.rewrite("fold-constants", current):
-                self.rewriter.replace(current, self.rewriter.constant(tensor.detach()))
+                self.rewriter.replace(current, self.rewriter.constant(stored))
 
     def _objection(self, value: torch.Tensor, weights: list[Node], sources: list[Node]) -> str:
         """Why a result is not stored; empty if it may be."""

@@ -1,0 +1,8 @@
+"""Training of programs: `finetune` on a task, `distill` from a teacher; both give a Program back."""
+
+from fxopt.training.distill import distill
+from fxopt.training.finetune import finetune
+from fxopt.training.observers import TensorBoard, stderr_console
+from fxopt.training.settings import Options, Settings
+
+__all__ = ["Options", "Settings", "TensorBoard", "distill", "finetune", "stderr_console"]
