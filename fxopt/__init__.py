@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from fxopt.lowering import Artifact, Target, lowering_rule, register_target
     from fxopt.ops import OpInfo, register_op
+    from fxopt.passes.prune import PrunePlan, plan_pruning
     from fxopt.pipeline import Contract, Pass, PassManager, RewritePass, register_pass
     from fxopt.program import Program
     from fxopt.report import Report
@@ -45,6 +46,7 @@ __all__ = [
     "PassManager",
     "PipelineError",
     "Program",
+    "PrunePlan",
     "Report",
     "RewritePass",
     "Rewriter",
@@ -60,6 +62,7 @@ __all__ = [
     "lower",
     "lowering_rule",
     "optimize",
+    "plan_pruning",
     "register_op",
     "register_pass",
     "register_target",
@@ -85,6 +88,7 @@ _HOMES = {
     ),
     "lowering": ("Artifact", "Target", "lowering_rule", "register_target"),
     "ops": ("OpInfo", "register_op"),
+    "passes.prune": ("PrunePlan", "plan_pruning"),
     "pipeline": ("Contract", "Pass", "PassManager", "RewritePass", "register_pass"),
     "program": ("Program",),
     "report": ("Report",),

@@ -137,7 +137,7 @@ def _plain(steps: Iterable[Step]) -> Iterator[Named]:
 
 
 def _unused_calibration(manager: PassManager, calibration: object) -> str:
-    if calibration is None or any(p.needs_calibration for p in manager.passes()):
+    if calibration is None or any(p.takes_calibration() for p in manager.passes()):
         return ""
     return f"calibration is not used: no pass of {str(manager)!r} needs it"
 
@@ -231,7 +231,7 @@ def optimize(
     log.info("lower to %s and verify the file", report.target)
     judge = _Judge(metric, max_drop, original, report)
     try:
-        artifact = _lowered(result.program, original, chosen, path, opset, judge)
+        artifact = _lowered(result.program, result.reference, chosen, path, opset, judge)
     except VerificationError as error:
         if reproduce is None or report.verdict is not Verdict.DIFFERENT:
             raise  # the metric fell: nothing is wrong that could be reduced
@@ -296,7 +296,17 @@ def _describe_model(report: Report, program: Program) -> None:
 def _describe_passes(report: Report, result: PipelineResult, unused: str) -> None:
     report.passes = result.passes
     report.after = _summary(result.program)
-    report.notes += [note for note in (_why_silent(result.passes), unused) if note]
+    report.notes += [note for note in (_why_silent(result.passes), unused, _on_purpose(result)) if note]
+
+
+def _on_purpose(result: PipelineResult) -> str:
+    """What the file is compared with, if not with the model."""
+    if not result.changed_by:
+        return ""
+    return (
+        f"{result.changed_by} changes the function on purpose: the file is verified against the program after it; "
+        "how good it is, a metric says"
+    )
 
 
 def _summary(program: Program) -> GraphSummary:
@@ -382,15 +392,15 @@ def _verification(report: object) -> VerifyReport | None:
 
 def _lowered(
     program: Program,
-    original: Program,
+    reference: Program,
     target: Target,
     path: str | os.PathLike[str] | None,
     opset: int | None,
     judge: _Judge,
 ) -> Artifact:
-    """The artifact, verified against the model as it was traced, so that passes are judged too."""
+    """The artifact, verified against what the pipeline is held to, so that passes are judged too."""
     try:
-        return lower(program, target, path=path, opset=opset, reference=original, accept=judge)
+        return lower(program, target, path=path, opset=opset, reference=reference, accept=judge)
     except VerificationError as error:
         if isinstance(error.report, Report):
             raise

@@ -83,7 +83,7 @@ def check_values(program: Program, trial: Trial) -> Symptom | None:
 
 def _compared(program: Program, result: PipelineResult, trial: Trial) -> VerifyReport:
     again = trial.repeated(result)
-    needs_data = any(p.needs_calibration for p in trial.passes)
+    needs_data = any(p.takes_calibration() for p in trial.passes)
     return check_programs(
         program,
         result.program,
@@ -120,7 +120,7 @@ class EachCheck:
             """The pass on the float64 twin: the oracle of algebra sees what float32's rounding hides."""
             return PassManager.of([item]).run(program).program
 
-        transform = None if item.needs_calibration else again
+        transform = None if item.takes_calibration() else again
         report = check_programs(before, after, item.contract.value, transform=transform)
         self.seconds += time.perf_counter() - start
         if report.verdict is Verdict.DIFFERENT:
@@ -162,8 +162,8 @@ class TargetCheck:
     def __call__(self, program: Program, trial: Trial) -> Symptom | None:
         """Runs the trial, lowers the result in memory, verifies it."""
         try:
-            result = trial.run(program).program if trial.passes else program
-            lower(result, self.target, opset=self.opset, reference=program)
+            result = trial.run(program)
+            lower(result.program, self.target, opset=self.opset, reference=result.reference)
         except TrialError as error:
             return of_crash(error.error, error.pass_name)
         except VerificationError as error:

@@ -61,6 +61,10 @@ class Pass:
             raise PassError(f"{cls.__name__}.contract is {cls.contract!r}; expected a fxopt.Contract")
         dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
+    def takes_calibration(self) -> bool:
+        """Whether this pass, with its options, needs calibration data: as the class declares by default."""
+        return self.needs_calibration
+
     def run(self, rewriter: Rewriter) -> None:
         """Edits the program through the rewriter.
 

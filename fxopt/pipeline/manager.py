@@ -103,7 +103,7 @@ class PassManager:
             InputError: it is no program.
         """
         expect_program(program, "a pipeline")
-        needy = next((p for p in self.passes() if p.needs_calibration), None)
+        needy = next((p for p in self.passes() if p.takes_calibration()), None)
         if needy is not None and calibration is None:
             raise PipelineError(f"pass {needy.pass_name()!r} needs calibration data: pass calibration=")
         if isinstance(calibration, Iterator):

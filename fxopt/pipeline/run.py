@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from fxopt.dialect import check_program
 from fxopt.errors import FxoptError, PassError, PipelineError
-from fxopt.pipeline.base import Pass
+from fxopt.pipeline.base import Contract, Pass
 from fxopt.pipeline.instruments import Failure, Instrument
 from fxopt.pipeline.options import step_of
 from fxopt.pipeline.text import Fixpoint, Step, print_steps
@@ -37,12 +37,17 @@ class PipelineResult:
         passes: one report an application, in order.
         attachments: what passes attached, in order.
         journals: the edit journals, parallel to `passes`.
+        reference: what the function of `program` is held to: the program after the last pass that changed it on
+            purpose (contract APPROXIMATE), the given one if there is none.
+        changed_by: that pass's name, empty if there is none.
     """
 
     program: Program
+    reference: Program
     passes: tuple[PassReport, ...] = ()
     attachments: tuple[object, ...] = ()
     journals: tuple[Journal, ...] = ()
+    changed_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,10 +94,18 @@ class Run:
         self._place: list[tuple[Bound, int]] = []
         """The groups that are being run, outermost first, with the index in each."""
         self._applied: list[Pass] = []
+        self._reference, self._changed_by = self.original, ""
 
     def result(self) -> PipelineResult:
         """What was made so far."""
-        return PipelineResult(self.program, tuple(self.passes), tuple(self.attachments), tuple(self.journals))
+        return PipelineResult(
+            self.program,
+            self._reference,
+            tuple(self.passes),
+            tuple(self.attachments),
+            tuple(self.journals),
+            self._changed_by,
+        )
 
     def run(self, bound: Bound) -> bool:
         """Runs passes; True if anything changed."""
@@ -141,6 +154,8 @@ class Run:
         except Exception as error:
             raise self._failure(item, error) from error
         self._applied.append(item)
+        if report.changed and item.contract is Contract.APPROXIMATE:
+            self._reference, self._changed_by = self.program.copy(), item.pass_name()
         return report.changed
 
     def _again(self) -> Program:

@@ -185,7 +185,10 @@ def _run(item: Pass, program: Program) -> PipelineResult:
 
 def _check_structure(item: Pass, program: Program, result: PipelineResult) -> None:
     changed = any(p.changed for p in result.passes)
-    if changed != (str(result.program) != str(program)):
+    differs = str(result.program) != str(program) or any(
+        program.weights.get(name) is not tensor for name, tensor in result.program.weights.items()
+    )
+    if changed != differs:
         raise CheckFailure(f"{item.pass_name()} says changed={changed}, the program's text says otherwise")
     found = list(violations(result.program, values=True))
     if found:
