@@ -296,17 +296,7 @@ def _describe_model(report: Report, program: Program) -> None:
 def _describe_passes(report: Report, result: PipelineResult, unused: str) -> None:
     report.passes = result.passes
     report.after = _summary(result.program)
-    report.notes += [note for note in (_why_silent(result.passes), unused, _on_purpose(result)) if note]
-
-
-def _on_purpose(result: PipelineResult) -> str:
-    """What the file is compared with, if not with the model."""
-    if not result.changed_by:
-        return ""
-    return (
-        f"{result.changed_by} changes the function on purpose: the file is verified against the program after it; "
-        "how good it is, a metric says"
-    )
+    report.notes += [note for note in (_why_silent(result.passes), unused, result.on_purpose) if note]
 
 
 def _summary(program: Program) -> GraphSummary:

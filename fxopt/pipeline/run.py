@@ -49,6 +49,16 @@ class PipelineResult:
     journals: tuple[Journal, ...] = ()
     changed_by: str = ""
 
+    @property
+    def on_purpose(self) -> str:
+        """What a file is compared with, if not with the model; else empty."""
+        if not self.changed_by:
+            return ""
+        return (
+            f"{self.changed_by} changes the function on purpose: the file is verified against the program after "
+            "it; how good that is, a metric says"
+        )
+
 
 @dataclass(frozen=True)
 class Bound:
