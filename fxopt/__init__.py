@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fxopt import testing
-    from fxopt.api import distill, finetune, load, lower, optimize, run_pipeline, trace, verify
+    from fxopt.api import distill, ensemble, finetune, load, lower, optimize, run_pipeline, trace, verify
     from fxopt.errors import (
         ArtifactError,
         FxoptError,
@@ -57,6 +57,7 @@ __all__ = [
     "VerificationError",
     "__version__",
     "distill",
+    "ensemble",
     "finetune",
     "load",
     "lower",
@@ -74,7 +75,17 @@ __all__ = [
 
 # Where each name lives: torch is imported by the first use of a name that needs it, not by `import fxopt`.
 _HOMES = {
-    "api": ("distill", "finetune", "load", "lower", "optimize", "run_pipeline", "trace", "verify"),
+    "api": (
+        "distill",
+        "ensemble",
+        "finetune",
+        "load",
+        "lower",
+        "optimize",
+        "run_pipeline",
+        "trace",
+        "verify",
+    ),
     "errors": (
         "ArtifactError",
         "FxoptError",

@@ -17,6 +17,7 @@ from torch import nn
 
 from fxopt.diagnosis.divergence import first_parting, program_values
 from fxopt.diagnosis.inner import onnx_values
+from fxopt.ensembles import ensemble
 from fxopt.errors import FxoptError, InputError
 from fxopt.frontend import trace
 from fxopt.frontend.capture import inference_mode
@@ -39,6 +40,7 @@ __all__ = [
     "Model",
     "OptimizeResult",
     "distill",
+    "ensemble",
     "finetune",
     "load",
     "lower",

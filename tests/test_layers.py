@@ -23,6 +23,7 @@ LAYERS = (
     ("verification",),
     ("pipeline",),
     ("passes",),
+    ("ensembles",),
     ("lowering",),
     ("diagnosis",),
     ("training",),

@@ -18,13 +18,13 @@ from torch import nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from fxopt.ensembles import class_axis as usual_axis
 from fxopt.errors import InputError
 from fxopt.lowering import Artifact
 from fxopt.program import Program, expect_program
 from fxopt.training.data import Batch, Batches
 from fxopt.training.features import Projections, exit_of, named_pairs
 from fxopt.training.loop import train
-from fxopt.training.losses import class_axis as usual_axis
 from fxopt.training.losses import pairs, soft_targets, squared_error, task_error
 from fxopt.training.seeds import own_randomness, seed_all
 from fxopt.training.settings import Options, Settings
@@ -142,7 +142,7 @@ class _Recipe:
     def _pair(self, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
         if self.loss == "mse":
             return squared_error(ours, theirs)
-        axis = usual_axis(ours) if self.class_axis is None else self.class_axis
+        axis = usual_axis(ours.dim()) if self.class_axis is None else self.class_axis
         return soft_targets(ours, theirs, self.temperature, axis)
 
 

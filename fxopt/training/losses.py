@@ -10,16 +10,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn import functional as F
 
+from fxopt.ensembles import class_axis
 from fxopt.errors import InputError
 
-__all__ = ["Loss", "class_axis", "pairs", "relative_error", "soft_targets", "squared_error", "task_error"]
+__all__ = ["Loss", "pairs", "relative_error", "soft_targets", "squared_error", "task_error"]
 
 Loss = Callable[..., torch.Tensor]
-
-
-def class_axis(logits: torch.Tensor) -> int:
-    """Where the classes stand: axis 1 of images and volumes, else the last."""
-    return 1 if logits.dim() in (4, 5) else logits.dim() - 1
 
 
 def soft_targets(student: torch.Tensor, teacher: torch.Tensor, temperature: float, axis: int) -> torch.Tensor:
@@ -64,7 +60,7 @@ def task_error(output: object, target: object, axis: int | None) -> torch.Tensor
                 f"the target has shape {tuple(target.shape)}, the model's output {tuple(output.shape)}"
             )
         return F.mse_loss(output, target)
-    classes = class_axis(output) if axis is None else axis % output.dim()
+    classes = class_axis(output.dim()) if axis is None else axis % output.dim()
     expected = tuple(size for i, size in enumerate(output.shape) if i != classes)
     if target.shape != expected:
         raise InputError(
