@@ -96,17 +96,18 @@ class _Comparison:
         for sizes in itertools.islice(candidates, _TRIES):
             problem = self._problem(self._resized(sizes))
             if problem is not None:
-                self._raise(problem, _written(sizes))
+                self._raise(problem, _written(sizes), self._resized(sizes))
                 return True
         return False
 
     def _at_example(self) -> None:
         problem = self._problem(self.example, must_run=True)
-        self._raise(problem or "", "the example inputs")
+        self._raise(problem or "", "the example inputs", self.example)
 
-    def _raise(self, problem: str, where: str) -> None:
+    def _raise(self, problem: str, where: str, example: Example) -> None:
         if problem:
             self._check_written()
+            self._check_state(example)
             raise TraceError(
                 f"at {where} the traced program {problem}: a size or value was fixed while tracing; {_REMEDY}"
             )
@@ -123,6 +124,22 @@ class _Comparison:
                     f"the model's result depends on memory that it does not write ({origin}): "
                     "use torch.zeros instead of torch.empty"
                 )
+
+    def _check_state(self, example: Example) -> None:
+        """Raises where the model differs from itself when it is run twice."""
+        snapshot = Snapshot(self.model)
+        runs = []
+        for _ in range(2):
+            runs.append(self._run_model(example, self._states()))
+            snapshot.restore()
+        found = next(filter(None, map(difference, *runs)), "")
+        if found or len(runs[0]) != len(runs[1]):
+            raise TraceError(
+                "the model returns something else when it is run again on the same inputs"
+                + f" ({found})" * bool(found)
+                + ": it depends on state outside its modules, or on random numbers; "
+                "make the state a buffer (and pass state=True), or an input"
+            )
 
     def _decided(self, guard: Guard, sizes: Sizes, problem: str) -> TraceError:
         return TraceError(
@@ -215,13 +232,13 @@ class _Comparison:
 
     def _check_repeatable(self, example: Example, expected: list[object], snapshot: Snapshot) -> None:
         """A model that assigns to attributes must not depend on them; afterwards they are as before."""
-        assigned = snapshot.assigned()
-        if assigned:
+        changed = snapshot.changed()
+        if changed:
             again = self._run_model(example, self._states())
             snapshot.restore()
             if len(again) != len(expected) or any(map(difference, expected, again)):
                 raise TraceError(
-                    f"the model's result depends on the attribute {assigned[0]!r}, "
+                    f"the model's result depends on {changed[0]!r}, "
                     "which its forward changes: make it a buffer (and pass state=True), or an input"
                 )
 

@@ -1,14 +1,24 @@
-"""The caller's model stays as it was: what a forward assigns to its modules while it is traced is put back.
+"""The caller's model stays as it was: what a forward changes of its modules while it is traced is put back.
 
-Training flags, attributes and the contents of lists, dicts and sets are restored, also after a failure.
-Tensors need no care: torch.export runs on stand-ins, and the comparison runs on copies of what a model writes
-to.
+Training flags, attributes, the contents of lists, dicts and sets at any depth, and what buffers and other tensors
+hold are restored, also after a failure. Parameters are not copied: torch.export runs on stand-ins, and no forward
+writes to them in eval mode.
+
+>>> model = nn.BatchNorm1d(2)
+>>> before = Snapshot(model)
+>>> _ = model(torch.ones(3, 2))
+>>> before.changed()
+['running_mean', 'running_var', 'num_batches_tracked']
+>>> before.restore()
+>>> before.changed(), model.running_mean
+([], tensor([0., 0.]))
 """
 
 import contextlib
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeGuard
 
 import torch
 from torch import nn
@@ -17,7 +27,10 @@ __all__ = ["Snapshot", "inference_mode"]
 
 _PLAIN = (bool, int, float, str, type(None), torch.Tensor)
 _CONTAINERS = (list, dict, set, OrderedDict)
+_TABLES = tuple(vars(nn.Module()))
+"""What torch keeps in a module for itself."""
 _ABSENT = object()
+_Container = list[object] | dict[object, object] | set[object]
 
 
 class Snapshot:
@@ -26,21 +39,56 @@ class Snapshot:
     def __init__(self, model: nn.Module) -> None:
         self.modules = dict(model.named_modules())
         self.attributes = {name: dict(vars(module)) for name, module in self.modules.items()}
-        self.contents = {
-            id(value): (value, value.copy())
-            for attributes in self.attributes.values()
-            for value in attributes.values()
-            if type(value) in _CONTAINERS
-        }
+        self._contents: dict[int, tuple[_Container, _Container]] = {}
+        self._tensors: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        for attributes in self.attributes.values():
+            for value in attributes.values():
+                self._keep(value)
 
-    def assigned(self) -> list[str]:
-        """The numbers, words and tensors that were assigned to since, as `block.calls`."""
+    def _keep(self, value: object) -> None:
+        """Copies what a tensor or a container holds, at any depth."""
+        if _is_kept(value) and id(value) not in self._tensors:
+            self._tensors[id(value)] = (value, value.detach().clone())
+        if type(value) in _CONTAINERS and id(value) not in self._contents:
+            self._contents[id(value)] = (value, value.copy())  # type: ignore[assignment, attr-defined]
+            for item in _items(value):
+                self._keep(item)
+
+    def changed(self) -> list[str]:
+        """The attributes that are not what they were, as `block.calls`; a buffer by its own name."""
         return [
             f"{name}.{attribute}" if name else attribute
             for name, module in self.modules.items()
-            for attribute, value in vars(module).items()
-            if isinstance(value, _PLAIN) and _differs(self.attributes[name].get(attribute, _ABSENT), value)
+            for attribute, value, before in self._pairs(name, module)
+            if self._differs(before, value)
         ]
+
+    def _pairs(self, name: str, module: nn.Module) -> Iterator[tuple[str, object, object]]:
+        """Attributes with what they are and were; of the module's own tables only the buffers."""
+        before = self.attributes[name]
+        for attribute, value in vars(module).items():
+            if attribute not in _TABLES:
+                yield attribute, value, before.get(attribute, _ABSENT)
+        buffers, old = self._contents[id(before["_buffers"])]
+        if isinstance(buffers, dict) and isinstance(old, dict):
+            for buffer, value in buffers.items():
+                yield str(buffer), value, old.get(buffer, _ABSENT)
+
+    def _differs(self, before: object, now: object) -> bool:
+        if before is not now:
+            plain = not isinstance(now, torch.Tensor) and type(before) is type(now)
+            return isinstance(now, _PLAIN) and not (plain and before == now)
+        if id(now) in self._tensors:
+            return not _same(*self._tensors[id(now)])
+        if id(now) not in self._contents:
+            return False
+        _, old = self._contents[id(now)]
+        if isinstance(now, set):
+            return now != old
+        items, earlier = list(_items(now)), list(_items(old))
+        if len(items) != len(earlier) or (isinstance(now, dict) and list(now) != list(old)):
+            return True
+        return any(map(self._differs, earlier, items))
 
     def restore(self) -> None:
         """Puts everything back."""
@@ -49,14 +97,42 @@ class Snapshot:
             for attribute in set(attributes) - set(self.attributes[name]):
                 del attributes[attribute]
             attributes.update(self.attributes[name])
-        for value, content in self.contents.values():
+        for value, content in self._contents.values():
             _refill(value, content)
+        for tensor, kept in self._tensors.values():
+            if not _same(tensor, kept):
+                _write_back(tensor, kept)
 
 
-def _differs(before: object, now: object) -> bool:
-    if before is now:
+def _is_kept(value: object) -> TypeGuard[torch.Tensor]:
+    """Whether a value is an ordinary tensor of its own memory, but no parameter."""
+    return (
+        type(value) is torch.Tensor
+        and not value.is_meta
+        and value.layout is torch.strided
+        and not value.is_quantized
+    )
+
+
+def _same(tensor: torch.Tensor, kept: torch.Tensor) -> bool:
+    if tensor.shape != kept.shape or tensor.dtype != kept.dtype:
         return False
-    return isinstance(now, torch.Tensor) or type(before) is not type(now) or before != now
+    same = tensor.detach() == kept
+    return bool((same | ((tensor != tensor) & (kept != kept))).all())
+
+
+def _write_back(tensor: torch.Tensor, kept: torch.Tensor) -> None:
+    # Tensors made in inference mode can be written in it only, others have their history outside.
+    with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+        if tensor.shape == kept.shape and tensor.dtype == kept.dtype:
+            tensor.copy_(kept)
+        else:
+            tensor.data = kept
+
+
+def _items(value: object) -> Iterable[object]:
+    """What a container holds."""
+    return value.values() if isinstance(value, dict) else value if isinstance(value, Iterable) else ()
 
 
 def _refill(value: object, content: object) -> None:
@@ -66,12 +142,12 @@ def _refill(value: object, content: object) -> None:
     elif isinstance(value, set) and isinstance(content, set):
         value &= content
         value |= content
-    elif isinstance(value, dict) and isinstance(content, dict) and _items(value) != _items(content):
+    elif isinstance(value, dict) and isinstance(content, dict) and _pairs_of(value) != _pairs_of(content):
         value.clear()
         value.update(content)
 
 
-def _items(value: dict[object, object]) -> list[tuple[object, int]]:
+def _pairs_of(value: dict[object, object]) -> list[tuple[object, int]]:
     return [(k, id(v)) for k, v in value.items()]
 
 

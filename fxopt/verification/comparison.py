@@ -7,13 +7,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from fxopt.report import Counterexample, OutputComparison, Verdict, VerifyReport
-from fxopt.verification.measure import bits, outer_difference, plain_tensor
+from fxopt.verification.measure import outer_difference
 from fxopt.verification.oracles import compare_algebra, compare_exact, compare_noise, compare_rounding
+from fxopt.verification.outcomes import Outcome, first_line, outcome_of, repeat_difference
 from fxopt.verification.sampling import Sample, arguments_of
 from fxopt.verification.subjects import Run, Subject
 
@@ -31,16 +32,6 @@ class Failure:
     sample: Sample
     reason: str
     output: OutputComparison | None = None
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What a run came to."""
-
-    outputs: list[object] = field(default_factory=list)
-    error: str = ""
-    written: tuple[str, ...] = ()
-    """The inputs that it wrote to."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +75,7 @@ class Comparison:
         reference: the original.
         candidate: what is judged.
         failure: the first difference, or None.
+        unstable: how a side differs from itself on the same inputs, which leaves nothing to compare; or empty.
         sizes: the sets of sizes above 1 that both sides were run at.
     """
 
@@ -93,6 +85,7 @@ class Comparison:
         self.reference = reference
         self.candidate = candidate
         self.failure: Failure | None = None
+        self.unstable = ""
         self.sizes: set[tuple[tuple[str, int], ...]] = set()
         self._contract = contract
         self._algebra = algebra
@@ -112,11 +105,11 @@ class Comparison:
         Raises:
             ImportError, MemoryError: a side can't be run here, which says nothing of what it computes.
         """
-        expected = _attempt(self.reference, sample)
+        expected = outcome_of(self.reference, sample)
         if expected.error and not sample.given:
             self._refused.append(f"{sample.label}: {expected.error}")
             return
-        actual = _attempt(self.candidate, sample)
+        actual = outcome_of(self.candidate, sample)
         self._tried.append(sample.label)
         if expected.error and actual.error:
             self._both_raise.append(f"{sample.label}: {expected.error}")
@@ -125,12 +118,23 @@ class Comparison:
         if problem is not None:
             self.failure = Failure(sample, problem) if problem else None
             return
+        if not self._judged:
+            unstable = repeat_difference(self.reference, sample, expected)
+            unstable = unstable or repeat_difference(self.candidate, sample, actual)
+            if unstable:
+                self.unstable = f"at {sample.label}: {unstable}"
+                return
         self._judged += 1
         if sample.above_one():
             self.sizes.add(tuple(sorted(sample.sizes.items())))
         self._compare_outputs(expected.outputs, actual.outputs, sample)
 
-    def _outcome_difference(self, expected: _Outcome, actual: _Outcome, sample: Sample) -> str | None:
+    @property
+    def done(self) -> bool:
+        """Whether further samples can't change the verdict."""
+        return self.failure is not None or bool(self.unstable)
+
+    def _outcome_difference(self, expected: Outcome, actual: Outcome, sample: Sample) -> str | None:
         """Why outputs need no look: a difference, or "" where the sample does not count; None to go on."""
         if expected.error or actual.error:
             side, other = (
@@ -236,7 +240,7 @@ class Comparison:
                 outputs = subject.double([t.clone() for t in sample.tensors])
             except Exception as error:
                 self._no_double.add(id(subject))
-                self._note(f"{subject.name} does not run in float64: {_first_line(error)}")
+                self._note(f"{subject.name} does not run in float64: {first_line(error)}")
                 continue
             if subject is self.candidate:
                 self._note(f"judged against the float64 form of {subject.name}")
@@ -264,6 +268,9 @@ class Comparison:
         verdict, reason = self._verdict()
         outputs = tuple(map(_worst, self._results.values()))
         failed = self.failure.output if self.failure is not None else None
+        for side in (self.reference, self.candidate):
+            for note in side.notes() if side.notes is not None else ():
+                self._note(note)
         errors = [o.max_abs_error for o in outputs if not math.isnan(o.max_abs_error)]
         if self._refused:
             count = len(self._refused)
@@ -285,6 +292,8 @@ class Comparison:
     def _verdict(self) -> tuple[Verdict, str]:
         if self.failure is not None:
             return Verdict.DIFFERENT, f"at {self.failure.sample.label}: {self.failure.reason}"
+        if self.unstable:
+            return Verdict.UNDECIDED, self.unstable
         if not self._judged:
             return Verdict.UNDECIDED, self._nothing_ran()
         for results in self._results.values():
@@ -337,38 +346,8 @@ class Comparison:
         )
 
 
-def _attempt(subject: Subject, sample: Sample) -> _Outcome:
-    """A run on copies of the inputs."""
-    tensors = [t.clone() for t in sample.tensors]
-    try:
-        outputs = list(subject.run(tensors))
-    except (ImportError, MemoryError):
-        raise
-    except Exception as error:  # whatever a model raises is what it does with these inputs
-        return _Outcome(error=_first_line(error))
-    names = [s.name for s in subject.signature.tensor_inputs]
-    written = [
-        n
-        for n, now, before in zip(names, tensors, sample.tensors, strict=True)
-        if not _same_bits(now, before)
-    ]
-    return _Outcome(outputs, written=tuple(written))
-
-
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return (
-        a.shape == b.shape
-        and a.dtype == b.dtype
-        and torch.equal(bits(plain_tensor(a)), bits(plain_tensor(b)))
-    )
-
-
 def _same_shape(value: object, other: torch.Tensor) -> bool:
     return isinstance(value, torch.Tensor) and value.shape == other.shape
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _worst(results: list[OutputComparison]) -> OutputComparison:

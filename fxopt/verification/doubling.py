@@ -24,7 +24,7 @@ from fxopt.ops import canonical_arguments, op_key
 from fxopt.program import Program, Spec, TensorSpec, infer_value, origins_of, value_key
 from fxopt.verification.arguments import with_values
 
-__all__ = ["NoFloat64Error", "as_double", "double_dtype", "double_program"]
+__all__ = ["NoFloat64Error", "as_double", "double_dtype", "double_program", "is_low"]
 
 aten = torch.ops.aten
 _WIDE = {torch.complex32: torch.complex128, torch.complex64: torch.complex128}
@@ -60,11 +60,11 @@ def double_program(program: Program) -> Program:
     return _Doubling(program).run()
 
 
-def _is_low(value: object) -> bool:
+def is_low(value: object) -> bool:
     """Whether a value holds a float or complex tensor below float64."""
     if isinstance(value, torch.Tensor):
         return double_dtype(value.dtype) != value.dtype
-    return isinstance(value, (list, tuple)) and any(map(_is_low, value))
+    return isinstance(value, (list, tuple)) and any(map(is_low, value))
 
 
 def _has_float(value: object) -> bool:
@@ -150,7 +150,7 @@ class _Doubling:
         twin = self.twins[node] = self.graph.node_copy(node, lambda n: self.twins[n])
         twin.name = node.name
         value = node.meta.get("val")
-        if isinstance(value, torch.Tensor) and _is_low(value):
+        if isinstance(value, torch.Tensor) and is_low(value):
             twin.meta["val"] = infer_value(self.program, aten.to.dtype, (value, double_dtype(value.dtype)))
 
     def _call(self, node: Node) -> None:
@@ -161,19 +161,19 @@ class _Doubling:
             self.twins[node] = same
             return
         operands = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
-        if op_key(node.target) == "aten.view.dtype" and any(map(_is_low, operands)):
+        if op_key(node.target) == "aten.view.dtype" and any(map(is_low, operands)):
             raise NoFloat64Error(
                 f"{self._where(node)} reinterprets the bits of a float: it has no float64 form"
             )
         old = node.meta.get("val")
-        if not self._moved(node) and not _is_low(old):
+        if not self._moved(node) and not is_low(old):
             value = old
         else:
             value = self._infer(node, args, kwargs)
-            if _is_low(value):
+            if is_low(value):
                 args, kwargs, value = self._widened(node, args, kwargs)
         self.twins[node] = self._make(node, node.name, node.target, args, kwargs, _kept(old, value))
-        if _is_low(value):
+        if is_low(value):
             self.twins[node] = self._cast(node, self.twins[node])
 
     def _argument(self, argument: object) -> object:

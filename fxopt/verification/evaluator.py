@@ -31,7 +31,9 @@ __all__ = [
     "evaluate_each",
     "evaluate_in_order",
     "evaluate_perturbed",
+    "finest",
     "float64_kernels",
+    "moved",
 ]
 
 Visit = Callable[[Node, object], object]
@@ -116,13 +118,8 @@ def evaluate_perturbed(program: Program, tensors: Sequence[torch.Tensor], *, see
     """
     generator = torch.Generator().manual_seed(seed)
 
-    def moved(value: object, least: float) -> object:
-        if isinstance(value, torch.Tensor):
-            return _moved(value, generator, least)
-        return [moved(v, least) for v in value] if isinstance(value, (list, tuple)) else value
-
     def visit(node: Node, value: object) -> object:
-        return moved(value, _least(node)) if _rounds(node) else value
+        return moved(value, generator, finest(node.target)) if _rounds(node) else value
 
     return _walk(program, tensors, visit)
 
@@ -138,19 +135,28 @@ def evaluate_in_order(program: Program, tensors: Sequence[torch.Tensor]) -> list
     return _walk(program, tensors, lambda _, value: value, in_order=True)
 
 
-def _moved(tensor: torch.Tensor, generator: torch.Generator, least: float) -> torch.Tensor:
-    """The tensor, each element moved by at most half an eps of itself, or of `least` where that is more."""
-    if not tensor.dtype.is_floating_point or tensor.numel() == 0:
-        return tensor
-    noise = 2 * torch.rand(tensor.shape, generator=generator, dtype=torch.float64).to(tensor.device) - 1
-    wide = tensor.double()
+def moved(value: object, generator: torch.Generator, least: float = 0.0) -> object:
+    """A tensor, or those of a list or tuple, moved.
+
+    Args:
+        value: finite elements of floats are moved, all else stays.
+        generator: of the steps.
+        least: each element moves by at most half an eps of itself, or of `least` where that is more.
+    """
+    if isinstance(value, (list, tuple)):
+        return [moved(v, generator, least) for v in value]
+    if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point or value.numel() == 0:
+        return value
+    noise = 2 * torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value.device) - 1
+    wide = value.double()
     scale = wide.abs().clamp_min(least) if least else wide
-    return (wide + scale * noise * (torch.finfo(tensor.dtype).eps / 2)).to(tensor.dtype)
+    step = torch.nan_to_num(scale, posinf=0.0, neginf=0.0) * noise * (torch.finfo(value.dtype).eps / 2)
+    return (wide + step).to(value.dtype)
 
 
-def _least(node: Node) -> float:
-    """The scale below which a node's values are rounded no finer."""
-    return 1.0 if isinstance(node.target, torch._ops.OpOverload) and op_info(node.target).absolute else 0.0
+def finest(target: object) -> float:
+    """The scale below which an op's values are rounded no finer."""
+    return 1.0 if isinstance(target, torch._ops.OpOverload) and op_info(target).absolute else 0.0
 
 
 def _rounds(node: Node) -> bool:
@@ -158,7 +164,7 @@ def _rounds(node: Node) -> bool:
 
     So it is for weights (a pass folds them), and for ops whose outputs are not just values of their inputs.
     """
-    return node.op == "get_attr" or rounds(node)
+    return node.op == "get_attr" or rounds(node.target)
 
 
 @contextlib.contextmanager

@@ -30,9 +30,8 @@ def coarsest(dtypes: Iterable[torch.dtype | None]) -> torch.dtype | None:
     return max(floats, key=lambda d: torch.finfo(d).eps, default=None)
 
 
-def rounds(node: Node) -> bool:
+def rounds(target: object) -> bool:
     """Whether an op computes values of its own, which other code may round in another way."""
-    target = node.target
     return isinstance(target, torch._ops.OpOverload) and op_info(target).role is not QuantRole.SAME_SCALE
 
 
@@ -50,7 +49,7 @@ def output_precisions(program: Program) -> tuple[torch.dtype | None, ...]:
             continue
         inputs = node.all_input_nodes
         is_cast = node.target is aten.to.dtype
-        rounded = _is_narrower(own, _dtype(inputs[0].meta.get("val"))) if is_cast else rounds(node)
+        rounded = _is_narrower(own, _dtype(inputs[0].meta.get("val"))) if is_cast else rounds(node.target)
         computed = own if rounded else None
         found[node] = coarsest([computed, *(found[n] for n in inputs)])
     return tuple(found.get(n) if isinstance(n, Node) else None for n in program.output_nodes())

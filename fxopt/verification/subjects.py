@@ -8,18 +8,16 @@
 """
 
 import contextlib
-import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import InputError
 from fxopt.program import ConstantSpec, Program, ScalarSpec, Signature, Spec, TensorSpec
-from fxopt.verification.doubling import as_double, double_program
+from fxopt.verification.doubling import double_program
 from fxopt.verification.evaluator import (
     evaluate,
     evaluate_double,
@@ -27,12 +25,11 @@ from fxopt.verification.evaluator import (
     evaluate_perturbed,
 )
 from fxopt.verification.precision import coarsest, output_precisions
-from fxopt.verification.sampling import arguments_of
 
 __all__ = [
+    "PERTURBED_RUNS",
     "Run",
     "Subject",
-    "module_subject",
     "open_signature",
     "subject_of",
     "varied_runs",
@@ -41,9 +38,7 @@ __all__ = [
 Run = Callable[[list[torch.Tensor]], Sequence[object]]
 """Tensors of `signature.tensor_inputs` -> the computed outputs in order (`signature.computed_outputs`)."""
 
-_STATE = "state."
-"""Before the name of a buffer that is an input and an output."""
-_PERTURBED_RUNS = 8
+PERTURBED_RUNS = 8
 """Run only where a first look finds a difference; of two equal logits each is chosen in some of them."""
 
 
@@ -63,6 +58,11 @@ class Subject:
     """Dynamic sizes that it is known to take."""
     precision: Callable[[], Sequence[torch.dtype | None]] | None = None
     """The narrowest float dtype that rounds on the way to each output; None: the narrowest of the inputs."""
+
+    repeats: bool = True
+    """It gives the same for the same inputs, whatever ran before; what does not promise that is tried first."""
+    notes: Callable[[], Sequence[str]] | None = None
+    """What is to be said of its runs, asked for when they are done."""
 
     def precision_of(self, index: int) -> torch.dtype | None:
         """The narrowest float dtype on the way to a computed output, as far as it is known."""
@@ -96,40 +96,10 @@ def subject_of(program: Program) -> Subject:
 
 def _perturbed(program: Program, tensors: list[torch.Tensor]) -> list[Sequence[object]]:
     """Runs with other rounding, and one with ties settled by index."""
-    seeds = range(_PERTURBED_RUNS)
+    seeds = range(PERTURBED_RUNS)
     runs: list[Sequence[object]] = [evaluate_perturbed(program, tensors, seed=s) for s in seeds]
     ordered = evaluate_in_order(program, tensors)
     return runs if ordered is None else [*runs, ordered]
-
-
-def module_subject(module: nn.Module, signature: Signature) -> Subject:
-    """A module as it is, without tracing; its float64 twin is a deep copy.
-
-    Args:
-        module: run in eval mode and without gradients; its flags are restored after each run.
-        signature: what it takes and returns: a program's, an artifact's, or `open_signature`'s.
-    """
-
-    @functools.cache
-    def twin() -> nn.Module:
-        return copy.deepcopy(module).double()
-
-    def double(tensors: list[torch.Tensor]) -> list[object]:
-        return _call(twin(), signature, [as_double(t) for t in tensors])
-
-    return Subject(
-        signature,
-        run=lambda tensors: _call(module, signature, tensors),
-        double=double,
-        name=type(module).__name__,
-        precision=functools.cache(lambda: _module_precision(module, signature)),
-    )
-
-
-def _module_precision(module: nn.Module, signature: Signature) -> list[torch.dtype | None]:
-    """For each output the narrowest float dtype of the parameters and buffers, if there are any."""
-    own = coarsest(t.dtype for t in (*module.parameters(), *module.buffers()))
-    return [own] * len(signature.computed_outputs) if own is not None else []
 
 
 def open_signature(
@@ -213,32 +183,6 @@ def _other_threads() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _call(module: nn.Module, signature: Signature, tensors: list[torch.Tensor]) -> list[object]:
-    args, kwargs = arguments_of(signature, tensors)
-    # A signature that was traced with `state=True` takes and returns buffers, behind the model's own.
-    states = {k.removeprefix(_STATE): kwargs.pop(k) for k in list(kwargs) if k.startswith(_STATE)}
-    states = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in states.items()}
-    with _inference(module):
-        if not states:
-            return signature.flatten_outputs(module(*args, **kwargs))
-        result = torch.func.functional_call(module, states, args, kwargs)  # type: ignore[arg-type]  # tensors, by name
-        return signature.flatten_outputs((result, *states.values()))
-
-
-@contextlib.contextmanager
-def _inference(model: object) -> Iterator[None]:
-    """Eval mode and no gradients; the flags of a module are restored."""
-    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
-    for module in training:
-        module.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _example_sizes(program: Program) -> dict[str, int]:

@@ -7,7 +7,7 @@ over and counted, and larger ones tried.
 
 >>> import torch
 >>> from fxopt.frontend import trace
->>> from fxopt.verification.subjects import subject_of, module_subject
+>>> from fxopt.verification import module_subject, subject_of
 >>> model = torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.GELU()).eval()
 >>> program = trace(model, (torch.zeros(3, 4),), dynamic_shapes=[{0: "batch"}])
 >>> verify_runs(subject_of(program), module_subject(model, program.signature)).verdict.value
@@ -73,7 +73,7 @@ def verify_runs(
     samples = given_samples(reference.signature, inputs) if inputs is not None else _drawn(comparison, seed)
     for sample in samples:
         comparison.try_sample(sample)
-        if comparison.failure is not None:
+        if comparison.done:
             break
     return dataclasses.replace(comparison.report(), seconds=time.perf_counter() - start)
 

@@ -279,6 +279,26 @@ class StateInNumber(nn.Module):
         return x * self.calls
 
 
+@bad("'seen'", "state=True")
+class CountInAList(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = [0]
+
+    def forward(self, x):
+        self.seen[0] += 1
+        return x + self.seen[0]
+
+
+CALLS = [0]
+
+
+@bad("run again on the same inputs", "outside its modules")
+def count_outside_the_model(x):
+    CALLS[0] += 1
+    return x + CALLS[0]
+
+
 @bad("'last'", "state=True")
 class AssignsBuffer(nn.Module):
     def __init__(self):

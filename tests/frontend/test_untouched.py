@@ -24,6 +24,7 @@ def change(model: Stateful) -> None:
     model.extra = 5
     model.inner.late = torch.ones(1)
     model.inner.register_buffer("more", torch.ones(1))
+    model.inner.running_mean.add_(2)
 
 
 def test_everything_is_put_back():
@@ -31,15 +32,19 @@ def test_everything_is_put_back():
     log, table, seen, buffers = model.log, model.table, model.seen, dict(model.inner._buffers)
     snapshot = Snapshot(model)
     change(model)
-    assert snapshot.assigned() == ["count", "word", "cache", "extra", "inner.late"]
+    assert snapshot.changed() == [
+        *("count", "word", "log", "table", "seen", "cache", "extra"),
+        *("inner.late", "inner.running_mean", "inner.more"),
+    ]
     snapshot.restore()
     assert (model.count, model.word, model.cache) == (0, "a", None)
     assert (model.log, model.table, model.seen) == ([1], {"k": 1}, {1})
     assert (model.log is log, model.table is table, model.seen is seen) == (True, True, True)
     assert not hasattr(model, "extra")
     assert not hasattr(model.inner, "late")
-    assert dict(model.inner._buffers) == buffers
-    assert snapshot.assigned() == []
+    assert {k: id(b) for k, b in model.inner.named_buffers()} == {k: id(b) for k, b in buffers.items()}
+    assert torch.equal(model.inner.running_mean, torch.zeros(3))
+    assert snapshot.changed() == []
 
 
 def test_the_same_value_again_is_no_assignment():
@@ -47,9 +52,9 @@ def test_the_same_value_again_is_no_assignment():
     snapshot = Snapshot(model)
     model.word = "".join(["a"])
     model.count = 0
-    assert snapshot.assigned() == []
+    assert snapshot.changed() == []
     model.count = False
-    assert snapshot.assigned() == ["count"]
+    assert snapshot.changed() == ["count"]
 
 
 def test_modes_inside_and_after_also_if_it_fails():
@@ -81,3 +86,38 @@ def test_weights_made_in_inference_mode_are_used_in_it():
     with inference_mode(model):
         assert torch.is_inference_mode_enabled()
     assert not torch.is_inference_mode_enabled()
+
+
+def test_what_containers_hold_is_put_back_at_any_depth():
+    model = nn.Module()
+    model.caches = [{"keys": torch.zeros(2), "lengths": [1]}]
+    keys = model.caches[0]["keys"]
+    snapshot = Snapshot(model)
+    keys.add_(1)
+    assert snapshot.changed() == ["caches"]
+    model.caches[0]["lengths"][0] = 5
+    model.caches[0]["more"] = 1
+    snapshot.restore()
+    assert snapshot.changed() == []
+    assert model.caches == [{"keys": keys, "lengths": [1]}]
+    assert torch.equal(keys, torch.zeros(2))
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_tensor_of_another_size_and_one_with_nan_are_put_back(inference: bool):
+    with torch.inference_mode(inference):
+        kept = torch.tensor([1.0, torch.nan])
+    model = nn.Module()
+    model.register_buffer("b", kept)
+    snapshot = Snapshot(model)
+    assert snapshot.changed() == []
+    with torch.inference_mode(inference):
+        kept[0] = 3
+    assert snapshot.changed() == ["b"]
+    snapshot.restore()
+    assert snapshot.changed() == []
+    if not inference:
+        kept.resize_(5)
+        snapshot.restore()
+        assert kept.shape == (2,)
+    assert float(kept[0]) == 1
