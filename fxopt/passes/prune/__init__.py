@@ -11,7 +11,19 @@
 from fxopt.passes.prune._footprint import Footprint
 from fxopt.passes.prune._importance import LayerView
 from fxopt.passes.prune._plan import LeftOut, PlannedLayer, PrunePlan
-from fxopt.passes.prune._use import plan_pruning
+from fxopt.passes.prune._sensitivity import Sensitivity, scan_sensitivity
+from fxopt.passes.prune._use import plan_pruning, prune_in_steps
 from fxopt.passes.prune.prune import Prune
 
-__all__ = ["Footprint", "LayerView", "LeftOut", "PlannedLayer", "Prune", "PrunePlan", "plan_pruning"]
+__all__ = [
+    "Footprint",
+    "LayerView",
+    "LeftOut",
+    "PlannedLayer",
+    "Prune",
+    "PrunePlan",
+    "Sensitivity",
+    "plan_pruning",
+    "prune_in_steps",
+    "scan_sensitivity",
+]

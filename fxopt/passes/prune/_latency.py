@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import torch
 
+from fxopt.passes.prune._masks import with_zeros
 from fxopt.pipeline import PassManager
 from fxopt.program import Program
 from fxopt.verification import sample_inputs
@@ -22,9 +23,7 @@ def latency_share(program: Program, masks: Iterable[tuple[str, torch.Tensor]]) -
         program: what is cut.
         masks: names of weights and the elements of them that are zero.
     """
-    cut = program.copy()
-    for name, gone in masks:
-        cut.weights[name] = cut.weights[name].detach().masked_fill(gone.to(cut.weights[name].device), 0)
+    cut = with_zeros(program, masks)
     finish = PassManager.parse("clean,eliminate-dead-weights,O1")
     sides = [PassManager.parse("O1").run(program).program, finish.run(cut).program]
     tensors = list(sample_inputs(program.signature, seed=0)[0].tensors)

@@ -3,7 +3,9 @@
 import copy
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -13,7 +15,14 @@ from torch import nn
 import fxopt
 from fxopt.errors import ArtifactError, FxoptError, InputError, PipelineError
 from fxopt.passes.eliminate.eliminate_dead_weights import EliminateDeadWeights
-from fxopt.passes.prune import LayerView, Prune, PrunePlan, plan_pruning
+from fxopt.passes.prune import (
+    LayerView,
+    Prune,
+    PrunePlan,
+    plan_pruning,
+    prune_in_steps,
+    scan_sensitivity,
+)
 from fxopt.pipeline import PassManager
 from fxopt.program import Program
 from fxopt.testing import check_pass
@@ -412,3 +421,52 @@ def test_a_layer_that_is_dead_already_keeps_a_channel() -> None:
     assert plan_pruning(before, ratio=1.0).layers[0].gone == 5
     after = PassManager.parse("prune{ratio=1.0},eliminate-dead-weights").run(before).program
     assert after(rand(2, 4)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("schedule", ["cubic", "linear"])
+def test_steps_come_to_the_asked_ratio(schedule: str) -> None:
+    widths: list[int] = []
+
+    def between(step: Program) -> Program:
+        widths.append(shapes(step)["w"][0])
+        return step
+
+    after = prune_in_steps(hidden(64), between, steps=4, ratio=0.5, schedule=schedule)
+    assert widths == ([46, 36, 33, 32] if schedule == "cubic" else [56, 48, 40, 32])
+    assert shapes(after)["v"] == (3, widths[-1])
+
+
+def test_steps_come_to_the_asked_budget() -> None:
+    after = prune_in_steps(hidden(64), lambda step: step, steps=3, params=0.4)
+    assert 0.37 < sum(t.numel() for t in after.weights.values()) / 512 <= 0.4
+    with pytest.raises(InputError, match="one goal of ratio, params, flops"):
+        prune_in_steps(hidden(), lambda step: step, threshold=1.0)
+
+
+def test_steps_of_elements_keep_the_zeros() -> None:
+    after = prune_in_steps(hidden(16), lambda step: step, steps=3, ratio=0.5, granularity="weight")
+    assert int((after.weights["w"] == 0).sum()) == 32
+
+
+def test_sensitivity(tmp_path: Path) -> None:
+    before, x = program(net(), rand(2, 3, 5, 5)), rand(2, 3, 5, 5)
+    expected = before(x)
+    assert isinstance(expected, torch.Tensor)
+
+    def metric(run: Callable[..., object]) -> float:
+        got = run(x)
+        assert isinstance(got, torch.Tensor) and isinstance(expected, torch.Tensor)
+        return -float((got - expected).square().mean())
+
+    scan = scan_sensitivity(before, metric, ratios=(0.25, 0.75))
+    assert (scan.baseline, scan.layers) == (0.0, ("0.weight", "3.weight"))
+    assert all(0 > a > b for a, b in scan.scores)
+    least = plan_pruning(before, ratio=0.25).with_removed("0.weight", ())
+    assert scan.scores[1][0] == pytest.approx(metric(pruned(before, plan=least)))
+    assert scan.most("3.weight", max_drop=-scan.scores[1][0]) == 0.25
+    assert scan.most("3.weight", max_drop=0.0) == 0.0
+    scan.plot(tmp_path / "scan.svg")
+    picture = ElementTree.parse(tmp_path / "scan.svg").getroot()
+    assert sum(e.tag.endswith("rect") for e in picture.iter()) == 4
+    with pytest.raises(InputError, match="leave params out"):
+        scan_sensitivity(before, metric, params=0.5)
