@@ -15,7 +15,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -31,6 +31,7 @@ from fxopt.lowering import Artifact, Target, get_target, lower
 from fxopt.lowering.lower import check_destination
 from fxopt.ops import op_key
 from fxopt.pipeline import CheckEach, CrashReproducer, Instrument, Pass, PassManager, PipelineResult
+from fxopt.pipeline.silence import why_silent
 from fxopt.pipeline.text import Fixpoint, Named, Step, print_steps
 from fxopt.program import Program, expect_program
 from fxopt.program.file import SUFFIX, load_program
@@ -39,7 +40,6 @@ from fxopt.report import (
     CostReport,
     GraphSummary,
     MetricReport,
-    PassReport,
     Report,
     Verdict,
     VerifyReport,
@@ -51,12 +51,13 @@ log = logging.getLogger(__name__)
 
 _MOST_CRASH_BYTES = 256 * 1024**2
 """Weights of a program that is written unasked when a pass fails."""
-_REASONS = 3
-"""How many reasons a note gives."""
 
 Model = nn.Module | torch.export.ExportedProgram
 Pipeline = str | PassManager | Pass | Sequence[Pass]
 Metric = Callable[[Callable[..., object]], float]
+Retrain = Callable[[Program, Program], Program]
+"""Takes the traced and the rewritten program, gives the rewritten one trained."""
+_AFTER_TRAINING = "O1"
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,7 @@ def optimize(
     path: str | os.PathLike[str] | None = None,
     calibration: Iterable[object] | None = None,
     dynamic_shapes: DynamicShapes = None,
+    retrain: Retrain | None = None,
     metric: Metric | None = None,
     max_drop: float | None = None,
     opset: int | None = None,
@@ -187,6 +189,8 @@ def optimize(
         path: the final file; None keeps the artifact in memory.
         calibration: example inputs, for passes that need them.
         dynamic_shapes: as in `trace`.
+        retrain: called after the pipeline with the traced and the rewritten program; what it returns, such as
+            what `distill` makes of them, is rewritten by O1, and the file is verified against it.
         metric: scores a callable, higher is better; scored for the traced model and the artifact.
         max_drop: by how much the metric may fall, absolute.
         opset: of an ONNX file.
@@ -223,8 +227,14 @@ def optimize(
     watch = () if reproduce is None else (FailureReproducer(reproduce),)
     each = EachCheck() if check_each else None
     result = _run(manager, original, calibration, each, watch)
-    _describe_passes(report, result, _unused_calibration(manager, calibration))
     clock.lap("pipeline")
+    start, rest = original, manager
+    if retrain is not None:
+        log.info("train the rewritten program")
+        start, rest = retrain(original, result.program), PassManager.parse(_AFTER_TRAINING)
+        result = _retrained(result, rest, start)
+        clock.lap("train")
+    _describe_passes(report, result, _unused_calibration(manager, calibration))
     if each is not None:
         report.timings["of it, checks of each pass"] = each.seconds
         report.notes += each.notes
@@ -236,7 +246,7 @@ def optimize(
         if reproduce is None or report.verdict is not Verdict.DIFFERENT:
             raise  # the metric fell: nothing is wrong that could be reduced
         check = TargetCheck(chosen, opset)
-        found = diagnose(original, manager, check, calibration=calibration, folder=reproduce)
+        found = diagnose(start, rest, check, calibration=calibration, folder=reproduce)
         said = "; ".join(str(found).splitlines()) if found else "it does not show when it is run again"
         raise VerificationError(f"{error}; {said}", report) from error
     report.artifact = ArtifactReport(
@@ -245,6 +255,13 @@ def optimize(
     report.notes += artifact.notes
     clock.lap("lower")
     return OptimizeResult(result.program, artifact, report)
+
+
+def _retrained(before: PipelineResult, rest: PassManager, trained: Program) -> PipelineResult:
+    """What the rest of the way makes of a trained program, which it is held to."""
+    expect_program(trained, "optimize, from retrain,")
+    result = rest.run(trained)
+    return replace(result, passes=(*before.passes, *result.passes), reference=trained, changed_by="training")
 
 
 def _check_metric(metric: object, max_drop: float | None) -> None:
@@ -296,7 +313,7 @@ def _describe_model(report: Report, program: Program) -> None:
 def _describe_passes(report: Report, result: PipelineResult, unused: str) -> None:
     report.passes = result.passes
     report.after = _summary(result.program)
-    report.notes += [note for note in (_why_silent(result.passes), unused, result.on_purpose) if note]
+    report.notes += [note for note in (why_silent(result.passes), unused, result.on_purpose) if note]
 
 
 def _summary(program: Program) -> GraphSummary:
@@ -317,27 +334,6 @@ def _op_name(node: Node) -> str:
     if isinstance(node.target, torch._ops.OpOverload):
         return key.rsplit(".", 1)[0]
     return "getitem" if node.target is operator.getitem else key.removeprefix("_")
-
-
-def _why_silent(passes: Sequence[PassReport]) -> str:
-    """Why nothing was changed, or nothing fused, where a pipeline was there to do it; empty if it was."""
-    fusing = [p for p in passes if p.name.startswith("fuse-")]
-    if passes and not any(p.changed for p in passes):
-        what, silent = "nothing was changed", list(passes)
-    elif fusing and not any(p.changed for p in fusing):
-        what, silent = "nothing was fused", fusing
-    else:
-        return ""
-    reasons = list(
-        dict.fromkeys(
-            f"{p.name} at {r.where or r.node}: {r.reason}" for p in silent for r in p.refusals if r.node
-        )
-    )
-    if not reasons:
-        names = ", ".join(dict.fromkeys(p.name for p in silent))
-        return f"{what}, because the model has nothing for {names} to do"
-    more = f"; and {len(reasons) - _REASONS} more" if len(reasons) > _REASONS else ""
-    return f"{what}, because of {'; '.join(reasons[:_REASONS])}{more}"
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,9 @@ def _plain_line(message: str) -> None:
 
 
 def _moving_line(stack: contextlib.ExitStack) -> Callable[[str], object]:
-    from rich.console import Console
     from rich.markup import escape
 
-    status = stack.enter_context(Console(stderr=True).status(""))
+    from fxopt.training import stderr_console
+
+    status = stack.enter_context(stderr_console().status(""))
     return lambda message: status.update(escape(message))

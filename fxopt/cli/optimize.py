@@ -16,6 +16,7 @@ import typer
 
 from fxopt.cli.completion import pass_names, pipeline_names, target_names
 from fxopt.cli.console import progress, stdout
+from fxopt.cli.distill import read_retraining
 from fxopt.cli.noise import heard
 from fxopt.cli.options import (
     JsonFlag,
@@ -33,6 +34,7 @@ from fxopt.factories import ModelSource, read_function, split_factory
 from fxopt.report import Report
 
 if TYPE_CHECKING:
+    from fxopt.optimizer import Retrain
     from fxopt.pipeline import PassManager
 
 __all__ = ["REPORT_FILE", "optimize"]
@@ -98,7 +100,14 @@ _Script = Annotated[
     Path | None,
     typer.Option("--gen-script", metavar="FILE", help="Write the run as a Python file to edit, too."),
 ]
-_Distill = Annotated[str | None, typer.Option("--distill", hidden=True)]
+_Distill = Annotated[
+    str | None,
+    typer.Option(
+        "--distill",
+        metavar="FILE.py:LOADERS",
+        help="Train what the pipeline made to do as the model does, on this data.",
+    ),
+]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Do and verify everything, write nothing.")]
 
 
@@ -110,6 +119,7 @@ class _Request:
     source: ModelSource
     manager: "PassManager"
     metric: "Callable[[Callable[..., object]], float] | None"
+    retrain: "Retrain | None"
     folder: Path | None
 
 
@@ -151,8 +161,6 @@ def optimize(
     Writes DIR/model.onnx, .pt or .fxopt and DIR/report.json. Exit code 0: done. 1: the file differs from
     the model, or the metric fell too far; it was not kept. 2: a mistake in what was asked for.
     """
-    if distill is not None:
-        raise InputError("--distill is not in this version of fxopt yet: leave it out")
     if output is None and not dry_run:
         raise InputError("give --output DIR for the files, or --dry-run to write none")
     plugins = tuple(plugin or ())
@@ -164,6 +172,7 @@ def optimize(
         output=output,
         dynamic=parse_dynamic(dynamic or ()),
         calibration=calibration,
+        distill=distill,
         metric=metric,
         max_drop=max_drop,
         opset=opset,
@@ -173,11 +182,14 @@ def optimize(
         trust=trust,
         plugins=plugins,
     )
-    request = _prepared(asked, explain=explain, script=gen_script, write=not dry_run)
+    shown = None if not (quiet or json) else False
+    request = _prepared(asked, explain=explain, script=gen_script, write=not dry_run, shown=shown)
     return _carry_out(request, _View(explain, timing, json, quiet))
 
 
-def _prepared(asked: OptimizeOptions, *, explain: str | None, script: Path | None, write: bool) -> _Request:
+def _prepared(
+    asked: OptimizeOptions, *, explain: str | None, script: Path | None, write: bool, shown: bool | None
+) -> _Request:
     """Checks what can be checked before the model is built, which may take long; then builds it."""
     from fxopt.lowering import get_target
     from fxopt.pipeline import PassManager
@@ -186,11 +198,12 @@ def _prepared(asked: OptimizeOptions, *, explain: str | None, script: Path | Non
     manager = PassManager.parse(asked.pipeline)
     _check_explained(explain, manager)
     metric = _metric(asked.metric, asked.max_drop)
+    retrain = None if asked.distill is None else read_retraining(asked.distill, metric, shown=shown)
     if script is not None:
         write_script(script, asked)
     source = read_model(asked.model)
     folder = _made(asked.output) if write and asked.output is not None else None
-    return _Request(asked, source, manager, metric, folder)
+    return _Request(asked, source, manager, metric, retrain, folder)
 
 
 def _file_name(target: str, plugins: Iterable[Path]) -> str:
@@ -266,6 +279,7 @@ def _run(request: _Request) -> tuple[Report | None, VerificationError | None]:
                 path=request.folder / asked.file_name if request.folder else None,
                 calibration=_records(request),
                 dynamic_shapes=asked.dynamic or None,
+                retrain=request.retrain,
                 metric=request.metric,
                 max_drop=asked.max_drop,
                 opset=asked.opset,

@@ -54,6 +54,7 @@ class OptimizeOptions:
     output: Path | None = None
     dynamic: dict[str, dict[int, object]] = field(default_factory=dict)
     calibration: Path | None = None
+    distill: str | None = None
     metric: str | None = None
     max_drop: float | None = None
     opset: int | None = None

@@ -77,12 +77,14 @@ def _imports(options: OptimizeOptions) -> Iterator[str]:
         name
         for name, wanted in (
             ("read_factory", split_factory(options.model)),
-            ("read_function", options.metric),
+            ("read_function", options.metric or options.distill),
         )
         if wanted
     ]
     if names:
         yield f"from fxopt.factories import {', '.join(names)}"
+    if options.distill:
+        yield "from fxopt.cli.distill import retraining"
     if options.plugins:
         yield "from fxopt.pipeline import load_plugin"
 
@@ -124,9 +126,11 @@ def _arguments(options: OptimizeOptions, folder: Path) -> Iterator[tuple[str, st
         yield "path", f"OUTPUT / {options.file_name!r}"
     if options.calibration is not None:
         yield "calibration", "calibration"
-    place = split_factory(options.metric) if options.metric else None
-    if place is not None:
-        yield "metric", f"read_function({_place(place[0], folder)}, {place[1]!r})"
+    metric, distill = (_function(text, folder) for text in (options.metric, options.distill))
+    if distill is not None:
+        yield "retrain", f"retraining({distill}(), {metric})"
+    if metric is not None:
+        yield "metric", metric
     for name, value in (("max_drop", options.max_drop), ("opset", options.opset)):
         if value is not None:
             yield name, repr(value)
@@ -134,6 +138,12 @@ def _arguments(options: OptimizeOptions, folder: Path) -> Iterator[tuple[str, st
         yield "check_each", "True"
     if options.reproduce is not None:
         yield "reproduce", _place(options.reproduce, folder)
+
+
+def _function(text: str | None, folder: Path) -> str | None:
+    """A function of the user's as code."""
+    place = split_factory(text) if text else None
+    return None if place is None else f"read_function({_place(place[0], folder)}, {place[1]!r})"
 
 
 def _place(path: Path, folder: Path) -> str:

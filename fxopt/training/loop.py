@@ -186,7 +186,7 @@ class _Run:
         if score is not None:
             watched.score = self.processes.decided(score, self.student.device)
             if math.isnan(watched.score):
-                raise InputError(f"{watched.score_name} is nan {self._place()}; expected a number")
+                raise InputError(f"{watched.score_name} is nan at {self._place()}; expected a number")
         if watched.score is None or watched.best is None or watched.score > watched.best:
             watched.best, self.best = watched.score, self.student.snapshot()
             if self.folder is not None and self.processes.leads:
@@ -278,7 +278,8 @@ def _part(state: Mapping[str, object], name: str) -> dict[str, object]:
 
 def _score_name(settings: Settings) -> str:
     if settings.metric is not None:
-        return getattr(settings.metric, "__name__", "metric").strip("<>") or "metric"
+        name: str = getattr(settings.metric, "__name__", "metric")
+        return name if name.isidentifier() else "metric"
     return "validation loss"
 
 

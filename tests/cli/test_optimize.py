@@ -295,7 +295,8 @@ def test_an_opset(net: str, tmp_path: Path):
         (["--calibration", "missing.npz"], "can't read missing.npz"),
         (["--opset", "99"], "opset 99 is not offered; choose 18 to 23"),
         (["--target", "eager", "--opset", "18"], "opset is an option of onnx; eager has none"),
-        (["--distill", "net.py:loaders"], "--distill is not in this version of fxopt yet"),
+        (["--distill", "net.py"], "--distill net.py: expected FILE.py:FUNCTION"),
+        (["--distill", "missing.py:loaders"], "missing.py does not exist"),
         (["--pipeline", "o1"], "did you mean 'O1'?"),
     ],
 )
