@@ -1,14 +1,20 @@
 """The nightly tools do what they say, on a small scale."""
 
 import ast
+import gc
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch.fx import Graph
 
+from fxopt.passes._names import aten_name
 from fxopt.passes.eliminate.eliminate_dead_code import EliminateDeadCode
 from tests.diagnosis.broken_passes import GeluByTanh
-from tests.nightly import fuzz, mutants, reliability, zoo
+from tests.nightly import coverage_map, forks, fuzz, mutants, mutations, reliability, zoo
 
 
 def test_the_fuzzer_counts_what_it_checks(tmp_path: Path):
@@ -38,12 +44,23 @@ def test_a_hit_is_reduced_and_stored(tmp_path: Path):
 
 def test_mutants_are_other_programs_that_compile():
     file = "fxopt/passes/fuse/fuse_linear_bn.py"
-    text = (mutants.ROOT / file).read_text()
-    made = mutants.mutants_of(file)
-    assert len(made) >= 3
+    text = (mutations.ROOT / file).read_text()
+    made = mutations.mutants_of(file)
+    assert len(made) >= 3 and len({m.key for m, _ in made}) == len(made)
     for mutant, source in made:
         assert ast.dump(ast.parse(source)) != ast.dump(ast.parse(text)), mutant
-    assert mutants.tests_of(file)[0] == "tests/passes/fuse/test_fuse_linear_bn.py"
+
+
+def test_what_an_error_says_and_what_a_type_is_are_no_mutants():
+    for file in mutants.sources():
+        lines = (mutations.ROOT / file).read_text().splitlines()
+        for mutant, _ in mutations.mutants_of(file):
+            assert not lines[mutant.line - 1].lstrip().startswith(("raise ", '"""', "__all__", "@")), mutant
+
+
+def test_code_that_runs_at_load_is_told():
+    at_load = {m.function for m, _ in mutations.mutants_of("fxopt/passes/fuse/fuse_conv_bn.py") if m.at_load}
+    assert at_load == {"FuseConvBn"}
 
 
 @pytest.mark.parametrize(
@@ -53,26 +70,98 @@ def test_mutants_are_other_programs_that_compile():
         ("not a", {"a"}),
         ("a and b", {"a or b"}),
         ("a + 1", {"a - 1", "2"}),
+        ("'a' + b", set()),
         ("return a", {"return None"}),
         ("f(x)", {"pass"}),
         ("if a:\n    f(x)", {"not a", "pass"}),
+        ("if a == b:\n    c", {"a != b"}),
+        ("if a < b:\n    c", {"a <= b", "not a < b"}),
     ],
 )
 def test_changes(source: str, expected: set[str]):
-    found = {
-        ast.unparse(new)
-        for node in ast.walk(ast.parse(source))
-        for _, new in mutants.changes(node)
-        if new is not None
-    }
+    found = {ast.unparse(new) for node in ast.walk(ast.parse(source)) for _, new in mutations.changes(node)}
     assert found == expected
+
+
+def _forever() -> str:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("work", "expected"),
+    [
+        (lambda: "", "survived"),
+        (lambda: "test_x", "killed"),
+        (lambda: str(1 // 0), "killed"),
+        (lambda: os._exit(3), "killed"),
+        (_forever, "timeout"),
+    ],
+    ids=["passes", "fails", "raises", "crashes", "hangs"],
+)
+def test_how_a_mutant_ends(work: Callable[[], str], expected: str):
+    end, said, _ = forks.fork(work, cpu_seconds=0.5)
+    assert end == expected and (said == "test_x") == (said != "")
+
+
+def test_a_fork_runs_the_changed_function():
+    file = "fxopt/passes/_names.py"
+    live = forks.Functions({str(mutations.ROOT / file): file})
+    gc.unfreeze()
+    made = mutations.mutants_of(file)
+    (source,) = [s for m, s in made if m.function == "aten_name" and m.after == "return None"]
+    codes = live.changed(file, source)
+    assert codes is not None and [f.__name__ for f, _ in codes] == ["aten_name"]
+    node = Graph().call_function(torch.ops.aten.relu.default)
+
+    def work() -> str:
+        for function, code in codes:
+            function.__code__ = code
+        return repr(aten_name(node))
+
+    _, said, _ = forks.fork(work, cpu_seconds=5)
+    assert (said, aten_name(node)) == ("None", "relu")
+
+
+def test_a_mutant_is_imported_afresh():
+    file = "fxopt/passes/_names.py"
+    tests = ["tests/passes/eliminate/test_eliminate_dead_code.py"]
+    assert forks.fresh(file, (mutations.ROOT / file).read_text(), tests, 60) == ("survived", "")
+    end, _ = forks.fresh(file, "raise ImportError", tests, 60)
+    assert end == "killed"
+
+
+def test_lines_that_run(tmp_path: Path):
+    lines: coverage_map.Lines = {}
+    with coverage_map.traced({mutations.__file__: "m"}, lines):
+        list(mutations.changes(ast.parse("a < b").body[0].value))
+    kept = coverage_map.CoverageMap(tmp_path / "map.json", "abc")
+    kept.measure(
+        "t", "1", {mutations.__file__: "m"}, lambda: list(mutations.changes(ast.parse("a < b").body[0].value))
+    )
+    kept.save()
+    again = coverage_map.CoverageMap(tmp_path / "map.json", "abc")
+    assert again.knows("t", "1") and not again.knows("t", "2")
+    assert set(again.tests["t"]["lines"]["m"]) == lines["m"]
+    assert all(again.covering("m", n) == ["t"] for n in lines["m"]) and not again.covering("m", 1)
+    assert not coverage_map.CoverageMap(tmp_path / "map.json", "other").tests
+
+
+def test_results_go_on_where_they_were_and_survivors_meet_new_tests(tmp_path: Path):
+    file = "fxopt/passes/fuse/_batch_norm.py"
+    (one, _), (two, _), *_ = mutations.mutants_of(file)
+    results = mutants.Results(tmp_path / "r.jsonl", "tests")
+    results.add(one, "killed", "test_x", 0.1)
+    results.add(two, "survived", "", 0.2)
+    assert set(mutants.Results(tmp_path / "r.jsonl", "tests").ends) == {one.key, two.key}
+    assert set(mutants.Results(tmp_path / "r.jsonl", "other tests").ends) == {one.key}
 
 
 def test_every_equivalent_mutant_has_its_reason_and_still_exists():
     known = json.loads(mutants.EQUIVALENT.read_text())
     assert all(isinstance(reason, str) and len(reason) > 10 for reason in known.values())
     files = {key.partition(":")[0] for key in known}
-    keys = {m.key for file in files for m, _ in mutants.mutants_of(file)}
+    keys = {m.key for file in files for m, _ in mutations.mutants_of(file)}
     assert set(known) <= keys
 
 
