@@ -33,6 +33,7 @@ mutants: $(VENV)/.test ## mutants of passes and rewriting for SECONDS; survivors
 
 nightly: $(VENV)/.test ## two hours of fuzz, the zoo, mutants, all tests searched deeply; figures in docs/reliability.md
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.nightly.fuzz --seconds 7200; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.nightly.passes --programs 5000; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.nightly.zoo --draws 200; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.nightly.mutants --seconds 36000; \
 	$(BIN)/python -m tests.nightly.reliability

@@ -67,14 +67,14 @@ def check_pass(
         reproduce: a folder; a failure is bisected to its rewrite, reduced, and written there.
 
     Returns:
-        `programs`, `fired` and `rewrites`.
+        `programs`, `fired`, `rewrites` and `refused` (rewrites that a pass said no to, with a reason).
 
     Raises:
         CheckFailure: what it broke, and a short script that repeats it.
     """
     functions = item.all_motifs() if motifs is None else motifs
     planted = [focused(m, lambda program: _fires(item, program)) for m in functions]
-    counts = {"programs": 0, "fired": 0, "rewrites": 0}
+    counts = {"programs": 0, "fired": 0, "rewrites": 0, "refused": 0}
     failing: list[Program] = []
     profile = settings.get_profile(settings.get_current_profile_name())
 
@@ -89,13 +89,15 @@ def check_pass(
         counts["programs"] += 1
         lowered = targets if turn == _LOWER_EVERY else ()  # drawn: the same when the example is run again
         try:
-            rewrites = check_once(item, program, idempotent=idempotent, targets=lowered)
+            result = _checked(item, program, idempotent=idempotent, targets=lowered)
         except CheckFailure as failure:
             failing[:] = [program]
             script = reproducer(item, program, idempotent=idempotent, targets=lowered)
             raise CheckFailure(f"{failure}\n\nrepeat it with:\n\n{script}") from failure
+        rewrites = sum(p.rewrites for p in result.passes)
         counts["fired"] += rewrites > 0
         counts["rewrites"] += rewrites
+        counts["refused"] += sum(len(p.refusals) for p in result.passes)
 
     try:
         run()
@@ -143,6 +145,11 @@ def check_once(item: Pass, program: Program, *, idempotent: bool = True, targets
     Raises:
         CheckFailure: what the pass broke.
     """
+    return sum(p.rewrites for p in _checked(item, program, idempotent=idempotent, targets=targets).passes)
+
+
+def _checked(item: Pass, program: Program, *, idempotent: bool, targets: Sequence[str]) -> PipelineResult:
+    """The result, held to everything that a pass promises."""
     before = str(program)
     weights = {n: (id(t), t._version) for n, t in program.weights.items()}
     result = _run(item, program)
@@ -158,14 +165,13 @@ def check_once(item: Pass, program: Program, *, idempotent: bool = True, targets
                 f"{item.pass_name()} is not idempotent, a second run changes\n"
                 f"{result.program.diff(again.program)}"
             )
-    rewrites = sum(p.rewrites for p in result.passes)
-    if rewrites:
+    if any(p.rewrites for p in result.passes):
         _check_function(item, program, result)
     for target in targets:
         _check_target(result.program, target)
     if targets:
         _check_round_trip(result.program)
-    return rewrites
+    return result
 
 
 def _fires(item: Pass, program: Program) -> bool:

@@ -247,7 +247,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Mutants of passes and rewriting.")
     parser.add_argument("--seconds", type=float, default=3600.0, help="when to stop; a fair sample is left")
     parser.add_argument("--sample", type=int, default=None, help="how many to try at most")
-    parser.add_argument("--effort", type=float, default=30.0, help="seconds of tests for one mutant at most")
+    parser.add_argument("--effort", type=float, default=10.0, help="seconds of tests for one mutant at most")
     parser.add_argument("--seed", type=int, default=0, help="of the order")
     parser.add_argument("--file", default="", help="only files whose path holds this")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")

@@ -1,9 +1,10 @@
-"""Writes docs/reliability.md from what fuzz, zoo and mutants left in build/: `python -m tests.nightly.reliability`."""
+"""Writes docs/reliability.md from what fuzz, passes, zoo and mutants left in build/: `python -m tests.nightly.reliability`."""
 
 import datetime
 import json
 import platform
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,39 @@ def read(name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def page(fuzz: dict[str, Any], mutants: dict[str, Any], zoo: dict[str, Any]) -> str:
+def read_lines(name: str) -> list[dict[str, Any]]:
+    """A file of one JSON object a line, empty if there is none."""
+    path = ROOT / "build" / name
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def page(
+    fuzz: dict[str, Any], passes: list[dict[str, Any]], mutants: dict[str, Any], zoo: dict[str, Any]
+) -> str:
     """The page's text."""
     today = datetime.datetime.now(datetime.UTC).date()
     lines = [_HEAD, f"Last run: {today}, torch {torch.__version__}, Python {platform.python_version()}.", ""]
-    return "\n".join([*lines, *_fuzz(fuzz), *_zoo(zoo), *_mutants(mutants)]) + "\n"
+    return "\n".join([*lines, *_passes(passes), *_fuzz(fuzz), *_zoo(zoo), *_mutants(mutants)]) + "\n"
+
+
+def _passes(results: list[dict[str, Any]]) -> list[str]:
+    lines = ["## Each pass over drawn programs", ""]
+    if not results:
+        return [*lines, "Not run.", ""]
+    lines += [
+        "`check_pass`, the pass's own patterns planted in most programs: contract, determinism, idempotence, dialect, values, "
+        "and for one in twenty the file and every target. Seconds are those of a processor.",
+        "",
+        "| pass | programs | fired | rewrites | refused | seconds | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in sorted(results, key=lambda r: str(r["pass"])):
+        counts = result.get("counts", {})
+        cells = [str(counts.get(k, "")) for k in ("programs", "fired", "rewrites", "refused")]
+        failed = " ".join(str(result.get("failed", "")).split())[:200].replace("|", "/")
+        lines.append(f"| `{result['pass']}` | {' | '.join(cells)} | {result['seconds']:.0f} | {failed} |")
+    return [*lines, ""]
 
 
 def _fuzz(figures: dict[str, Any]) -> list[str]:
@@ -72,24 +101,34 @@ def _mutants(figures: dict[str, Any]) -> list[str]:
     lines = ["## Mutants of passes and rewriting", ""]
     if not figures:
         return [*lines, "Not run."]
-    ends = [r["end"] for r in figures["results"]]
-    survivors = [r for r in figures["results"] if r["end"] == "survived"]
-    return [
-        *lines,
+    results = figures["results"]
+    ends = Counter(r["end"] for r in results)
+    lines += [
         f"{figures['tried']} of {figures['mutants']} mutants tried, in random order; of those not shown equivalent "
-        f"{figures['killed']:.1%} were killed ({ends.count('timeout')} of them by time running out). "
-        f"Equivalent, each with its reason in `tests/nightly/equivalent_mutants.json`: {ends.count('equivalent')}. "
-        f"Survivors: {len(survivors)}.",
+        f"{figures['killed']:.1%} were killed ({ends['timeout']} of them by time running out), in "
+        f"{figures['seconds'] / max(figures['tried'], 1):.1f} s each on the mean. Equivalent, each with its reason in "
+        f"`tests/nightly/equivalent_mutants.json`: {ends['equivalent']}. Survivors: {ends['survived']}; on lines that no test "
+        f"runs: {ends['untested']}.",
         "",
-        *(
-            f"- `{r['file']}:{r['line']}` in `{r['function']}`: `{r['before']}` -> `{r['after']}`"
-            for r in survivors
-        ),
+        "| file | tried | killed | survived | untested | equivalent |",
+        "|---|---|---|---|---|---|",
     ]
+    for file in sorted({r["file"] for r in results}):
+        of = Counter(r["end"] for r in results if r["file"] == file)
+        killed = of["killed"] + of["timeout"]
+        lines.append(
+            f"| `{file}` | {of.total()} | {killed} | {of['survived']} | {of['untested']} | {of['equivalent']} |"
+        )
+    alive = [r for r in results if r["end"] in ("survived", "untested")]
+    told = (
+        f"- `{r['file']}:{r['line']}` in `{r['function']}`: `{r['before']}` -> `{r['after']}`" for r in alive
+    )
+    return [*lines, "", *told]
 
 
 def main() -> int:
-    PAGE.write_text(page(*map(read, ("fuzz.json", "mutants.json", "zoo.json"))), encoding="utf-8")
+    text = page(read("fuzz.json"), read_lines("passes.jsonl"), read("mutants.json"), read("zoo.json"))
+    PAGE.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -13,8 +13,9 @@ from torch.fx import Graph
 
 from fxopt.passes._names import aten_name
 from fxopt.passes.eliminate.eliminate_dead_code import EliminateDeadCode
+from fxopt.testing import CheckFailure
 from tests.diagnosis.broken_passes import GeluByTanh
-from tests.nightly import coverage_map, forks, fuzz, mutants, mutations, reliability, zoo
+from tests.nightly import coverage_map, forks, fuzz, mutants, mutations, passes, reliability, zoo
 
 
 def test_the_fuzzer_counts_what_it_checks(tmp_path: Path):
@@ -123,6 +124,7 @@ def test_a_fork_runs_the_changed_function():
     assert (said, aten_name(node)) == ("None", "relu")
 
 
+@pytest.mark.slow
 def test_a_mutant_is_imported_afresh():
     file = "fxopt/passes/_names.py"
     tests = ["tests/passes/eliminate/test_eliminate_dead_code.py"]
@@ -166,15 +168,36 @@ def test_every_equivalent_mutant_has_its_reason_and_still_exists():
 
 
 def test_the_page_says_what_was_run_and_what_was_not():
-    assert reliability.page({}, {}, {}).count("Not run.") == 3
+    assert reliability.page({}, [], {}, {}).count("Not run.") == 4
     figures = {
         "commit": "abc", "seconds": 120.0, "programs": 10, "lowered": 2, "hits": ["seed 3: x"],
         "passes": {"p": {"checked": 10, "fired": 4, "rewrites": 5, "refused": 1, "seconds": 0.02}},
     }  # fmt: skip
     survivor = {"file": "f.py", "line": 3, "function": "g", "before": "a", "after": "b", "end": "survived"}
-    text = reliability.page(figures, {"mutants": 20, "tried": 2, "killed": 0.5, "results": [survivor]}, {})
+    died = {**survivor, "end": "killed"}
+    mutated = {"mutants": 20, "tried": 2, "killed": 0.5, "seconds": 4.0, "results": [survivor, died]}
+    counts = {"programs": 50, "fired": 20, "rewrites": 30, "refused": 7}
+    passes = [
+        {"pass": "p", "counts": counts, "seconds": 9.2},
+        {"pass": "o", "failed": "a\nb", "seconds": 1.0},
+    ]
+    text = reliability.page(figures, passes, mutated, {})
     assert "10 programs in 2 minutes at commit abc" in text and "| `p` | 10 | 4 | 5 | 1 | 2.00 |" in text
+    assert "| `p` | 50 | 20 | 30 | 7 | 9 |  |" in text and "| `o` |  |  |  |  | 1 | a b |" in text
     assert "2 of 20 mutants" in text and "50.0% were killed" in text and "`f.py:3`" in text
+    assert "| `f.py` | 2 | 1 | 1 | 0 | 0 |" in text and "2.0 s each" in text
+
+
+def test_every_pass_leaves_its_counts_or_how_it_failed(monkeypatch: pytest.MonkeyPatch):
+    def check(item: object, *, examples: int, min_fired: float) -> dict[str, int]:
+        if isinstance(item, GeluByTanh):
+            raise CheckFailure("gelu-by-tanh changes the function")
+        return {"programs": examples}
+
+    monkeypatch.setattr(passes, "check_pass", check)
+    found = passes.checked(EliminateDeadCode(), 20)
+    assert found["pass"] == "eliminate-dead-code" and found["counts"] == {"programs": 20}
+    assert passes.checked(GeluByTanh(), 20)["failed"] == "gelu-by-tanh changes the function"
 
 
 @pytest.mark.slow
