@@ -13,7 +13,7 @@ import torch
 from torch.fx import Node
 
 from fxopt.errors import PassError
-from fxopt.ops import canonical_arguments, is_mutating, is_random, op_key
+from fxopt.ops import canonical_arguments, is_mutating, op_key
 from fxopt.ops.spelling import SPELLINGS, STANDING
 from fxopt.program.inference import infer_value, is_data_dependent, value_key
 from fxopt.program.program import Program, origins_of
@@ -130,8 +130,6 @@ def _call_problems(dialect: Dialect, node: Node) -> Iterator[str]:
         yield f"{op_key(target)} is not the canonical spelling"
     if is_mutating(target):
         yield f"{op_key(target)} writes in place"
-    if is_random(node):
-        yield f"{op_key(target)} draws random numbers"
     try:
         args, kwargs = canonical_arguments(target, node.args, dict(node.kwargs))
     except TypeError as error:

@@ -78,10 +78,6 @@ def writes(program: Program) -> None:
     insert(program, aten.relu_.default, node(program, "add"))
 
 
-def draws(program: Program) -> None:
-    insert(program, aten.dropout.default, node(program, "add"), 0.5, True)
-
-
 def defaults_missing(program: Program) -> None:
     insert(program, aten.softmax.int, node(program, "add"), 1)
 
@@ -141,7 +137,6 @@ BROKEN = {
     same_name: "another node has the same name",
     other_spelling: "aten.view.default is not the canonical spelling",
     writes: "aten.relu_.default writes in place",
-    draws: "aten.dropout.default draws random numbers",
     defaults_missing: "its arguments are not canonical",
     negative_dim: "its arguments are not canonical",
     other_keyword: "its arguments are not canonical",

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Low to high; those of one line don't import each other.
 LAYERS = (
-    ("errors", "json_data", "report"),
+    ("draws", "errors", "json_data", "report"),
     ("ops",),
     ("program",),
     ("dialect",),

@@ -18,6 +18,7 @@ from torch.fx.node import map_arg
 
 from fxopt.errors import TraceError
 from fxopt.frontend.origins import node_line
+from fxopt.ops import is_random, op_key
 from fxopt.program.program import COND
 
 __all__ = ["inlined"]
@@ -63,6 +64,12 @@ class _Inliner:
             elif node.target is operator.getitem and isinstance(env[node.args[0]], tuple):
                 env[node] = env[node.args[0]][node.args[1]]
             else:
+                if operands is not None and is_random(node):
+                    # Both branches are run, so that one would take the numbers that the other draws.
+                    raise TraceError(
+                        f"a branch of torch.cond draws random numbers ({op_key(node.target)}){node_line(node)}: "
+                        "draw them before it"
+                    )
                 env[node] = self.graph.node_copy(node, env.__getitem__)
                 if node.op == "placeholder":  # found by their names; calls may stand here twice
                     env[node].name = node.name

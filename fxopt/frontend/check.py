@@ -15,12 +15,15 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from fxopt.draws import same_draws
 from fxopt.errors import TraceError
 from fxopt.frontend.diagnose import first_line
 from fxopt.frontend.difference import difference
 from fxopt.frontend.inputs import Example, resized
 from fxopt.frontend.sizes import Guard, Sizes, broken_guards, other_sizes, size_guards
 from fxopt.frontend.untouched import Snapshot
+from fxopt.frontend.unwritten import filled, unwritten
+from fxopt.ops import is_random, op_key
 from fxopt.program.program import Program, origins_of
 from fxopt.program.signature import TensorSpec, evaluate_dim, solve_sizes
 
@@ -30,7 +33,6 @@ _LARGE = 1 << 14
 """A size up to which one more is tried."""
 _TRIES = 3
 """Sizes to offer a model that refuses some (more positions than it has)."""
-_UNWRITTEN = ("aten.empty", "aten.new_empty")
 _REMEDY = "compute it from x.shape with whole numbers (n // 2), or trace with this size static"
 
 
@@ -72,6 +74,7 @@ class _Comparison:
         self.program, self.model, self.example = program, model, example
         self.symbols = program.signature.symbols
         self.specs = program.signature.tensor_inputs[: len(example.tensors)]
+        self.unwritten = unwritten(program)
         self.sizes = solve_sizes(self.specs, [t.shape for t in example.tensors])
         names = program.symbol_names
         self.guards = size_guards(program.fake_mode.shape_env, names) if self.symbols else []
@@ -106,6 +109,7 @@ class _Comparison:
 
     def _raise(self, problem: str, where: str, example: Example) -> None:
         if problem:
+            self._check_draws()
             self._check_written()
             self._check_state(example)
             raise TraceError(
@@ -113,17 +117,22 @@ class _Comparison:
             )
 
     def _check_written(self) -> None:
-        """Raises where the difference is the model's own: it returns what memory held before.
+        """Raises where the difference is the model's own: it returns what memory held before."""
+        if self.unwritten is not None:
+            raise TraceError(
+                f"the model's result depends on memory that it does not write ({self.unwritten}): "
+                "use torch.zeros instead of torch.empty"
+            )
 
-        Such memory is zeros in a program; each of its nodes still knows the op that it comes from.
-        """
-        for node in self.program.calls():
-            origin = next((o for o in origins_of(node) if o.op.startswith(_UNWRITTEN)), None)
-            if origin is not None and node.target is torch.ops.aten.zeros.default:
-                raise TraceError(
-                    f"the model's result depends on memory that it does not write ({origin}): "
-                    "use torch.zeros instead of torch.empty"
-                )
+    def _check_draws(self) -> None:
+        """Raises where the difference may be the model's own: it does not draw from the generator as it is."""
+        random = next((n for n in self.program.calls() if is_random(n)), None)
+        if random is not None:
+            places = "; ".join(map(str, origins_of(random)))
+            raise TraceError(
+                f"the model's result depends on random numbers in another way than its ops do ({op_key(random.target)}, "
+                f"{places}): it must not set a seed, use a generator of its own, or draw what it does not use"
+            )
 
     def _check_state(self, example: Example) -> None:
         """Raises where the model differs from itself when it is run twice."""
@@ -210,7 +219,8 @@ class _Comparison:
         args, kwargs = example.copied()
         given = {f"state.{name}": value for name, value in self._states().items()}
         try:
-            got = pytree.tree_leaves(self.program(*args, **kwargs, **given))
+            with same_draws():
+                got = pytree.tree_leaves(self.program(*args, **kwargs, **given))
         except Exception as error:  # whatever it is: the model runs there
             return f"fails where the model runs ({first_line(error)})"
         return self._compared(expected, got)
@@ -225,9 +235,10 @@ class _Comparison:
     def _run_model(self, example: Example, states: dict[str, torch.Tensor]) -> list[object]:
         """The model's results, flat, and its new states behind them."""
         args, kwargs = example.copied()
-        if not states:
-            return pytree.tree_leaves(self.model(*args, **kwargs))
-        result = torch.func.functional_call(self.model, states, args, kwargs)
+        with same_draws(), filled() if self.unwritten is not None else contextlib.nullcontext():
+            if not states:
+                return pytree.tree_leaves(self.model(*args, **kwargs))
+            result = torch.func.functional_call(self.model, states, args, kwargs)
         return [*pytree.tree_leaves(result), *states.values()]
 
     def _check_repeatable(self, example: Example, expected: list[object], snapshot: Snapshot) -> None:

@@ -25,6 +25,8 @@ def difference(a: object, b: object) -> str:
         return "" if same else f"{a!r} against {b!r}"
     if a.shape != b.shape or a.dtype != b.dtype:
         return f"{a.dtype} {tuple(a.shape)} against {b.dtype} {tuple(b.shape)}"
+    if a.is_complex():
+        a, b = torch.view_as_real(a.detach().resolve_conj()), torch.view_as_real(b.detach().resolve_conj())
     if torch.equal(a, b):
         return ""
     if not a.is_floating_point():

@@ -15,6 +15,7 @@ from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
 from fxopt.dialect import is_legal_target
+from fxopt.frontend.refuse import updates_statistics
 from fxopt.ops.info import Aliasing, op_info, op_key
 from fxopt.ops.schema import is_mutating, is_view, mutated_arguments
 
@@ -55,6 +56,8 @@ class _Walk:
         for node in self.source.nodes:
             if node.op == "call_function" and not is_legal_target(node.target):
                 raise Refused(f"{op_key(node.target)} opens a region of its own", node)
+            if node.op == "call_function" and updates_statistics(node):
+                raise Refused(f"{op_key(node.target)} updates the running statistics", node)
             if node.op == "call_function" and is_mutating(node.target):
                 self._write(node)
                 continue
@@ -141,11 +144,20 @@ def _is_getitem(node: Node) -> bool:
     return getattr(node.target, "__name__", "") == "getitem"
 
 
+_TWINS = {
+    torch.ops.aten.normal_.default: torch.ops.aten.normal_functional.default,
+    torch.ops.aten.bernoulli_.float: torch.ops.aten.bernoulli.p,
+}
+"""Those of another name."""
+
+
 def functional_twin(op: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
     """`aten.relu` for `aten.relu_`; None if there is no overload of the same name."""
     namespace, name = op._schema.name.split("::")
     if not name.endswith("_") or name.endswith("__"):
         return None
+    if op in _TWINS:
+        return _TWINS[op]
     packet = getattr(getattr(torch.ops, namespace), name[:-1], None)
     twin = getattr(packet, op._overloadname or "default", None)
     return twin if isinstance(twin, torch._ops.OpOverload) and not is_mutating(twin) else None

@@ -68,7 +68,8 @@ def trace(
         args: example positional inputs, any pytree of tensors and literals; not for an ExportedProgram.
         kwargs: example keyword inputs.
         dynamic_shapes: torch.export's form, or the short form `{"x": {0: "batch"}}`.
-        state: make buffers that the model writes to inputs and outputs `state.<name>`, after its own.
+        state: keep the model's effects: buffers that it writes to become inputs and outputs `state.<name>`, after its
+            own; random numbers (dropout of a model that trains, too) are drawn from torch's generator at each call.
         trust: open a `.pt2` file, which can run code of its author's choosing.
 
     Returns:
@@ -209,16 +210,17 @@ def _to_program(exported: ExportedProgram, example: Example | None, *, state: bo
     """Functionalises by our own walk where that is right, else by torch's decompositions."""
     names, axes = (example.names, example.axes) if example else (None, None)
     graph = inlined(exported.graph_module)
-    check_captured(graph)
+    check_captured(graph, state=state)
     try:
-        return unlift(exported, functionalize(graph), names=names, axes=axes)
+        return unlift(exported, functionalize(graph), names=names, axes=axes, state=state)
     except Refused as refusal:
         check_refusal(refusal, exported, state=state)
         where = node_line(refusal.node)
     decomposed = _decompose(exported)
     check_written(decomposed, names, where, state=state)
     try:
-        return unlift(decomposed, functionalize(inlined(decomposed.graph_module)), names=names, axes=axes)
+        functional = functionalize(inlined(decomposed.graph_module))
+        return unlift(decomposed, functional, names=names, axes=axes, state=state)
     except Refused as refusal:
         raise TraceError(f"the model can't be made functional{node_line(refusal.node)}: {refusal}") from None
 

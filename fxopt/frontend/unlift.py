@@ -328,6 +328,7 @@ def unlift(
     *,
     names: tuple[str, ...] | None = None,
     axes: tuple[dict[int, Axis], ...] | None = None,
+    state: bool = False,
 ) -> Program:
     """Makes the `Program` of a functional exported graph; buffers that it writes become inputs and outputs.
 
@@ -336,9 +337,10 @@ def unlift(
         graph: its graph, or a functional twin of it with the same placeholders and outputs.
         names: the inputs' names, one a leaf; by default the placeholders'.
         axes: the dynamic axes, one dict a leaf.
+        state: whether training ops and random numbers may stay.
 
     Raises:
-        TraceError: training, random, complex or control-flow ops, an op that writes in place.
+        TraceError: training, random, sparse or control-flow ops, an op that writes in place.
     """
-    check_captured(graph)
+    check_captured(graph, state=state)
     return _Unlift(exported, graph, names, axes).run()

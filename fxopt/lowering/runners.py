@@ -66,6 +66,7 @@ def _open_torchscript(path: str, entry: str) -> Run:
 
     import torch
 
+    from fxopt.draws import rewind_draws
     from fxopt.lowering.tensors import pack, unpack
 
     with warnings.catch_warnings():
@@ -74,12 +75,14 @@ def _open_torchscript(path: str, entry: str) -> Run:
     function = getattr(module, entry or "forward")
 
     def run(inputs: Sequence[Packed]) -> list[Value]:
+        rewind_draws()
         return [pack(v) for v in function(*map(unpack, inputs))]
 
     return run
 
 
 def _open_eager(path: str, entry: str) -> Run:
+    from fxopt.draws import rewind_draws
     from fxopt.lowering.eager.target import EagerTarget
     from fxopt.lowering.tensors import pack, unpack
 
@@ -87,6 +90,7 @@ def _open_eager(path: str, entry: str) -> Run:
     artifact = target.open_entry(path, entry) if entry else target.open(path)
 
     def run(inputs: Sequence[Packed]) -> list[Value]:
+        rewind_draws()
         return [pack(v) for v in artifact.run_flat(list(map(unpack, inputs)))]
 
     return run

@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from fxopt.lowering.regions import Choice, choices
 from fxopt.ops.info import op_key
-from fxopt.ops.schema import argument_kinds
+from fxopt.ops.schema import argument_kinds, is_random
 from fxopt.program.program import COND, Program, origins_of
 
 __all__ = ["Names", "essential_arguments", "is_choice", "node_choices", "skipped_input"]
@@ -43,7 +43,8 @@ def node_choices(program: Program) -> list[Choice[Node]]:
     if not groups:
         return []
     uses = {n: [(u, _place(u, n)) for u in n.users] for n in calls}
-    kept = {n for n in calls if any(u.op == "output" for u in n.users)}
+    # A draw is made whichever side is taken: those after it would draw other numbers else.
+    kept = {n for n in calls if is_random(n) or any(u.op == "output" for u in n.users)}
     return choices(calls, uses, kept, list(groups.values()))
 
 

@@ -24,7 +24,7 @@ from torch.fx.node import Argument
 from fxopt.errors import ArtifactError
 from fxopt.ops.info import op_key
 from fxopt.ops.resolve import UnknownOpError, resolve_op
-from fxopt.ops.schema import is_pure
+from fxopt.ops.schema import is_mutating, is_pure, is_random
 from fxopt.program.program import Origin, Program, origins_of
 
 __all__ = ["decode_graph", "decode_literal", "encode_graph", "encode_literal", "reaches_out"]
@@ -255,7 +255,8 @@ class _Decoder:
         values = tuple(cast(Argument, decode_literal(a, self.nodes)) for a in args)
         named = {_checked_name(k): cast(Argument, decode_literal(v, self.nodes)) for k, v in kwargs}
         node = self.graph.create_node("call_function", target, values, named, name)
-        if isinstance(target, torch._ops.OpOverload) and not is_pure(node):
+        draws = is_random(node) and not is_mutating(target)
+        if isinstance(target, torch._ops.OpOverload) and not is_pure(node) and not draws:
             raise ArtifactError(
                 f"the graph calls {entry['target']!r} at {name!r}, which does more than compute"
             )

@@ -233,7 +233,7 @@ class Rewriter:
             value = infer_value(self.program, op, args, kwargs)
         node = self._emit(op, args, kwargs or {}, value)
         if is_random(node):
-            raise PassError(f"{op_key(op)} draws random numbers; a program is a function of its inputs")
+            raise PassError(f"{op_key(op)} draws random numbers, which no rewrite may add")
         return node
 
     def constant(

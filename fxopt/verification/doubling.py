@@ -20,7 +20,7 @@ import torch
 from torch.fx import Graph, Node
 
 from fxopt.errors import FxoptError
-from fxopt.ops import canonical_arguments, op_key
+from fxopt.ops import canonical_arguments, is_random, op_key
 from fxopt.program import Program, Spec, TensorSpec, infer_value, origins_of, value_key
 from fxopt.verification.arguments import with_values
 
@@ -166,6 +166,10 @@ class _Doubling:
                 f"{self._where(node)} reinterprets the bits of a float: it has no float64 form"
             )
         old = node.meta.get("val")
+        if is_random(node):
+            # In float64 other numbers would be drawn: it draws as it does, from operands as they were.
+            self.twins[node] = self._drawn(node)
+            return
         if not self._moved(node) and not is_low(old):
             value = old
         else:
@@ -175,6 +179,23 @@ class _Doubling:
         self.twins[node] = self._make(node, node.name, node.target, args, kwargs, _kept(old, value))
         if is_low(value):
             self.twins[node] = self._cast(node, self.twins[node])
+
+    def _drawn(self, node: Node) -> Node:
+        args = with_values(list(node.args), lambda n: self._narrowed(node, n))
+        kwargs = {name: with_values(a, lambda n: self._narrowed(node, n)) for name, a in node.kwargs.items()}
+        assert isinstance(args, list)
+        old = node.meta.get("val")
+        twin = self._make(node, node.name, node.target, args, kwargs, old)
+        return self._cast(node, twin) if is_low(old) else twin
+
+    def _narrowed(self, node: Node, operand: Node) -> Node:
+        """The twin of an operand in the operand's own dtype."""
+        twin, value = self.twins[operand], operand.meta.get("val")
+        if not isinstance(value, torch.Tensor) or not is_low(value):
+            return twin
+        name = self._free_name(f"{twin.name}_drawn")
+        args, kwargs = canonical_arguments(aten.to.dtype, (twin, value.dtype), {})
+        return self._make(node, name, aten.to.dtype, args, kwargs, value)
 
     def _argument(self, argument: object) -> object:
         return _double_literals(with_values(argument, self.twins.__getitem__))

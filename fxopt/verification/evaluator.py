@@ -1,4 +1,4 @@
-"""The reference evaluator: op by op, tensors contiguous, one thread, values freed after their last use.
+"""The reference evaluator: op by op, contiguous, one thread, values freed after their last use, equal random numbers.
 
 `EXACT` rewrites are bit-identical under it, and it computes the float64 reference. `evaluate_perturbed` is
 the same walk with each op's result moved by half a unit in the last place: how far the outputs move then is
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch.fx import Node
 
+from fxopt.draws import same_draws
 from fxopt.errors import FxoptError
 from fxopt.ops import op_info, op_key
 from fxopt.program import Program, origins_of
@@ -202,7 +203,7 @@ def _walk(
     given = iter(tensors)
     values: dict[Node, object] = {}
     left = {node: len(node.users) for node in program.graph.nodes}
-    with _reference_mode():
+    with _reference_mode(), same_draws():
         for node in program.graph.nodes:
             if node.op == "output":
                 results = with_values(node.args[0], values.__getitem__)

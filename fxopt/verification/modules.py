@@ -28,6 +28,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
+from fxopt.draws import same_draws
 from fxopt.frontend.untouched import Snapshot
 from fxopt.program import Signature
 from fxopt.verification.doubling import as_double
@@ -162,7 +163,7 @@ def _call(module: nn.Module, signature: Signature, tensors: list[torch.Tensor]) 
     # A signature that was traced with `state=True` takes and returns buffers, behind the model's own.
     states = {k.removeprefix(_STATE): kwargs.pop(k) for k in list(kwargs) if k.startswith(_STATE)}
     states = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in states.items()}
-    with torch.no_grad():
+    with torch.no_grad(), same_draws():
         if not states:
             return signature.flatten_outputs(module(*args, **kwargs))
         result = torch.func.functional_call(module, states, args, kwargs)  # type: ignore[arg-type]  # tensors, by name

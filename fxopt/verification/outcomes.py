@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from fxopt.draws import same_draws
 from fxopt.frontend.difference import difference
 from fxopt.verification.measure import bits, plain_tensor
 from fxopt.verification.sampling import Sample
@@ -42,7 +43,8 @@ def outcome_of(subject: Subject, sample: Sample) -> Outcome:
     """
     tensors = [t.clone() for t in sample.tensors]
     try:
-        outputs = list(subject.run(tensors))
+        with same_draws():
+            outputs = list(subject.run(tensors))
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # whatever a model raises is what it does with these inputs
@@ -67,7 +69,7 @@ def repeat_difference(subject: Subject, sample: Sample, before: Outcome) -> str:
         found = next(filter(None, map(difference, before.outputs, again.outputs)), "")
     return found and (
         f"{subject.name} returns something else when it is run again on the same inputs ({found}): "
-        "it depends on state outside its modules, or on random numbers"
+        "it depends on state outside its modules, or on a generator of its own"
     )
 
 

@@ -322,11 +322,6 @@ def hidden_alias(x):
 # Types
 
 
-@bad("complex", "real")
-def complex_inside(x):
-    return torch.fft.fft(x).abs()  # here
-
-
 @bad("complex", "'x'", args=(noise(2, 3).to(torch.complex64),))
 def complex_input(x):
     return x * 2

@@ -6,7 +6,7 @@
 import json
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +16,19 @@ from torch.utils import _pytree as pytree
 import fxopt
 from tests.lowering.opdb import Entry, entries
 
-__all__ = ["RECORD", "TABLE", "TARGETS", "Row", "outcome", "recorded", "shares", "table"]
+__all__ = [
+    "RECORD",
+    "STATE",
+    "TABLE",
+    "TARGETS",
+    "Row",
+    "exported",
+    "numbers",
+    "outcome",
+    "recorded",
+    "refused",
+    "table",
+]
 
 ROOT = Path(__file__).parents[2]
 RECORD, TABLE = ROOT / "tests/data/ops.json", ROOT / "docs/ops.md"
@@ -25,15 +37,14 @@ Row = dict[str, str]
 """`trace` and one key a target: `ok` or how it is lowered, else why not; `model` alone where torch.export refuses it."""
 
 _EXCLUDED = {
-    "draws random numbers": "random numbers",
-    "complex tensor": "complex numbers",
-    "training op": "training",
     "only dense tensors": "sparse tensors",
     "depends on the values of a tensor": "a number out of a tensor",
     "writes into its input": "writes to its input",
+    "updates the running statistics": "writes to its input",
+    "memory that it does not write": "memory that nothing wrote",
 }
 """Parts of the messages of refusals by design, and what the table calls them."""
-_UNWRITTEN = "memory that nothing wrote"
+STATE = "with state=True"
 
 
 def outcome(entry: Entry) -> Row:
@@ -43,27 +54,36 @@ def outcome(entry: Entry) -> Row:
         AssertionError: a result is wrong.
         Exception: anything that is no FxoptError.
     """
+    row = {"trace": "ok"}
     try:
         program = fxopt.trace(entry.model, entry.inputs)
     except fxopt.FxoptError as error:
-        return _refused(entry, str(error))
-    row = {"trace": _UNWRITTEN if "empty" in entry.name else "ok"}
-    expected = entry.model(*(t.clone() for t in entry.inputs))
-    _assert_same(entry, expected, program(*(t.clone() for t in entry.inputs)))
+        if "state=True" not in str(error):
+            return _refused(entry, str(error))
+        row = {"trace": STATE}
+        try:
+            program = fxopt.trace(entry.model, entry.inputs, state=True)
+        except fxopt.FxoptError as other:
+            return _refused(entry, str(other))
+    expected = _seeded(entry.model, entry)
+    _assert_same(entry, expected, _seeded(program, entry))
     for target in TARGETS:
         try:
             artifact = fxopt.lower(program, target)
         except fxopt.FxoptError as error:
             row[target] = _reason(error)
             continue
-        _assert_same(entry, expected, artifact(*(t.clone() for t in entry.inputs)))
+        _assert_same(entry, expected, _seeded(artifact, entry))
         row[target] = _how(program) if target == "onnx" else "ok"
     return row
 
 
+def _seeded(function: Callable[..., object], entry: Entry) -> object:
+    torch.manual_seed(0)
+    return function(*(t.clone() for t in entry.inputs))
+
+
 def _refused(entry: Entry, message: str) -> Row:
-    if "empty" in entry.name:
-        return {"trace": _UNWRITTEN}
     known = next((short for part, short in _EXCLUDED.items() if part in message), None)
     if not _exports(entry):
         return {"model": "torch.export refuses it"}
@@ -113,27 +133,31 @@ def _assert_same(entry: Entry, expected: object, got: object) -> None:
     for x, y in zip(a, b, strict=True):
         if not isinstance(y, torch.Tensor):
             assert x == y, entry.name
-        elif "empty" in entry.name:
-            assert (x.dtype, x.shape) == (y.dtype, y.shape), entry.name
         else:
             torch.testing.assert_close(
                 x, y, rtol=1e-4, atol=1e-5, equal_nan=True, msg=lambda m: f"{entry.name}: {m}"
             )
 
 
-def counted(rows: Mapping[str, Row]) -> dict[str, Row]:
-    """The entries that count: those that torch.export takes, less what is refused by design."""
-    out = {*_EXCLUDED.values(), _UNWRITTEN}
-    return {name: row for name, row in rows.items() if "trace" in row and row["trace"] not in out}
+def exported(rows: Mapping[str, Row]) -> dict[str, Row]:
+    """The entries that count: all that torch.export takes."""
+    return {name: row for name, row in rows.items() if "trace" in row}
 
 
-def shares(rows: Mapping[str, Row]) -> dict[str, float]:
-    """Of the entries that count, the share that is traced and the share that each target lowers."""
-    every = counted(rows).values()
+def refused(rows: Mapping[str, Row]) -> Counter[str]:
+    """Of these, how many are refused for which reason of `_EXCLUDED`, which are by design."""
+    return Counter(row["trace"] for row in rows.values() if row.get("trace") in _EXCLUDED.values())
+
+
+def numbers(rows: Mapping[str, Row]) -> dict[str, int]:
+    """How many of the exported entries are traced, without and with state, and lowered by each target."""
+    every = exported(rows).values()
     lowered = {"ok", "rule", "recipe", "parts", "torchlib"}
-    done = {"trace": sum(r["trace"] == "ok" for r in every)}
-    done |= {t: sum(r.get(t) in lowered for r in every) for t in TARGETS}
-    return {key: n / len(every) for key, n in done.items()}
+    done = {
+        "trace": sum(r["trace"] == "ok" for r in every),
+        STATE: sum(r["trace"] in ("ok", STATE) for r in every),
+    }
+    return done | {t: sum(r.get(t) in lowered for r in every) for t in TARGETS}
 
 
 def recorded() -> dict[str, Row]:
@@ -157,24 +181,24 @@ How ONNX is written: by a *rule* of fxopt's, by a *recipe* (a function of torch 
 decomposition into ops that have rules) or by onnxscript's *torchlib*. The exporter of torch is not used. Any op of torch and
 of a user's `torch.library` is run by the eager and the TorchScript target without a rule.
 
-What is refused by design, each with one `TraceError`: random numbers, complex numbers, training, sparse tensors, numbers read out
-of tensors, writes to inputs, memory that nothing wrote (`torch.empty`).
+Entries that draw random numbers are compared from equal states of torch's generator. ONNX has neither torch's generator nor complex
+numbers.
 """
 
 
 def table(rows: Mapping[str, Row]) -> str:
     """The page."""
-    part = shares(rows)
-    number = len(counted(rows))
+    every, done = len(exported(rows)), numbers(rows)
+    reasons = ", ".join(f"{n} for {why}" for why, n in refused(rows).most_common())
     lines = [
-        f"{len(rows)} entries; torch.export takes {sum('trace' in r for r in rows.values())}; "
-        f"{number} of them are no more than inference of dense real tensors. Of these",
+        f"{len(rows)} entries; torch.export takes {every}. Of these",
         "",
-        "| traced and run | eager | TorchScript | ONNX |",
-        "|---|---|---|---|",
-        "| "
-        + " | ".join(f"{100 * part[k]:.1f}% ({round(part[k] * number)})" for k in ("trace", *TARGETS))
-        + " |",
+        f"| traced | traced {STATE} | eager | TorchScript | ONNX |",
+        "|---|---|---|---|---|",
+        "| " + " | ".join(f"{100 * n / every:.1f}% ({n})" for n in done.values()) + " |",
+        "",
+        f"Of the {every}, {sum(refused(rows).values())} are refused by design, each with one `TraceError`: {reasons}.",
+        f"All others are traced, those that draw random numbers or train {STATE}.",
         "",
         "ONNX: " + ", ".join(f"{n} {way}" for way, n in _ways(rows)) + ".",
     ]
@@ -186,7 +210,7 @@ def table(rows: Mapping[str, Row]) -> str:
 
 
 def _ways(rows: Mapping[str, Row]) -> list[tuple[str, int]]:
-    ways = Counter(r["onnx"] for r in counted(rows).values() if "onnx" in r)
+    ways = Counter(r["onnx"] for r in exported(rows).values() if "onnx" in r)
     known = [(w, ways[w]) for w in ("rule", "recipe", "parts", "torchlib")]
     return [*known, ("none", sum(ways.values()) - sum(n for _, n in known))]
 

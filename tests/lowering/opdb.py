@@ -1,7 +1,7 @@
 """The entries of torch's own operator database as models, and what becomes of each at every target."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,18 +39,24 @@ class Entry:
     inputs: tuple[torch.Tensor, ...]
 
 
-def entries() -> Iterator[Entry]:
-    """All entries with float32, in the database's order."""
-    from torch.testing._internal.common_methods_invocations import op_db
+def entries(names: Sequence[str] = ()) -> Iterator[Entry]:
+    """The entries with float32 of these names, by default all, in the database's order."""
+    from torch.testing._internal import common_methods_invocations as database
 
-    for info in op_db:
-        if torch.float32 not in info.dtypes:
+    # Ops that draw are called with a seed that the database sets, which no program would know of.
+    database.wrapper_set_seed = lambda op, *args, **kwargs: op(*args, **kwargs)
+    for info in database.op_db:
+        name = f"{info.name}.{info.variant_test_name}" if info.variant_test_name else info.name
+        if torch.float32 not in info.dtypes or (names and name not in names):
             continue
         torch.manual_seed(0)
         random.seed(0)
         np.random.seed(0)
-        sample = next(iter(info.sample_inputs("cpu", torch.float32)))
+        # Closed at once: a generator that is collected while something is traced runs its end inside the tracing.
+        samples = info.sample_inputs_func(info, "cpu", torch.float32, False)
+        sample = next(iter(samples))
+        if isinstance(samples, Generator):
+            samples.close()
         arguments = ((sample.input, *sample.args), sample.kwargs)
         tensors = tuple(x.detach() for x in pytree.tree_leaves(arguments) if isinstance(x, torch.Tensor))
-        name = f"{info.name}.{info.variant_test_name}" if info.variant_test_name else info.name
         yield Entry(name, Applied(info.op, arguments).eval(), tensors)

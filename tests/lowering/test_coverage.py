@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from tests.lowering.coverage import TABLE, counted, outcome, recorded, shares, table
+from tests.lowering.coverage import STATE, TABLE, exported, numbers, outcome, recorded, refused, table
 from tests.lowering.opdb import entries
 
 
@@ -13,15 +13,28 @@ def test_the_page_is_what_the_record_gives() -> None:
 
 
 def test_the_record_reaches_the_bars() -> None:
-    part = shares(recorded())
-    assert len(counted(recorded())) > 550
-    assert part["trace"] >= 0.98
-    assert part["eager"] >= 0.98
-    assert part["torchscript"] >= 0.95
-    assert part["onnx"] >= 0.80
+    """All that is not refused by design is traced; the targets' bars are over everything that torch.export takes."""
+    rows, done = recorded(), numbers(recorded())
+    every = len(exported(rows))
+    assert every > 650
+    assert done[STATE] + sum(refused(rows).values()) == every
+    assert sum(refused(rows).values()) <= 15
+    assert done["eager"] == done[STATE]
+    assert done["torchscript"] >= 0.95 * every
+    assert done["onnx"] >= 0.80 * every
 
 
-_SAMPLED = ("add", "nn.functional.conv2d", "linalg.inv", "lgamma", "fft.fft", "bernoulli", "svd", "histogram")
+_SAMPLED = (
+    "add",
+    "nn.functional.conv2d",
+    "linalg.inv",
+    "fft.fft",
+    "bernoulli",
+    "svd",
+    "empty",
+    "item",
+    "to_sparse",
+)
 
 
 @pytest.mark.parametrize(
@@ -32,10 +45,8 @@ def test_entries_are_as_recorded(some: tuple[str, ...]) -> None:
     known, changed = recorded(), {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for entry in entries():
-            if some and entry.name not in some:
-                continue
+        for entry in entries(some):
             row = outcome(entry)
-            if row != known.get(entry.name) and "empty" not in entry.name:
+            if row != known.get(entry.name):
                 changed[entry.name] = (known.get(entry.name), row)
     assert not changed

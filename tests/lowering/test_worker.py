@@ -173,6 +173,7 @@ def test_a_torchscript_worker_needs_no_more_of_fxopt_than_the_wire(folder: Path)
     _, errors = talk(code, [({"do": "open", "file": 1, "path": str(folder / "mlp.pt")}, [])])
     loaded = errors.rpartition("LOADED ")[2].split()
     assert {m for m in loaded if m.startswith("fxopt.")} == {
+        "fxopt.draws",
         "fxopt.lowering",
         "fxopt.lowering.runners",
         "fxopt.lowering.tensors",

@@ -174,8 +174,6 @@ DANGEROUS = [
     "aten.from_file.default",
     "aten.save.default",
     "aten.add_.Tensor",
-    "aten.rand.default",
-    "aten.bernoulli.default",
     "aten.set_.source_Storage",
     "aten.manual_seed.default",
     "aten.warn.default",

@@ -19,6 +19,7 @@ from fxopt.lowering.onnx.sizes import UnknownSizeError
 from fxopt.lowering.shared import is_choice
 from fxopt.lowering.target import find_rule
 from fxopt.ops.info import op_key
+from fxopt.ops.schema import is_random
 from fxopt.program.program import Program
 from fxopt.program.signature import ScalarSpec
 
@@ -83,6 +84,8 @@ def has_rule(node: Node) -> bool:
 
 
 def _has_own_rule(node: Node) -> bool:
+    if is_random(node) and op_key(node.target).startswith("aten."):
+        return False  # ONNX has no generator that draws what torch's does
     if node.target is operator.getitem or find_rule("onnx", node.target) is not None:
         return True
     if not isinstance(node.target, torch._ops.OpOverload):
@@ -96,6 +99,8 @@ def _has_own_rule(node: Node) -> bool:
 def lowered_by_torchlib(node: Node) -> bool:
     """Whether a call is lowered by a function of onnxscript's."""
     if not isinstance(node.target, torch._ops.OpOverload) or _has_own_rule(node):
+        return False
+    if is_random(node):
         return False
     from fxopt.lowering.onnx.torchlib import knows
 

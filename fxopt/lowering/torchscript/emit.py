@@ -18,6 +18,7 @@ from fxopt.lowering.target import find_rule
 from fxopt.lowering.torchscript.literals import arguments_text, literal_text, scalar_type
 from fxopt.lowering.torchscript.sizes import function_text, is_size_function
 from fxopt.ops.info import op_key
+from fxopt.ops.schema import is_random
 from fxopt.program.program import Program, origins_of
 
 __all__ = ["Source", "emit_source", "has_text"]
@@ -112,6 +113,9 @@ class _Emitter:
         modules = dict.fromkeys(o.module for o in origins_of(node) if o.module)
         comment = re.sub(r"[^\x20-\x7e]", "?", ", ".join(modules))
         self.lines.append(f"{indent}{name} = {text}" + (f"  # {comment}" if comment else ""))
+        if is_random(node) and isinstance(node.meta.get("val"), torch.Tensor):
+            # TorchScript drops a call that nobody reads, and the next would draw its numbers.
+            self.lines.append(f"{indent}assert {name}.numel() >= 0")
 
     def name_of(self, node: Node) -> str:
         """The variable that holds a node's value."""
