@@ -16,15 +16,16 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["rewind_draws", "same_draws"]
+__all__ = ["other_draws", "rewind_draws", "same_draws"]
 
 _SEED = 0x1F0A7C3D
 """None that a model would set by itself: one that does must not look like one that draws as it is told to."""
+_seed = _SEED
 
 
 def rewind_draws() -> None:
     """Sets torch's generator on the CPU to the state that every comparison starts from."""
-    torch.default_generator.manual_seed(_SEED)
+    torch.default_generator.manual_seed(_seed)
 
 
 @contextlib.contextmanager
@@ -36,3 +37,14 @@ def same_draws() -> Iterator[None]:
         yield
     finally:
         torch.default_generator.set_state(before)
+
+
+@contextlib.contextmanager
+def other_draws() -> Iterator[None]:
+    """Inside, comparisons start from another state: what changes with it draws."""
+    global _seed
+    _seed = _SEED + 1
+    try:
+        yield
+    finally:
+        _seed = _SEED

@@ -119,8 +119,8 @@ class Comparison:
             self.failure = Failure(sample, problem) if problem else None
             return
         if not self._judged:
-            unstable = repeat_difference(self.reference, sample, expected)
-            unstable = unstable or repeat_difference(self.candidate, sample, actual)
+            unstable = repeat_difference(self.reference, self.candidate, sample, expected)
+            unstable = unstable or repeat_difference(self.candidate, self.reference, sample, actual)
             if unstable:
                 self.unstable = f"at {sample.label}: {unstable}"
                 return

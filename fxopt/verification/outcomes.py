@@ -8,7 +8,7 @@
 >>> outcome = outcome_of(subject, sample)
 >>> len(outcome.outputs), outcome.written, outcome.error
 (1, (), '')
->>> repeat_difference(subject, sample, outcome)
+>>> repeat_difference(subject, subject, sample, outcome)
 ''
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from fxopt.draws import same_draws
+from fxopt.draws import other_draws, same_draws
 from fxopt.frontend.difference import difference
 from fxopt.verification.measure import bits, plain_tensor
 from fxopt.verification.sampling import Sample
@@ -58,19 +58,30 @@ def outcome_of(subject: Subject, sample: Sample) -> Outcome:
     return Outcome(outputs, written=tuple(written))
 
 
-def repeat_difference(subject: Subject, sample: Sample, before: Outcome) -> str:
-    """How a second run of a side that does not promise to repeat differs by more than rounding; empty if not."""
+def repeat_difference(subject: Subject, other: Subject, sample: Sample, before: Outcome) -> str:
+    """How a side that does not promise to repeat differs by more than rounding when it is run again; empty if not.
+
+    Random numbers are no matter where the other side draws them too.
+    """
     if subject.repeats:
         return ""
-    again = outcome_of(subject, sample)
-    if again.error or len(again.outputs) != len(before.outputs):
-        found = again.error or "another number of outputs"
-    else:
-        found = next(filter(None, map(difference, before.outputs, again.outputs)), "")
+    found = _changed(before, outcome_of(subject, sample))
+    if not found:
+        with other_draws():
+            found = _changed(before, outcome_of(subject, sample))
+            again = outcome_of(other, sample) if found else before
+        if found and _changed(outcome_of(other, sample), again):
+            return ""
     return found and (
         f"{subject.name} returns something else when it is run again on the same inputs ({found}): "
-        "it depends on state outside its modules, or on a generator of its own"
+        "it depends on state outside its modules, or on random numbers"
     )
+
+
+def _changed(before: Outcome, again: Outcome) -> str:
+    if again.error or len(again.outputs) != len(before.outputs):
+        return again.error or "another number of outputs"
+    return next(filter(None, map(difference, before.outputs, again.outputs)), "")
 
 
 def first_line(error: Exception) -> str:
