@@ -15,6 +15,7 @@ from torch.fx import Node
 from fxopt.lowering.regions import Choice
 from fxopt.lowering.shared import Names, node_choices, skipped_input
 from fxopt.lowering.target import find_rule
+from fxopt.lowering.torchscript.guards import guard_lines
 from fxopt.lowering.torchscript.literals import arguments_text, literal_text, scalar_type
 from fxopt.lowering.torchscript.sizes import function_text, is_size_function
 from fxopt.ops.info import op_key
@@ -66,6 +67,8 @@ class _Emitter:
         for spec, node in zip(specs, program.placeholders(), strict=True):
             self.variables[node] = self.names.new(spec.name)
         parameters = ", ".join(["self", *(f"{self.variables[n]}: Tensor" for n in program.placeholders())])
+        inputs = {s: self.variables[n] for s, n in zip(specs, program.placeholders(), strict=True)}
+        self.lines += [f"    {line}" for line in guard_lines(inputs, program.signature.symbols, self.names)]
         for node in program.weight_nodes():
             self._weight(node)
         self.choices = {c.selections[0]: c for c in node_choices(program)}

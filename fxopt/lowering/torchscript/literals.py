@@ -19,7 +19,7 @@ from torch.fx import Node
 from fxopt.errors import LoweringError
 from fxopt.ops.schema import ArgumentKind, argument_kinds
 
-__all__ = ["NameOf", "arguments_text", "literal_text", "scalar_type"]
+__all__ = ["NameOf", "arguments_text", "literal_text", "scalar_type", "string_text"]
 
 NameOf = Callable[[Node], str]
 _ELEMENTS = {"Tensor": "Tensor", "int": "int", "float": "float", "bool": "bool", "String": "str"}
@@ -45,7 +45,7 @@ def _number_text(value: float) -> str:
     return repr(value) if math.isfinite(value) else f'float("{value}")'
 
 
-def _string_text(value: str) -> str:
+def string_text(value: str) -> str:
     """TorchScript reads octal escapes, no others by number."""
     escaped = (f"\\{ord(c):03o}" if c < " " or c == "\x7f" else f"\\{c}" if c in '"\\' else c for c in value)
     return f'"{"".join(escaped)}"'
@@ -72,7 +72,7 @@ def _item_text(value: object, kind: ArgumentKind | None, name_of: NameOf) -> str
     if isinstance(value, (bool, int, float)):
         return _number_text(float(value) if kind is not None and kind.base == "float" else value)
     if isinstance(value, str):
-        return _string_text(value)
+        return string_text(value)
     if isinstance(value, torch.device):
         return f'torch.device("{value}")'
     if isinstance(value, (torch.dtype, torch.layout, torch.memory_format)):

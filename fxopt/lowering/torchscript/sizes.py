@@ -5,16 +5,19 @@
 '(a // 2)'
 >>> function_text(operator.pow, ["a", "2"], ["int", "int"])
 'int(a ** 2)'
+>>> dim_text("2*batch + 1", {"batch": "b"})
+'((2 * b) + 1)'
 """
 
+import ast
 import builtins
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-__all__ = ["function_text", "is_size_function"]
+__all__ = ["dim_text", "function_text", "is_size_function"]
 
 _BINARY = {
     operator.add: "+", operator.sub: "-", operator.mul: "*", operator.floordiv: "//", operator.mod: "%",
@@ -97,3 +100,35 @@ def function_text(target: Callable[..., object], arguments: Texts, kinds: Texts)
     if target in _BINARY:
         return f"({arguments[0]} {_BINARY[target]} {arguments[1]})"
     return _FUNCTIONS[target](arguments, kinds)
+
+
+_OPERATORS: dict[type[ast.operator], Callable[..., object]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod, ast.Pow: operator.pow,
+}  # fmt: skip
+
+
+def dim_text(dim: int | str, names: Mapping[str, str]) -> str:
+    """A size of a signature over variables that hold its symbols; empty where one is missing."""
+    if isinstance(dim, int):
+        return str(dim)
+    tree = ast.parse(dim, mode="eval").body
+    called = {id(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
+    free = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and id(n) not in called}
+    return _expression_text(tree, names) if free <= set(names) else ""
+
+
+def _expression_text(node: ast.expr, names: Mapping[str, str]) -> str:
+    match node:
+        case ast.Constant(value=int() as number):
+            return str(number)
+        case ast.Name(id=name):
+            return names[name]
+        case ast.BinOp(left=left, op=op, right=right):
+            sides = [_expression_text(side, names) for side in (left, right)]
+            return function_text(_OPERATORS[type(op)], sides, ["int", "int"])
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return f"(-{_expression_text(operand, names)})"
+        case ast.Call(func=ast.Name(id=name), args=arguments):
+            return f"{name.lower()}({', '.join(_expression_text(a, names) for a in arguments)})"
+    raise ValueError(f"{ast.unparse(node)!r} is not a size expression")

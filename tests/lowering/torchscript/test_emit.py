@@ -138,8 +138,13 @@ def test_scalar_types():
 def test_the_text_reads_like_the_program():
     lines = emit_source(traced("digits", True)).text.splitlines()
     assert lines[0] == "def forward(self, input: Tensor) -> Tuple[Tensor]:"
-    assert lines[1].startswith("    conv2d = torch.ops.aten.conv2d(input, self._0_weight, ")
-    assert lines[1].endswith("  # 0")
+    assert (
+        lines[1]
+        == '    assert input.dim() == 4, "an input has not the dimensions of input: f32[batch, 1, 8, 8]"'
+    )
+    first = next(i for i, line in enumerate(lines[1:], 1) if not line.startswith("    assert "))
+    assert lines[first].startswith("    conv2d = torch.ops.aten.conv2d(input, self._0_weight, ")
+    assert lines[first].endswith("  # 0")
     assert not any("dropout" in line for line in lines)
     assert lines[-1] == "    return (linear_1,)"
 
