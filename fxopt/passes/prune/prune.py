@@ -22,6 +22,7 @@ from torch.fx import Node
 from fxopt.errors import InputError
 from fxopt.passes.prune._gradients import LOSSES, Loss
 from fxopt.passes.prune._importance import CRITERIA, Criterion
+from fxopt.passes.prune._masks import zeroed
 from fxopt.passes.prune._plan import PrunePlan
 from fxopt.passes.prune._planning import Planner
 from fxopt.pipeline import Contract, Pass, register_pass
@@ -223,11 +224,10 @@ def _write_zeros(rewriter: Rewriter, name: str, gone: torch.Tensor) -> None:
     old = _weight(rewriter, name)
     tensor = rewriter.value(old)
     assert tensor is not None
-    mask = gone.to(tensor.device)
-    if not (tensor.detach()[mask] != 0).any():
+    if not (tensor.detach()[gone.to(tensor.device)] != 0).any():
         return
     order = {n: i for i, n in enumerate(rewriter.program.graph.nodes)}
     first = min(old.users, key=lambda n: order[n])
     with rewriter.rewrite("prune", first):
-        new = rewriter.constant(tensor.detach().masked_fill(mask, 0), name=name, successor_of=old)
+        new = rewriter.constant(zeroed(tensor, gone), name=name, successor_of=old)
         rewriter.replace(old, new)
