@@ -29,7 +29,7 @@ from torch.fx import Node
 
 from fxopt.errors import FxoptError, PassError
 from fxopt.ops import canonical_arguments, is_pure, is_random, op_key
-from fxopt.program import Origin, Program, fake_value, infer_value, origins_of
+from fxopt.program import Origin, Program, fake_value, infer_value, origins_of, trained_as
 from fxopt.program.text import value_text
 from fxopt.report import Refusal
 from fxopt.rewriting.calls import call_name, check_known, checked_arguments, checked_op, spelled
@@ -244,7 +244,7 @@ class Rewriter:
         Args:
             tensor: stored as it is, strides included.
             name: wished for; by default the root's module path and "folded". Made unique.
-            successor_of: a weight whose name, and other names where it is tied, it gets if that goes.
+            successor_of: a weight whose names, tied ones too, it gets if that goes; it trains if that does.
 
         Raises:
             PassError: outside a rewrite, or no tensor that has values.
@@ -261,10 +261,11 @@ class Rewriter:
         with graph.inserting_before(edits.place):
             node = graph.create_node("get_attr", unique, name=self._names.identifier(unique))
         node.meta = {"val": value}
-        self._weights.add(node, tensor)
-        edits.created.append(node)
         if successor_of is not None:
             edits.successors[node] = (str(successor_of.target), successor_of.name)
+            tensor = trained_as(tensor, [self.value(successor_of)])
+        self._weights.add(node, tensor)
+        edits.created.append(node)
         return node
 
     def value(self, node: object) -> torch.Tensor | None:

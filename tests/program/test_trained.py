@@ -38,6 +38,15 @@ def test_folded_and_cut_weights_train() -> None:
     }
 
 
+def test_pruned_weights_train() -> None:
+    program = fxopt.trace(net(), (torch.randn(2, 1, 8, 8),))
+    pruned = fxopt.run_pipeline(program, "clean,prune{ratio=0.5},eliminate-dead-weights")
+    assert {name for name, trains in kinds(pruned).items() if not trains} == {
+        "1.running_mean",
+        "1.running_var",
+    }
+
+
 def test_what_a_rule_computes_trains_if_a_parameter_went_in() -> None:
     program = fxopt.trace(net(), (torch.randn(2, 1, 8, 8),))
     assert all(kinds(fxopt.run_pipeline(program, "O1")).values())

@@ -74,8 +74,7 @@ class Cutter:
         for dim, kept in enumerate(self._kept[node][0]):
             if kept is not None:
                 tensor = tensor.index_select(dim, torch.tensor(kept, device=tensor.device))
-        made = trained_as(tensor.clone(), [self._tensor(node)])
-        return self.rewriter.constant(made, name=str(node.target), successor_of=node)
+        return self.rewriter.constant(tensor.detach().clone(), name=str(node.target), successor_of=node)
 
     def _tensor(self, node: Node) -> torch.Tensor:
         tensor = self.rewriter.value(node)
