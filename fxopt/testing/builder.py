@@ -39,10 +39,13 @@ from fxopt.program import (
     new_fake_mode,
 )
 
-__all__ = ["WEIGHT_KINDS", "ProgramBuilder", "make_weight"]
+__all__ = ["NON_FINITE_KINDS", "WEIGHT_KINDS", "ProgramBuilder", "make_weight"]
 
 WEIGHT_KINDS = ("normal", "zeros", "constant", "tiny", "huge", "integers")
 """How a weight's values are drawn."""
+
+NON_FINITE_KINDS = (*WEIGHT_KINDS, "nan", "inf")
+"""With those that only a contract of the same bits speaks of."""
 
 _HINT = 7
 """The batch size that the symbolic size stands for: no other size of a drawn program."""
@@ -74,7 +77,7 @@ def make_weight(
 
     Args:
         shape: its sizes.
-        kind: one of `WEIGHT_KINDS`, or "positive" (0.5 to 1.5, for variances) or "index" (0 to 2).
+        kind: one of `NON_FINITE_KINDS`, or "positive" (0.5 to 1.5, for variances) or "index" (0 to 2).
         seed: of the generator.
         dtype: of the result.
     """
@@ -89,15 +92,23 @@ def make_weight(
         "integers": torch.round(normal * 2),
         "positive": torch.rand(tuple(shape), generator=generator, dtype=torch.float64) + 0.5,
         "index": torch.randint(0, 3, tuple(shape), generator=generator).double(),
+        "nan": normal.masked_fill(normal > 0, float("nan")),
+        "inf": normal / (normal.abs() < 0.7),
     }
     return values[kind].to(dtype)
 
 
 class ProgramBuilder:
-    """Builds a `Program` over one dynamic dimension, `batch`."""
+    """Builds a `Program` over one dynamic dimension, `batch`.
 
-    def __init__(self, name: str = "drawn") -> None:
+    Args:
+        name: of the program.
+        kinds: of the weights that op families draw, the usual one first.
+    """
+
+    def __init__(self, name: str = "drawn", *, kinds: Sequence[str] = WEIGHT_KINDS) -> None:
         world = _world()
+        self.kinds = tuple(kinds)
         self.batch = world.batch
         self.graph = Graph()
         empty = pytree.tree_structure(())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.fx import Node
 
-from fxopt.testing.builder import WEIGHT_KINDS, ProgramBuilder
+from fxopt.testing.builder import ProgramBuilder
 from fxopt.testing.choice import Choose
 
 __all__ = ["FAMILIES", "Family", "family"]
@@ -36,7 +36,7 @@ def weight(draw: Choose, b: ProgramBuilder, shape: Sequence[int], *, positive: b
         ]
         if same:
             return draw.of(same)
-    kind = "positive" if positive else draw.of((*(["normal"] * 6), *WEIGHT_KINDS[1:]))
+    kind = "positive" if positive else draw.of((*(["normal"] * 6), *b.kinds[1:]))
     return b.weight(shape, kind=kind, seed=draw.below(8))
 
 

@@ -19,7 +19,7 @@ from fxopt.rewriting.recorder import Recording, RecordingError, record
 from fxopt.rewriting.rule import ArgumentKind, Parameter, Rule, rule_parameters
 from fxopt.rewriting.sizes import NoSize, size_node
 from fxopt.rewriting.template import example_arguments
-from fxopt.testing.builder import ProgramBuilder
+from fxopt.testing.builder import WEIGHT_KINDS, ProgramBuilder
 from fxopt.testing.choice import Choose
 
 __all__ = ["Motif", "focused", "plant"]
@@ -198,7 +198,9 @@ def _argument(
         kind = (
             "positive"
             if "var" in parameter.name
-            else draw.of(("normal", "normal", "normal", "constant", "integers"))
+            else draw.of(
+                ("normal", "normal", "normal", "constant", "integers", *b.kinds[len(WEIGHT_KINDS) :])
+            )
         )
         return b.weight(sizes, kind=kind, seed=draw.below(8), dtype=dtype)
     fitting = [p for p in pool if list(map(str, b.value(p).shape)) == key and b.value(p).dtype == dtype]

@@ -13,7 +13,7 @@ from torch.fx import Node
 
 from fxopt.program import Program
 from fxopt.testing import families_layers, families_shape  # noqa: F401  (register their families)
-from fxopt.testing.builder import ProgramBuilder
+from fxopt.testing.builder import NON_FINITE_KINDS, WEIGHT_KINDS, ProgramBuilder
 from fxopt.testing.choice import Choose
 from fxopt.testing.families import FAMILIES
 from fxopt.testing.motifs import Motif, plant
@@ -43,6 +43,7 @@ def build_program(
     families: Sequence[str] | None = None,
     motifs: Sequence[Callable[..., object] | Motif] = (),
     max_ops: int = 8,
+    non_finite: bool = False,
 ) -> tuple[Program, str]:
     """One program and the script that builds it.
 
@@ -52,9 +53,10 @@ def build_program(
         motifs: functions annotated as rule patterns; one of them is planted in most programs, among random
             ops.
         max_ops: the most steps.
+        non_finite: weights may hold NaN and infinities, of which only a contract of the same bits speaks.
     """
     names = list(families) if families is not None else list(FAMILIES)
-    b = ProgramBuilder()
+    b = ProgramBuilder(kinds=NON_FINITE_KINDS if non_finite else WEIGHT_KINDS)
     static = draw.chance(6)
     shape = draw.of(_SHAPES)
     pool: list[Node] = [b.input((3 if static else b.batch, *shape))]
@@ -90,6 +92,7 @@ def programs(
     families: Sequence[str] | None = None,
     motifs: Sequence[Callable[..., object] | Motif] = (),
     max_ops: int = 8,
+    non_finite: bool = False,
 ) -> Program:
     """Valid programs over one dynamic size, `batch`.
 
@@ -98,9 +101,12 @@ def programs(
         families: names of op families (`FAMILIES`); all by default.
         motifs: functions annotated as rule patterns, planted among random ops with their near-misses.
         max_ops: the most steps.
+        non_finite: weights may hold NaN and infinities, of which only a contract of the same bits speaks.
     """
     choose = Choose(lambda n: draw(st.integers(0, n - 1)))
-    program, script = build_program(choose, families=families, motifs=motifs, max_ops=max_ops)
+    program, script = build_program(
+        choose, families=families, motifs=motifs, max_ops=max_ops, non_finite=non_finite
+    )
     _SCRIPTS[program] = script
     return program
 

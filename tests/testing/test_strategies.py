@@ -11,6 +11,7 @@ from fxopt.dialect import violations
 from fxopt.ops import op_key
 from fxopt.program import Program
 from fxopt.testing import FAMILIES, build_program, inputs_for, programs, script_of
+from fxopt.testing.builder import make_weight
 from fxopt.testing.choice import Choose
 
 
@@ -72,3 +73,23 @@ def test_a_script_makes_its_program_again() -> None:
 @settings(max_examples=5)
 def test_a_drawn_program_knows_its_script(program: Program) -> None:
     assert script_of(program).endswith(")")
+
+
+def test_weights_hold_nan_and_infinities_only_where_they_are_asked_for() -> None:
+    def kinds(**options: object) -> set[str]:
+        found = set()
+        for seed in range(150):
+            for weight in drawn(seed, families=["linear", "binary"], **options)[0].weights.values():
+                if weight.is_floating_point():
+                    found |= {"nan"} if weight.isnan().any() else set()
+                    found |= {"inf"} if weight.isinf().any() else set()
+        return found
+
+    assert kinds() == set() and kinds(non_finite=True) == {"nan", "inf"}
+
+
+def test_a_weight_with_nan_has_numbers_too() -> None:
+    for kind, is_one in (("nan", torch.isnan), ("inf", torch.isinf)):
+        values = make_weight((64,), kind=kind)
+        assert 8 < int(is_one(values).sum()) < 56 and make_weight((64,), kind=kind, seed=1).shape == (64,)
+    assert {float("inf"), -float("inf")} <= set(make_weight((64,), kind="inf").tolist())
