@@ -83,6 +83,7 @@ def check_pass(
         profile,
         max_examples=examples if examples is not None else profile.max_examples,
         deadline=None,
+        report_multiple_bugs=False,  # one failure, which is a CheckFailure
         phases=[p for p in profile.phases if shrink or p not in (Phase.shrink, Phase.explain)],
     )
     @given(

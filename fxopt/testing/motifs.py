@@ -67,6 +67,18 @@ class _Example:
         """Whether the motif runs at these sizes."""
         return self.record(program, self.sized(sizes)) is not None
 
+    def computes(self) -> bool:
+        """Whether kernels take what shape inference takes (that of `addmm` takes a sum with four axes)."""
+        given = {n: torch.ones(self.shapes[n], dtype=self.dtypes[n]) for n in self.shapes}
+        try:
+            with torch.no_grad():
+                self.motif(
+                    **{p.name: given.get(p.name, self.literals.get(p.name)) for p in _parameters(self.motif)}
+                )
+        except (RuntimeError, IndexError, TypeError, ValueError):
+            return False
+        return True
+
     def record(self, program: Program, shapes: Shapes) -> Recording | None:
         """The motif at these shapes, None if it does not take them."""
         with program.fake_mode:
@@ -112,7 +124,7 @@ def _tried(motif: Function) -> Iterator[_Example]:
         ]
         for changed in ranks:
             example = _Example(motif, literals, {**shapes, **changed}, dtypes)
-            if example.runs(program, {}):
+            if example.runs(program, {}) and example.computes():
                 example.find_coupled(program)
                 yield example
 
