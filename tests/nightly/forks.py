@@ -93,27 +93,30 @@ class Functions:
             None where code can't be put in place: no such function lives, or it closes over other variables.
         """
         path = ROOT / file
-        text = path.read_text(encoding="utf-8")
-        old, new = (list(_outermost(compile(t, str(path), "exec"))) for t in (text, source))
+        old, new = (compile(t, str(path), "exec") for t in (path.read_text(encoding="utf-8"), source))
         found: list[tuple[FunctionType, CodeType]] = []
-        for before, after in zip(old, new, strict=True):
-            if before == after:
-                continue
+        for before, after, outermost in _changed(old, new, True):
             live = self._live.get((file, before.co_qualname, before.co_firstlineno), [])
-            if not live or before.co_freevars != after.co_freevars:
+            if (outermost and not live) or (live and before.co_freevars != after.co_freevars):
                 return None
             found += [(function, after) for function in live]
         return found
 
 
-def _outermost(code: CodeType) -> Iterator[CodeType]:
-    """The functions of a module and of its classes, without those within functions."""
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            if constant.co_flags & CO_OPTIMIZED:
-                yield constant
-            else:
-                yield from _outermost(constant)
+def _changed(old: CodeType, new: CodeType, outermost: bool) -> Iterator[tuple[CodeType, CodeType, bool]]:
+    """The functions of two codes that differ, and whether each stands in no other function.
+
+    Those within functions count too: what a decorator or a maker of guards returned at import lives on.
+    """
+    inner = [[c for c in code.co_consts if isinstance(c, CodeType)] for code in (old, new)]
+    if len(inner[0]) != len(inner[1]):
+        return  # the change took a lambda away
+    for before, after in zip(*inner, strict=True):
+        if before != after:
+            is_function = bool(before.co_flags & CO_OPTIMIZED)
+            if is_function:
+                yield before, after, outermost
+            yield from _changed(before, after, outermost and not is_function)
 
 
 _LOADER = """

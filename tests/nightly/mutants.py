@@ -162,9 +162,10 @@ class Mutants:
         if mutant.at_load:
             found = [n for n in self.items if any(self.map.tests[n]["lines"].get(mutant.file, ()))]
         stem = Path(mutant.file).stem.lstrip("_")
+        room = mutant.file.replace("fxopt", "tests", 1).rpartition("/")[0]
 
         def cost(name: str) -> float:
-            own = 0.2 if f"test_{stem}.py" in name else 1.0
+            own = 0.2 if f"test_{stem}.py" in name else 0.5 if name.startswith(room) else 1.0
             return own * (self.map.seconds(name) + 0.02) / (1 + self.kills[mutant.file, name])
 
         chosen, total = [], 0.0

@@ -3,9 +3,9 @@
 >>> [m.before + " -> " + m.after for m, _ in mutants_of("fxopt/passes/fuse/_batch_norm.py")][:1]
 ['eps + 1 -> eps - 1']
 
-What only says something is left alone: docstrings, annotations, the texts of errors, type unions. So is code at module level
-(constants and registrations, which every test would notice). Of two changes that are one (`a == b` turned, `if a == b` negated)
-one is made.
+What only says something is left alone: docstrings, annotations, the texts of errors, type unions, motifs. So is code at
+module level (constants and registrations, which every test would notice). Of two changes that are one (`a == b` turned,
+`if a == b` negated) one is made.
 """
 
 import ast
@@ -86,9 +86,13 @@ def _turned_elsewhere(test: ast.expr) -> bool:
 
 
 def _says_only(node: ast.AST) -> bool:
-    """Whether a node holds no behaviour: a docstring, a text, what an error says."""
+    """Whether a node holds no behaviour: a docstring, a text, what an error says, what tests draw from."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.AnnAssign):
+        return isinstance(node.target, ast.Name) and node.target.id == "motifs"
+    if isinstance(node, ast.FunctionDef):
+        return node.name == "_motif"
     return isinstance(node, ast.JoinedStr | ast.Raise)
 
 

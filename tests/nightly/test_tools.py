@@ -124,6 +124,15 @@ def test_a_fork_runs_the_changed_function():
     assert (said, aten_name(node)) == ("None", "relu")
 
 
+def test_functions_made_at_import_are_changed_too():
+    file = "fxopt/passes/fuse/fuse_matmul_add.py"
+    live = forks.Functions({str(mutations.ROOT / file): file})
+    gc.unfreeze()
+    (source,) = [s for m, s in mutations.mutants_of(file) if m.key.endswith("_biased.guard: 1 -> 2")]
+    names = [f.__qualname__ for f, _ in live.changed(file, source) or ()]
+    assert names.count("_biased") == 1 and names.count("_biased.<locals>.guard") > 1
+
+
 @pytest.mark.slow
 def test_a_mutant_is_imported_afresh():
     file = "fxopt/passes/_names.py"

@@ -7,6 +7,7 @@ from fxopt.errors import PassError
 from fxopt.pipeline import registry
 from fxopt.pipeline.base import RewritePass
 from fxopt.rewriting import Rewriter, Rule, apply_rules
+from fxopt.rewriting.candidates import Candidates
 from fxopt.rewriting.template import rule_templates
 from tests.passes.helpers import calls, program, rand
 
@@ -77,3 +78,21 @@ def test_what_the_passes_say_is_so():
         for template in rule_templates(rule):
             names = {str(n.target) for n in template.nodes}
             assert all(any(name.startswith(op) for name in names) for op in rule.needs), rule.title
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        ([lambda x: x.relu().neg()], 1),
+        ([lambda x: x.relu().neg(), lambda x: (y := x.tanh()) * y.neg()], 2),
+        ([lambda x: (y := x.tanh()) * y.neg(), lambda x: x.relu().neg()], 2),
+        ([lambda x: ((y := x.relu()), y.neg())], None),  # a result may have any number of users
+        ([lambda x: ((y := x.relu()), y.neg()), lambda x: x.relu().neg()], None),
+        ([lambda x: x.relu().neg(), lambda x: ((y := x.relu()), y.neg())], None),
+    ],
+)
+def test_inner_values_have_as_many_users_as_some_pattern_gives_them(patterns, expected):
+    rules = [Rule(p, p, name=str(i)) for i, p in enumerate(patterns)]
+    candidates = Candidates(rules)
+    candidates.wake(program(lambda x: x.relu().neg(), rand(2)))
+    assert candidates.fan_out == expected

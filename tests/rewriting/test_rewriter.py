@@ -9,6 +9,7 @@ import fxopt
 from fxopt.errors import FxoptError, PassError
 from fxopt.program import Program, origins_of
 from fxopt.rewriting import OrderError, Rewriter
+from fxopt.rewriting.edits import WeightNames
 from tests.passes.helpers import calls, program, rand
 
 
@@ -485,3 +486,8 @@ def test_origins_are_bounded() -> None:
             rewriter.replace(node, rewriter.call("aten.relu", node.args[0].args[0]))
     (last,) = p.calls()
     assert len(origins_of(last)) == 64
+
+
+@pytest.mark.parametrize(("name", "node"), [("0.weight", "_0_weight"), ("layer.w", "layer_w"), ("", "_")])
+def test_a_weight_node_is_named_by_an_identifier(name: str, node: str):
+    assert WeightNames.identifier(name) == node and node.isidentifier()

@@ -248,6 +248,13 @@ def test_an_expansion_to_a_dynamic_size_keeps_it_when_merged():
     assert calls(simplified(before)) == ["sym_size", "expand"]
 
 
+def test_a_size_that_stays_is_not_read():
+    before = program(lambda x: x.relu().expand(2, x.shape[0]), rand(3), dynamic=True)
+    after = simplified(before)
+    assert calls(after) == ["relu", "expand"]
+    assert list(after.calls())[1].args[1] == [2, -1]
+
+
 def test_sizes_that_the_program_returns():
     before = program(lambda x: (x.relu(), x.relu().shape[0] * 2), X, dynamic=True)
     after = simplified(before)
