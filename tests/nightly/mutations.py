@@ -1,7 +1,7 @@
 """Small changes of a source file that its tests must notice.
 
->>> [m.before + " -> " + m.after for m, _ in mutants_of("fxopt/passes/fuse/_batch_norm.py")][:1]
-['eps + 1 -> eps - 1']
+>>> [m.before + " -> " + m.after for m, _ in mutants_of("fxopt/passes/fuse/_batch_norm.py")][-1:]
+['var + eps -> var - eps']
 
 What only says something is left alone: docstrings, annotations, the texts of errors, type unions, motifs. So is code at
 module level (constants and registrations, which every test would notice). Of two changes that are one (`a == b` turned,
