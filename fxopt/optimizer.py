@@ -312,6 +312,7 @@ def _describe_model(report: Report, program: Program) -> None:
 
 def _describe_passes(report: Report, result: PipelineResult, unused: str) -> None:
     report.passes = result.passes
+    report.held_to = result.held_to
     report.after = _summary(result.program)
     report.notes += [note for note in (why_silent(result.passes), unused, result.on_purpose) if note]
 

@@ -134,6 +134,15 @@ def test_a_report_prints_as_a_few_lines(block: nn.Module, tmp_path: Path):
     assert str(report.verification) == lines[2]
 
 
+def test_the_report_says_what_a_pruned_model_was_held_to(block: nn.Module):
+    wide = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    pruned = fxopt.optimize(wide, (X,), pipeline="clean,prune{ratio=0.5}", target="eager").report
+    assert pruned.held_to == "the program after prune"
+    assert str(pruned).splitlines()[-1].startswith("equivalent to the program after prune: 1 output agrees")
+    trained = fxopt.optimize(block, (X,), target="eager", retrain=lambda teacher, student: student).report
+    assert trained.held_to == "the program after training"
+
+
 class Counter(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -50,8 +50,13 @@ class PipelineResult:
     changed_by: str = ""
 
     @property
-    def on_purpose(self) -> str:
+    def held_to(self) -> str:
         """What a file is compared with, if not with the model; else empty."""
+        return f"the program after {self.changed_by}" if self.changed_by else ""
+
+    @property
+    def on_purpose(self) -> str:
+        """Why a file is not compared with the model; empty if it is."""
         if not self.changed_by:
             return ""
         return (

@@ -55,7 +55,7 @@ def _facts(report: Report) -> Iterator[tuple[str, str, str]]:
         budget = f" (may fall by {report.metric.max_drop:g})" if report.metric.max_drop is not None else ""
         yield "metric", f"{report.metric.before:.6g} -> {report.metric.after:.6g}{budget}", ""
     if report.verification:
-        yield "verdict", str(report.verification), _COLORS[report.verdict]
+        yield "verdict", report.judgement, _COLORS[report.verdict]
     if report.timings:
         yield "time", ", ".join(f"{step} {seconds:.2f} s" for step, seconds in report.timings.items()), ""
 

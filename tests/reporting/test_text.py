@@ -76,6 +76,11 @@ def test_summary_says_everything_once():
     assert "aten.conv2d" not in text  # what did not change is left out
 
 
+def test_the_verdict_says_what_the_file_was_held_to():
+    report = Report(verification=VerifyReport(Verdict.EQUIVALENT, "why"), held_to="the program after prune")
+    assert "equivalent to the program after prune: why" in rendered(summary(report))
+
+
 def test_summary_of_an_empty_report():
     assert "model" in rendered(summary(Report()))
 

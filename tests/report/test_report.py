@@ -55,7 +55,7 @@ reports = st.builds(
     st.none() | st.builds(ArtifactReport, TEXT, OPTIONAL_TEXT, COUNTS, opsets, coverages),
     st.none() | verifications, st.lists(TEXT, max_size=2), st.lists(TEXT, max_size=2),
     st.dictionaries(TEXT, NUMBERS, max_size=2), metric=st.none() | st.builds(MetricReport, NUMBERS, NUMBERS),
-    versions=st.dictionaries(TEXT, TEXT, max_size=1),
+    versions=st.dictionaries(TEXT, TEXT, max_size=1), held_to=TEXT,
 )  # fmt: skip
 
 
@@ -143,3 +143,17 @@ def test_a_counterexample_keeps_its_tensors_in_memory_only():
     report = Report(verification=VerifyReport(Verdict.DIFFERENT, counterexample=example))
     assert report.counterexample is example
     assert "inputs" not in report.to_json()["verification"]["counterexample"]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "held_to", "text"),
+    [
+        (Verdict.EQUIVALENT, "", "equivalent: why"),
+        (Verdict.EQUIVALENT, "the program after prune", "equivalent to the program after prune: why"),
+        (Verdict.DIFFERENT, "the program after prune", "different from the program after prune: why"),
+        (Verdict.UNDECIDED, "the program after prune", "undecided against the program after prune: why"),
+    ],
+)
+def test_the_judgement_says_what_the_file_was_held_to(verdict: Verdict, held_to: str, text: str):
+    report = Report("Net", verification=VerifyReport(verdict, reason="why"), held_to=held_to)
+    assert report.judgement == str(report).splitlines()[-1] == text
