@@ -71,7 +71,7 @@ $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt Makefile
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP_INSTALL) -e ".[demo,runtime,testing,plan,report,bench,dev]"
+	$(PIP_INSTALL) -e ".[demo,runtime,testing,plan,report,bench,tensorboard,dev]"
 	$(PIP_INSTALL) --no-deps pytorchcv
 	@touch $@
 

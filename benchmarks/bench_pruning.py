@@ -4,13 +4,14 @@
 
 Half of the rows of each inner layer, those of least L2 norm, are zero, their biases too; both tools are then to
 make the model smaller. Each model and tool runs in a process of its own with a time limit. benchmarks/pruning.json
-holds the figures, docs/benchmarks-pruning.md shows them. Torch-Pruning is not needed by anything else:
-`pip install --no-deps torch-pruning`.
+holds the figures, docs/benchmarks-pruning.md shows them. Torch-Pruning comes with `fxopt[bench]`; without it fxopt's
+figures are measured alone.
 """
 
 import argparse
 import copy
 import datetime
+import importlib.util
 import json
 import subprocess
 import sys
@@ -88,6 +89,14 @@ def removed_by_torch_pruning(module: nn.Module, args: tuple[torch.Tensor, ...]) 
         if graph.check_pruning_group(group):
             group.prune()
     return module, sum(p.numel() for p in module.parameters())
+
+
+def installed_tools() -> tuple[str, ...]:
+    """The tools that can be measured here; says which is missing."""
+    if importlib.util.find_spec("torch_pruning") is not None:
+        return TOOLS
+    print("Torch-Pruning is missing and left out: pip install --no-deps torch-pruning", file=sys.stderr)
+    return TOOLS[:1]
 
 
 def difference(first: object, second: object) -> float:
@@ -169,6 +178,7 @@ def speed(seconds: float, name: str = "resnet18", size: int = 224) -> dict[str, 
 def page(results: dict) -> str:
     """docs/benchmarks-pruning.md for the content of benchmarks/pruning.json."""
     machine, rows = results["machine"], results["models"]
+    tools = [t for t in TOOLS if any(t in row for row in rows.values())]
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     parts = [
         "# Benchmarks of pruning",
@@ -183,12 +193,15 @@ def page(results: dict) -> str:
         f"kept where that is below {KEPT:g}.",
         _tally(rows),
         table(
-            ["model", *(f"{t}: {c}" for t in TOOLS for c in ("left", "error", "seconds"))],
-            [[name, *(c for t in TOOLS for c in _cells(row[t]))] for name, row in rows.items()],
+            ["model", *(f"{t}: {c}" for t in tools for c in ("left", "error", "seconds"))],
+            [[name, *(c for t in tools for c in _cells(row.get(t)))] for name, row in rows.items()],
         ),
     ]
     failures = [
-        [n, t, f"`{row[t]['failure']}`"] for n, row in rows.items() for t in TOOLS if "failure" in row[t]
+        [n, t, f"`{made['failure']}`"]
+        for n, row in rows.items()
+        for t, made in row.items()
+        if "failure" in made
     ]
     if failures:
         parts += ["## What failed", table(["model", "tool", "why"], failures)]
@@ -198,13 +211,15 @@ def page(results: dict) -> str:
 
 
 def _tally(rows: dict) -> str:
-    kept = {t: sum(row[t].get("error", 1) < KEPT for row in rows.values()) for t in TOOLS}
-    return (
-        "The function is kept on " + ", ".join(f"{kept[t]} of {len(rows)} models by {t}" for t in TOOLS) + "."
-    )
+    made = {t: [row[t] for row in rows.values() if t in row] for t in TOOLS}
+    kept = {t: sum(m.get("error", 1) < KEPT for m in all_) for t, all_ in made.items()}
+    told = [f"{kept[t]} of {len(all_)} models by {t}" for t, all_ in made.items() if all_]
+    return f"The function is kept on {', '.join(told)}."
 
 
-def _cells(made: dict) -> list[str]:
+def _cells(made: dict | None) -> list[str]:
+    if made is None:
+        return ["-", "-", "-"]
     if "failure" in made:
         return ["fails", "-", "-"]
     return [
@@ -248,7 +263,8 @@ def main() -> None:
         return
     from importlib.metadata import version
 
-    names = ("fxopt", "torch", "torch-pruning", "onnxruntime")
+    tools = installed_tools()
+    names = ("fxopt", "torch", "onnxruntime", *(["torch-pruning"] if len(tools) > 1 else []))
     results: dict = json.loads(RESULTS.read_text()) if options.models and RESULTS.exists() else {"models": {}}
     results |= {
         "machine": this_machine().to_json(),
@@ -256,7 +272,7 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
     }
     for name in options.models or zoo.names():
-        results["models"][name] = {tool: in_a_process(name, tool, options.limit) for tool in TOOLS}
+        results["models"][name] = {tool: in_a_process(name, tool, options.limit) for tool in tools}
         print(name, results["models"][name], flush=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     if not options.no_speed:

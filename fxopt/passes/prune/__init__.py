@@ -8,8 +8,8 @@
 (2, True)
 """
 
+from fxopt.passes.prune._criteria import LayerView, register_criterion
 from fxopt.passes.prune._footprint import Footprint
-from fxopt.passes.prune._importance import LayerView
 from fxopt.passes.prune._plan import LeftOut, PlannedLayer, PrunePlan
 from fxopt.passes.prune._sensitivity import Sensitivity, scan_sensitivity
 from fxopt.passes.prune._use import plan_pruning, prune_in_steps
@@ -25,5 +25,6 @@ __all__ = [
     "Sensitivity",
     "plan_pruning",
     "prune_in_steps",
+    "register_criterion",
     "scan_sensitivity",
 ]

@@ -15,32 +15,14 @@ from dataclasses import dataclass
 import torch
 
 from fxopt.errors import InputError
+from fxopt.passes.prune._criteria import Criterion, LayerView
 from fxopt.passes.prune._layers import Layer, Member
 from fxopt.program import Program
 
-__all__ = ["CRITERIA", "Criterion", "LayerView", "Scorer", "l2"]
+__all__ = ["Scorer", "l2"]
 
-CRITERIA = ("l1", "l2", "bn-scale", "fpgm", "lamp", "taylor", "random")
 _COMPARABLE = ("lamp", "taylor", "random")
 """Criteria whose numbers can be compared between layers as they are."""
-
-
-@dataclass(frozen=True)
-class LayerView:
-    """What a user's criterion sees of a layer.
-
-    Attributes:
-        name: the weight that names the layer.
-        rows: for each weight that makes the channels, f64[groups, elements].
-        scales: for each BatchNorm on them, its gammas, f64[groups, width].
-    """
-
-    name: str
-    rows: tuple[torch.Tensor, ...]
-    scales: tuple[torch.Tensor, ...]
-
-
-Criterion = Callable[[LayerView], torch.Tensor]
 
 
 def l1(rows: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -110,7 +92,7 @@ class Scorer:
             InputError: a user's function gives something else, or an importance is NaN.
         """
         if callable(self.criterion):
-            found = self._own(layer.name, self.criterion(self._view(layer)), len(layer.labels))
+            found = self._own(self.criterion, self._view(layer), len(layer.labels))
         elif self.criterion == "bn-scale":
             scales = [self._slices(m).abs().sum(1) for m in layer.members if m.scales]
             if not scales:
@@ -135,7 +117,7 @@ class Scorer:
         tensor = self.program.weights[weight].detach().cpu().double()
         if callable(self.criterion):
             view = LayerView(weight, (tensor.reshape(-1, 1),), ())
-            found = self._own(weight, self.criterion(view), tensor.numel())
+            found = self._own(self.criterion, view, tensor.numel())
         elif self.criterion == "taylor":
             found = torch.stack([b[weight].cpu().double().abs() for b in self.sensitivities]).mean(0)
         elif self.criterion == "random":
@@ -161,14 +143,22 @@ class Scorer:
         generator = torch.Generator().manual_seed(self.seed + zlib.crc32(name.encode()))
         return torch.rand(count, generator=generator, dtype=torch.float64)
 
-    def _own(self, name: str, value: object, count: int) -> torch.Tensor:
+    def _own(self, criterion: Criterion, view: LayerView, count: int) -> torch.Tensor:
+        """What a user's function says."""
+        try:
+            value = criterion(view)
+        except Exception as error:  # whatever the user's code raises is told in one line
+            said = str(error).strip().split("\n")[0]
+            raise InputError(
+                f"the criterion {self.name} fails for {view.name}: {type(error).__name__}: {said}"
+            ) from error
         try:
             found = torch.as_tensor(value, dtype=torch.float64).cpu()
         except (TypeError, ValueError, RuntimeError):
             found = torch.empty(0)
         if found.numel() != count:
             raise InputError(
-                f"the criterion {self.name} gives {_shape(value)} for {name}; expected {count} numbers, one a group"
+                f"the criterion {self.name} gives {_shape(value)} for {view.name}; expected {count} numbers, one a group"
             )
         return found.reshape(-1)
 

@@ -11,6 +11,7 @@ import torch
 from fxopt.analysis.channels import Coupling
 from fxopt.errors import InputError
 from fxopt.passes.prune._choice import Choice, Limits, Ranked, by_budget, by_ratio, by_threshold
+from fxopt.passes.prune._criteria import criterion_of
 from fxopt.passes.prune._elements import Grid, grids_of
 from fxopt.passes.prune._footprint import Footprint, Footprints
 from fxopt.passes.prune._gradients import sensitivities
@@ -46,7 +47,9 @@ class Planner:
         self.footprints = Footprints(program, self.coupling)
         self.before = self.footprints.without(())
         batches = sensitivities(program, data, options.loss) if data is not None else []
-        self.scorer = Scorer(program, options.criterion, options.seed, batches)
+        chosen = options.criterion
+        criterion = criterion_of(chosen) if isinstance(chosen, str) else chosen
+        self.scorer = Scorer(program, criterion, options.seed, batches)
 
     @property
     def is_structured(self) -> bool:
@@ -62,7 +65,7 @@ class Planner:
         options = self.options
         return PrunePlan(
             options.granularity,
-            self.scorer.name,
+            options.criterion if isinstance(options.criterion, str) else self.scorer.name,
             *(self._structured() if self.is_structured else self._unstructured()),
             seed=options.seed,
             loss=options.loss if isinstance(options.loss, str) else getattr(options.loss, "__name__", "own"),

@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch.fx import Node
 
 from fxopt.errors import InputError
+from fxopt.passes.prune._criteria import Criterion, criterion_of, in_a_file
 from fxopt.passes.prune._gradients import LOSSES, Loss
-from fxopt.passes.prune._importance import CRITERIA, Criterion
 from fxopt.passes.prune._masks import zeroed
 from fxopt.passes.prune._plan import PrunePlan
 from fxopt.passes.prune._planning import Planner
@@ -57,9 +57,9 @@ class Prune(Pass):
     contract = Contract.APPROXIMATE
     motifs: ClassVar[tuple[Callable[..., object], ...]] = (_hidden,)
 
-    criterion: Literal["l1", "l2", "bn-scale", "fpgm", "lamp", "taylor", "random"] | Criterion = "l2"
-    """what importance is: magnitudes, BatchNorm's scales, distance to the others, taylor by calibration data, or in
-    Python a function of a layer"""
+    criterion: str | Criterion = "l2"
+    """what importance is: l1, l2 (magnitudes), bn-scale, fpgm (distance to the others), lamp, taylor (by calibration
+    data), random, the name of a registered function, FILE.py:FUNCTION, or in Python a function of a layer"""
     granularity: Literal["channel", "head", "weight", "block"] = "channel"
     """what goes as one: a channel with all that is tied to it, a head of an attention, an element, a block"""
     ratio: float | None = None
@@ -93,7 +93,7 @@ class Prune(Pass):
     seed: int = 0
     """of the criterion random"""
     plan: Path | PrunePlan | None = None
-    """a plan that is applied as it is; of the other options only loss counts then"""
+    """a plan that is applied as it is; of the other options only loss and criterion count then"""
 
     def __post_init__(self) -> None:
         """Checks the options.
@@ -110,10 +110,8 @@ class Prune(Pass):
             raise InputError(f"{' and '.join(given)} are given; expected one goal")
         if self.min_width < 1 or self.multiple < 1:
             raise InputError("min_width and multiple must be at least 1")
-        if isinstance(self.criterion, str) and self.criterion not in CRITERIA:
-            raise InputError(
-                f"no criterion {self.criterion!r}; they are {', '.join(CRITERIA)}, or a function"
-            )
+        if isinstance(self.criterion, str) and not in_a_file(self.criterion):
+            criterion_of(self.criterion)
         if isinstance(self.loss, str) and self.loss not in LOSSES:
             raise InputError(f"no loss {self.loss!r}; they are {', '.join(LOSSES)}, or a function")
         self._check_granularity()
@@ -207,12 +205,24 @@ class Prune(Pass):
         structured = plan.granularity in ("channel", "head")
         return Prune(
             granularity=cast(Literal["channel"], plan.granularity),
-            criterion=cast(Literal["l2"], plan.criterion) if not structured else "l2",
+            criterion="l2" if structured else self._criterion_of(plan),
             loss=self.loss if callable(self.loss) else cast(Literal["energy"], plan.loss),
             seed=plan.seed,
             pattern=plan.pattern,
             tile=plan.tile,
         )
+
+    def _criterion_of(self, plan: PrunePlan) -> str | Criterion:
+        """What ranked a plan's elements, given anew where it is no name: a plan runs no code."""
+        given = self.criterion
+        name = given if isinstance(given, str) else getattr(given, "__name__", "own")
+        if name == plan.criterion:
+            return given
+        if in_a_file(plan.criterion):
+            raise InputError(
+                f"the plan is by {plan.criterion}, which a plan does not run: give criterion= too"
+            )
+        return plan.criterion
 
 
 def _weight(rewriter: Rewriter, name: str) -> Node:
