@@ -19,6 +19,7 @@ from fxopt.draws import same_draws
 from fxopt.errors import TraceError
 from fxopt.frontend.diagnose import first_line
 from fxopt.frontend.difference import difference
+from fxopt.frontend.frames import warn_caller
 from fxopt.frontend.inputs import Example, resized
 from fxopt.frontend.sizes import Guard, Sizes, broken_guards, other_sizes, size_guards
 from fxopt.frontend.untouched import Snapshot
@@ -50,10 +51,10 @@ def check_against_model(program: Program, model: nn.Module, example: Example) ->
         apart = comparison.run()
         other_ways = list(comparison.other_ways())
     for way in other_ways:
-        warnings.warn(way, stacklevel=4)
+        warn_caller(way)
     if apart:
         names = ", ".join(apart)
-        warnings.warn(f"the model treats {names} = 1 apart: the program takes sizes from 2", stacklevel=4)
+        warn_caller(f"the model treats {names} = 1 apart: the program takes sizes from 2")
 
 
 @contextlib.contextmanager

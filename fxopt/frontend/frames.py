@@ -10,9 +10,11 @@ Messages and provenance name the line that a user can change; a line inside torc
 import enum
 import linecache
 import re
+import sys
 import sysconfig
 import textwrap
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +22,17 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Frame", "Owner", "innermost", "is_layer", "owner", "parse_frames", "place_of", "traceback_frames"]
+__all__ = [
+    "Frame",
+    "Owner",
+    "innermost",
+    "is_layer",
+    "owner",
+    "parse_frames",
+    "place_of",
+    "traceback_frames",
+    "warn_caller",
+]
 
 
 class Owner(enum.Enum):
@@ -111,3 +123,18 @@ def place_of(frames: Sequence[Frame]) -> str:
     if not own or own[-1] == inner:
         return str(inner)
     return f"{own[-1]}, in {inner}"
+
+
+def warn_caller(message: str) -> None:
+    """A UserWarning at the line that called fxopt, however deep inside it is noticed."""
+    frame = sys._getframe(1)
+    while owner(frame.f_code.co_filename) is Owner.MACHINERY and frame.f_back is not None:
+        frame = frame.f_back
+    warnings.warn_explicit(
+        message,
+        UserWarning,
+        frame.f_code.co_filename,
+        frame.f_lineno,
+        frame.f_globals.get("__name__", "__main__"),
+        frame.f_globals.setdefault("__warningregistry__", {}),
+    )

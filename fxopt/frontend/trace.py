@@ -10,7 +10,6 @@
 import copy
 import dataclasses
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -24,6 +23,7 @@ from fxopt.frontend.branches import inlined
 from fxopt.frontend.capture import capture, quiet_torch
 from fxopt.frontend.check import check_against_model
 from fxopt.frontend.diagnose import first_line
+from fxopt.frontend.frames import warn_caller
 from fxopt.frontend.functionalize import Refused, functionalize
 from fxopt.frontend.inputs import DynamicShapes, Example, example_inputs
 from fxopt.frontend.origins import node_line
@@ -262,7 +262,7 @@ def _finish(program: Program, name: str, example: Example | None) -> None:
     bad = [n for n, t in program.weights.items() if _has_nan(t)]
     if bad:
         more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-        warnings.warn(f"weights hold NaN: {', '.join(bad[:5])}{more}", stacklevel=4)
+        warn_caller(f"weights hold NaN: {', '.join(bad[:5])}{more}")
 
 
 def _has_nan(tensor: torch.Tensor) -> bool:

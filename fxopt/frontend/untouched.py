@@ -15,13 +15,15 @@ writes to them in eval mode.
 """
 
 import contextlib
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from types import CodeType
 from typing import TypeGuard
 
 import torch
 from torch import nn
+
+from fxopt.frontend.frames import warn_caller
 
 __all__ = ["Snapshot", "inference_mode"]
 
@@ -151,16 +153,46 @@ def _pairs_of(value: dict[object, object]) -> list[tuple[object, int]]:
     return [(k, id(v)) for k, v in value.items()]
 
 
+def _train_otherwise(modules: Iterable[nn.Module]) -> bool:
+    """Whether some of these may compute something else in training mode: their code asks for the mode.
+
+    >>> [_train_otherwise([m]) for m in (nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.0), nn.LSTM(2, 2))]
+    [False, True, False, False]
+    """
+    kinds = {type(module) for module in modules if not _drops_nothing(module)}
+    return any(_asks_for_mode(kind) for kind in kinds)
+
+
+def _drops_nothing(module: nn.Module) -> bool:
+    if isinstance(module, nn.RNNBase):
+        return module.dropout == 0
+    return isinstance(module, nn.modules.dropout._DropoutNd) and module.p == 0
+
+
+def _asks_for_mode(kind: type[nn.Module]) -> bool:
+    own = (base for base in kind.__mro__ if base not in nn.Module.__mro__)
+    methods = (value for base in own for value in vars(base).values())
+    return any(
+        _reads(code, "training") for m in methods if (code := getattr(m, "__code__", None)) is not None
+    )
+
+
+def _reads(code: CodeType, name: str) -> bool:
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return name in code.co_names or any(_reads(c, name) for c in inner)
+
+
 @contextlib.contextmanager
 def inference_mode(model: nn.Module) -> Iterator[None]:
     """The module in eval mode, without gradients or autocast around it; afterwards as it was.
 
-    Warns once if the model, or a part of it, was training.
+    Warns once if the model, or a part of it, was training and computes something else then.
     """
-    training = [name for name, module in model.named_modules() if module.training]
-    if training:
-        part = f"{training[0]!r} of the model" if training[0] else "the model"
-        warnings.warn(f"{part} is in training mode; it is traced and verified in eval mode", stacklevel=5)
+    training = {name: module for name, module in model.named_modules() if module.training}
+    if _train_otherwise(training.values()):
+        first = next(iter(training))
+        part = f"{first!r} of the model" if first else "the model"
+        warn_caller(f"{part} is in training mode; it is traced and verified in eval mode")
     snapshot = Snapshot(model)
     try:
         for module in model.modules():

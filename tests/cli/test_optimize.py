@@ -28,7 +28,7 @@ def with_keywords():
     return Scaled().eval(), (torch.randn(2, 3),), {"scale": torch.randn(3)}
 
 def in_training():
-    return nn.Linear(3, 3), (torch.randn(2, 3),)
+    return nn.Sequential(nn.Linear(3, 3), nn.Dropout()), (torch.randn(2, 3),)
 
 def score(run):
     return float(run(torch.ones(2, 1, 4, 4)).sum())

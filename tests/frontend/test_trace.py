@@ -157,7 +157,7 @@ def test_a_part_in_training_mode_is_named():
 class FailsLate(nn.Module):
     def __init__(self):
         super().__init__()
-        self.linear, self.count = nn.Linear(3, 3), 1
+        self.linear, self.dropout, self.count = nn.Linear(3, 3), nn.Dropout(), 1
 
     def forward(self, x):
         self.count, self.extra = 2, x

@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,9 @@ class Stateful(nn.Module):
         self.inner = nn.BatchNorm1d(3)
         self.count, self.word, self.log, self.table, self.seen = 0, "a", [1], {"k": 1}, {1}
         self.cache = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) if self.training else x
 
 
 def change(model: Stateful) -> None:
@@ -121,3 +126,30 @@ def test_a_tensor_of_another_size_and_one_with_nan_are_put_back(inference: bool)
         snapshot.restore()
         assert kept.shape == (2,)
     assert float(kept[0]) == 1
+
+
+class Own(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(x, training=self.training)
+
+
+@pytest.mark.parametrize(
+    ("module", "warns"),
+    [
+        (nn.Linear(3, 3), False),
+        (nn.Sequential(nn.Linear(3, 3), nn.ReLU()), False),
+        (nn.LSTM(3, 3, num_layers=2), False),
+        (nn.Dropout(0.0), False),
+        (nn.LSTM(3, 3, num_layers=2, dropout=0.1), True),
+        (nn.Sequential(nn.Linear(3, 3), nn.Dropout()), True),
+        (nn.Sequential(nn.BatchNorm1d(3)), True),
+        (Own(), True),
+    ],
+)
+def test_training_mode_is_told_where_it_computes_something_else(module: nn.Module, warns: bool):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with inference_mode(module):
+            assert not module.training
+    assert len(caught) == warns
+    assert module.training
