@@ -32,6 +32,11 @@ def program() -> fxopt.Program:
 
 Call = Callable[[fxopt.Program], object]
 
+
+def drop(value: object) -> Call:
+    return lambda p: fxopt.optimize(p, target="eager", metric=lambda run: 1.0, max_drop=value)
+
+
 CALLS: list[tuple[str, Call, type[FxoptError], str]] = [
     ("pipeline of a module", lambda p: fxopt.run_pipeline(MODEL, "O1"), InputError, "got a Net.*fxopt.trace"),
     ("lower a module", lambda p: fxopt.lower(MODEL, "onnx"), InputError, "got a Net.*fxopt.trace"),
@@ -68,6 +73,15 @@ CALLS: list[tuple[str, Call, type[FxoptError], str]] = [
         "leave dynamic_shapes and state out",
     ),
     ("max_drop", lambda p: fxopt.optimize(p, max_drop=0.1), InputError, "max_drop needs a metric"),
+    ("a negative drop", drop(-1), InputError, "max_drop is -1; expected a number from 0"),
+    ("a drop of NaN", drop(float("nan")), InputError, "max_drop is nan; expected a number from 0"),
+    ("a drop in words", drop("0.1"), InputError, "max_drop is '0.1'; expected a number from 0"),
+    (
+        "NaN of the model itself",
+        lambda p: fxopt.optimize(p, target="eager", metric=lambda run: float("nan"), max_drop=0.1),
+        InputError,
+        "the metric of the model itself is NaN",
+    ),
     (
         "metric",
         lambda p: fxopt.optimize(p, target="eager", metric=lambda run: None),
@@ -116,7 +130,7 @@ def test_a_wrong_option_is_told_before_any_work(monkeypatch: pytest.MonkeyPatch,
     def never(*_: object, **__: object) -> None:
         raise AssertionError("traced")
 
-    monkeypatch.setattr("fxopt.optimizer.trace", never)
+    monkeypatch.setattr("fxopt.optimizer.optimizing.trace", never)
     for wrong in (
         {"opset": 99},
         {"target": "onxx"},
@@ -124,6 +138,7 @@ def test_a_wrong_option_is_told_before_any_work(monkeypatch: pytest.MonkeyPatch,
         {"path": tmp_path / "m.pt"},
         {"path": tmp_path / "none" / "m.onnx"},
         {"max_drop": 0.1},
+        {"max_drop": -0.1, "metric": lambda run: 1.0},
     ):
         with pytest.raises(FxoptError):
             fxopt.optimize(MODEL, (X,), **wrong)  # type: ignore[arg-type]

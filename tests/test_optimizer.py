@@ -1,5 +1,7 @@
 """`optimize`: what its report says, and what is left on the disk when something fails."""
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -141,6 +143,55 @@ def test_the_report_says_what_a_pruned_model_was_held_to(block: nn.Module):
     assert str(pruned).splitlines()[-1].startswith("equivalent to the program after prune: 1 output agrees")
     trained = fxopt.optimize(block, (X,), target="eager", retrain=lambda teacher, student: student).report
     assert trained.held_to == "the program after training"
+
+
+def test_a_result_prints_as_its_report(block: nn.Module, tmp_path: Path):
+    result = fxopt.optimize(block, (X,), target="eager")
+    assert str(result) == str(result.report)
+    assert repr(result) == "<OptimizeResult Block: in memory, equivalent>"
+    path = tmp_path / "m.fxopt"
+    written = fxopt.optimize(block, (X,), target="eager", path=path)
+    assert repr(written) == f"<OptimizeResult Block: {path}, equivalent>"
+
+
+class Sized(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if x.shape[0] > 4 else x - 1
+
+
+def test_warnings_point_at_the_line_of_the_call():
+    broken = nn.Linear(4, 4).eval()
+    with torch.no_grad():
+        broken.bias[0] = float("nan")
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("training mode", lambda: fxopt.optimize(Block(), (X,), target="eager")),
+        (
+            "another way",
+            lambda: fxopt.optimize(
+                Sized().eval(), (torch.ones(3, 2),), target="eager", dynamic_shapes={"x": {0: "n"}}
+            ),
+        ),
+        ("weights hold NaN", lambda: fxopt.optimize(broken, (X,), target="eager")),
+        ("calibration", lambda: fxopt.run_pipeline(fxopt.trace(broken, (X,)), "O1", calibration=[X])),
+    ]
+    for says, call in calls:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+        found = next(w for w in caught if says in str(w.message))
+        assert found.filename == __file__
+        first = call.__code__.co_firstlineno
+        assert first <= found.lineno <= first + 3
+
+
+def test_the_limits_of_a_size_are_a_note():
+    with pytest.warns(UserWarning, match="another way"):
+        report = fxopt.optimize(
+            Sized().eval(), (torch.ones(3, 2),), target="eager", dynamic_shapes={"x": {0: "n"}}
+        ).report
+    assert "in this file n is at most 4: the model refuses other sizes, or takes them in another way" in (
+        report.notes
+    )
 
 
 class Counter(nn.Module):

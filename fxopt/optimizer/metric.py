@@ -1,0 +1,85 @@
+"""The user's metric: scored for the model and the verified artifact, before its file gets its name.
+
+>>> _score(lambda run: run(2.0), lambda x: x + 1)
+3.0
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fxopt.errors import InputError, VerificationError
+from fxopt.lowering import Artifact
+from fxopt.program import Program
+from fxopt.report import MetricReport, Report, VerifyReport
+
+__all__ = ["Judge", "Metric", "check_metric", "verification_of"]
+
+Metric = Callable[[Callable[..., object]], float]
+
+
+def check_metric(metric: object, max_drop: float | None) -> None:
+    """Whether these can decide anything; told before any work is done.
+
+    Raises:
+        InputError: a budget without a metric, a metric that is no function, a budget that is no number from 0.
+    """
+    if metric is None and max_drop is not None:
+        raise InputError("max_drop needs a metric: pass metric=, a function that scores a callable")
+    if metric is not None and not callable(metric):
+        raise InputError(f"metric is {metric!r}; expected a function that scores a callable")
+    if max_drop is not None and not (_is_number(max_drop) and max_drop >= 0):
+        raise InputError(
+            f"max_drop is {max_drop!r}; expected a number from 0: by how much the metric may fall"
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Looks at the verified artifact before its file gets its name."""
+
+    metric: Metric | None
+    max_drop: float | None
+    original: Program
+    report: Report
+
+    def __call__(self, artifact: Artifact) -> None:
+        """Scores the model and the artifact.
+
+        Raises:
+            VerificationError: the metric fell by more than it may.
+            InputError: the metric gives no number, or NaN for the model itself.
+        """
+        self.report.verification = verification_of(artifact.report)
+        if self.metric is None:
+            return
+        before = _score(self.metric, self.original)
+        if math.isnan(before):
+            raise InputError(
+                "the metric of the model itself is NaN: there is nothing to compare the file with"
+            )
+        after = _score(self.metric, artifact)
+        self.report.metric = MetricReport(before, after, self.max_drop)
+        if self.max_drop is not None and not before - after <= self.max_drop:
+            raise VerificationError(
+                f"the metric fell from {before:.6g} to {after:.6g}, by more than {self.max_drop:g}; "
+                "no file was written",
+                self.report,
+            )
+
+
+def _score(metric: Metric, run: Callable[..., object]) -> float:
+    value: object = metric(run)
+    try:
+        return float(value)  # type: ignore[arg-type]  # what has no float is the user's mistake
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the metric returned {value!r}; expected a number") from error
+
+
+def verification_of(report: object) -> VerifyReport | None:
+    """The verdict that an artifact or an error carries, if it does."""
+    return report if isinstance(report, VerifyReport) else None
