@@ -12,7 +12,7 @@ True
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -63,6 +63,8 @@ def ensemble(
         InputError: no programs, other weights than programs, signatures that differ, an output that is no
             tensor of floats.
     """
+    if not isinstance(programs, Iterable):
+        raise InputError(f"ensemble takes a list of programs, got {programs!r}")
     members = [expect_program(p, "ensemble") for p in programs]
     if not members:
         raise InputError("ensemble: there are no programs; expected a list of them")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fxopt
-from fxopt.errors import ArtifactError, FxoptError, InputError, LoweringError, PipelineError
+from fxopt.errors import ArtifactError, FxoptError, InputError, LoweringError, PipelineError, TraceError
 
 
 class Net(nn.Module):
@@ -43,9 +43,29 @@ CALLS: list[tuple[str, Call, type[FxoptError], str]] = [
     ("manager", lambda p: fxopt.PassManager.parse("O1").run(MODEL), InputError, "got a Net.*fxopt.trace"),
     ("no pipeline", lambda p: fxopt.run_pipeline(p, None), PipelineError, "expected pipeline text.*None"),
     ("a number", lambda p: fxopt.run_pipeline(p, 3), PipelineError, "expected pipeline text.*got 3"),
+    ("names", lambda p: fxopt.run_pipeline(p, ["O1"]), PipelineError, "got 'O1'; names stand in one text"),
+    ("a class", lambda p: fxopt.trace(Net, (X,)), TraceError, r"trace an instance of it, Net\(\.\.\.\)"),
+    (
+        "fixpoint",
+        lambda p: fxopt.run_pipeline(p, "fixpoint"),
+        PipelineError,
+        r"in parentheses: fixpoint\(a,b\)",
+    ),
+    (
+        "one program",
+        lambda p: fxopt.ensemble(p),
+        InputError,
+        "ensemble takes a list of programs, got <Program",
+    ),
     ("o1", lambda p: fxopt.run_pipeline(p, "o1"), PipelineError, "did you mean 'O1'"),
     ("O3", lambda p: fxopt.run_pipeline(p, "O3"), PipelineError, "did you mean 'O[012]'"),
     ("a float", lambda p: fxopt.lower(p, "onnx", opset=20.0), LoweringError, "opset 20.0 .* 18 to 23"),
+    (
+        "a word",
+        lambda p: fxopt.lower(p, "onnx", opset="18"),
+        LoweringError,
+        "opset '18' .* 18 to 23, as an int",
+    ),
     ("opset", lambda p: fxopt.lower(p, "onnx", opset=99), LoweringError, "opset 99 .* 18 to 23"),
     ("opset of eager", lambda p: fxopt.lower(p, "eager", opset=18), LoweringError, "eager has none"),
     ("ONNX", lambda p: fxopt.lower(p, "ONNX"), LoweringError, "did you mean 'onnx'"),

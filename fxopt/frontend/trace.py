@@ -123,6 +123,9 @@ def _module(model: object) -> nn.Module:
         raise TraceError(
             "a TorchScript module can't be traced: trace the torch.nn.Module that it was made of"
         )
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        name = model.__name__
+        raise TraceError(f"can't trace the class {name}: trace an instance of it, {name}(...)")
     if not isinstance(model, nn.Module):
         hint = " (wrap the function in a module)" if callable(model) else ""
         kind = type(model).__name__

@@ -57,10 +57,7 @@ class PassManager:
         made: list[Pass] = []
         for item in given:
             if not isinstance(item, Pass):
-                hint = (
-                    f"; write {item.__name__}()" if isinstance(item, type) and issubclass(item, Pass) else ""
-                )
-                raise PipelineError(f"expected pipeline text or passes, got {item!r}{hint}")
+                raise PipelineError(f"expected pipeline text or passes, got {item!r}{_hint(item)}")
             made.append(item)
         manager = cls(())
         manager.steps = tuple(step_of(p) for p in made)
@@ -165,6 +162,12 @@ def _bind(step: Step, text: str | None, within: tuple[str, ...]) -> Pass | Bound
     if step.name not in registry:
         raise _error(text, step, f"unknown pass {step.name!r}{registry.hint(step.name, tuple(NAMED))}")
     return make_pass(registry.get(step.name), step, text)
+
+
+def _hint(item: object) -> str:
+    if isinstance(item, str):
+        return '; names stand in one text: "O1,fold-constants"'
+    return f"; write {item.__name__}()" if isinstance(item, type) and issubclass(item, Pass) else ""
 
 
 def _error(text: str | None, step: Named, problem: str) -> PipelineError:

@@ -179,6 +179,8 @@ class _Parser:
             if not self.accept(")"):
                 raise self.fail("',' or ')'")
             return Fixpoint(steps)
+        if name.text == FIXPOINT:
+            raise marked(self.text, name.position, "fixpoint needs its passes in parentheses: fixpoint(a,b)")
         options, places = self.options() if self.accept("{") else ([], [])
         return Named(name.text, tuple(options), name.position, tuple(places))
 

@@ -57,7 +57,9 @@ class OnnxTarget(Target):
         """
         version = DEFAULT_OPSET if opset is None else opset
         if type(version) is not int or version not in OPSETS:
-            raise LoweringError(f"opset {version} is not offered; choose {OPSETS.start} to {OPSETS.stop - 1}")
+            kind = "" if type(version) is int else ", as an int"
+            choice = f"choose {OPSETS.start} to {OPSETS.stop - 1}{kind}"
+            raise LoweringError(f"opset {version!r} is not offered; {choice}")
         return version
 
     def lent_rule(self, node: Node) -> str:
