@@ -34,7 +34,14 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
         TraceError: torch.export can't capture it; names the user's line.
     """
     outside = sys.exception()
-    with quiet_torch(), _silent_export(), _exact_frames(), _explicit_keywords(model, example), whole_layers():
+    with (
+        quiet_torch(),
+        _silent_export(),
+        _exact_frames(),
+        _explicit_keywords(model, example),
+        _masks_as_given(),
+        whole_layers(),
+    ):
         try:
             return torch.export.export(
                 model, example.args, example.kwargs, dynamic_shapes=example.shapes(model), strict=False
@@ -89,6 +96,20 @@ def _exact_frames() -> Iterator[None]:
         _patched(torch.fx.proxy.TracerBase, "_filter_traceback_frames", _model_frames),
         _patched(ShapeEnv, "_get_user_frame", _model_frame),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def _masks_as_given() -> Iterator[None]:
+    """Keeps torch's transformer layers from looking whether a mask's values are the causal ones.
+
+    The answer chooses a kernel; with the mask itself the layers compute the same function.
+    """
+
+    def detect(mask: object, is_causal: bool | None = None, size: object = None) -> bool:
+        return is_causal is True
+
+    with _patched(torch.nn.modules.transformer, "_detect_is_causal_mask", detect):
         yield
 
 

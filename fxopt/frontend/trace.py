@@ -231,6 +231,8 @@ def _to_program(exported: ExportedProgram, example: Example | None, *, state: bo
 def _decompose(exported: ExportedProgram) -> ExportedProgram:
     """`run_decompositions({})` of a copy without eval dropout, where it would cut an alias (measured)."""
     module, signature = copy.deepcopy(exported.graph_module), copy.deepcopy(exported.graph_signature)
+    for node, copied_node in zip(exported.graph.nodes, module.graph.nodes, strict=True):
+        copied_node.name = node.name  # a copy of `input`, which Python knows, is called input_1
     for node in list(module.graph.nodes):
         if node.target in _DROPOUTS and node.args[2] is False:
             kept = node.args[0]

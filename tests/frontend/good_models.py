@@ -459,6 +459,17 @@ class SameTensorTwice(nn.Module):
         return input + 1
 
 
+@case(noise(2, 3))
+class NamedInputWithAView(nn.Module):
+    """A copied graph calls `input` otherwise; the view makes it the decompositions' work."""
+
+    def forward(self, input):
+        y = input + 1
+        first = y[:, 0]
+        y.add_(1)
+        return y, first
+
+
 CASES["same_object_twice"] = Case(
     lambda: Function2(lambda x, y: x + 2 * y), (CASES["returns_input"].args[0],) * 2
 )
@@ -665,6 +676,12 @@ CASES["encoder"] = Case(
 )
 CASES["transformer"] = Case(
     lambda: nn.Transformer(8, 2, 1, 1, 16, batch_first=True), (noise(2, 3, 8), noise(2, 4, 8))
+)
+CASES["transformer_with_a_mask"] = Case(
+    lambda: nn.Transformer(8, 2, 1, 1, 16, batch_first=True),
+    (noise(2, 3, 8), noise(2, 4, 8)),
+    {"tgt_mask": nn.Transformer.generate_square_subsequent_mask(4)},
+    exact=False,
 )
 CASES["batch_norm_without_statistics"] = Case(
     lambda: nn.BatchNorm1d(3, track_running_stats=False), (noise(4, 3),), exact=False

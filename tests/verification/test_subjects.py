@@ -106,3 +106,13 @@ def test_a_variation_that_a_model_refuses_is_left_out():
         raise RuntimeError("view size is not compatible")
 
     assert len(list(varied_runs(run, [torch.randn(2, 3, 4, 4)]))) == 3
+
+
+def test_a_variation_that_leaves_the_domain_of_an_op_is_left_out():
+    class Loss(nn.Module):
+        def forward(self, x):
+            return nn.functional.binary_cross_entropy(x.sigmoid(), torch.zeros_like(x))
+
+    x = torch.linspace(-60, 5, 64)
+    subject = subject_of(trace(Loss().eval(), (x,)))
+    assert all(len(run) == 1 for run in subject.variations([x]))
