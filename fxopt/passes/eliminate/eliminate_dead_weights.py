@@ -9,6 +9,7 @@ from torch.fx import Node
 
 from fxopt.analysis.channels import Removal
 from fxopt.passes._names import aten_name
+from fxopt.passes.eliminate._branches import replace_constant_branches
 from fxopt.passes.eliminate._cutting import Cutter
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.program import origins_of
@@ -34,7 +35,8 @@ class EliminateDeadWeights(Pass):
     Exact, whatever made the zeros. What is constant along an axis is followed from the weights on, what is
     demanded from the outputs back, both over the op table's index maps; slices that nothing demands go where
     all that is tied to them (through residual sums, joins, heads) goes too. A constant that is not zero is
-    taken into the bias that follows; in front of padding one channel stays for all constant ones. Inputs and
+    taken into the bias that follows; in front of padding one channel stays for all constant ones. A branch that
+    gives the same numbers on every input goes as a whole, and with zeros the sum that it went into. Inputs and
     outputs keep their sizes. What is dead but has to stay is reported with what blocks it.
     """
 
@@ -44,6 +46,8 @@ class EliminateDeadWeights(Pass):
 
     def run(self, rewriter: Rewriter) -> None:
         """Cuts until nothing goes: what went may have been the last that demanded something."""
+        constants = rewriter.analysis(Removal).coupling.demand.constants
+        replace_constant_branches(rewriter, constants, _NAME)
         removal = rewriter.analysis(Removal)
         while not removal.empty:
             cutter = Cutter(rewriter, removal)
