@@ -101,9 +101,7 @@ def _replace(rewriter: Rewriter, node: Node, constant: Mapping[Node, _Constant],
             made[n] = rewriter.constant(trained_as(tensor, [] if weight is None else [weight]))
             asked = sizes[n]
             if asked is not None:
-                sized = [
-                    s if isinstance(s, int) else rewriter.call("aten.sym_size.int", *s) for s in asked
-                ]
+                sized = [s if isinstance(s, int) else rewriter.call("aten.sym_size.int", *s) for s in asked]
                 made[n] = rewriter.call("aten.expand", made[n], sized)
         rewriter.replace(node, _renewed(rewriter, node, made))
 
@@ -137,9 +135,9 @@ def _summand(rewriter: Rewriter, node: Node, constant: Mapping[Node, _Constant])
         if not isinstance(left, Node) or not isinstance(right, Node) or right not in constant:
             continue
         plain = kept == "self" or bound.get("alpha", 1) == 1
-        if plain and not constant[right].values.any():
-            if rewriter.same_type(left.meta["val"], node.meta["val"]):
-                return left
+        zero = plain and not constant[right].values.any()
+        if zero and rewriter.same_type(left.meta["val"], node.meta["val"]):
+            return left
     return None
 
 

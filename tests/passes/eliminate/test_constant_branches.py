@@ -87,7 +87,9 @@ def test_an_attention_without_values_goes(dynamic: bool) -> None:
 
     after = applied(EliminateDeadWeights(), program(Layer(), rand(2, 5, 16), dynamic=dynamic)).program
     assert calls(after) == ["add", "layer_norm"]
-    assert set(shapes(after)) - {"norm.weight", "norm.bias"} == {"attention.folded"} or len(shapes(after)) == 3
+    assert (
+        set(shapes(after)) - {"norm.weight", "norm.bias"} == {"attention.folded"} or len(shapes(after)) == 3
+    )
 
 
 def constant_part(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
