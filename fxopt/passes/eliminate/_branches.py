@@ -135,8 +135,8 @@ def _summand(rewriter: Rewriter, node: Node, constant: Mapping[Node, _Constant])
         if not isinstance(left, Node) or not isinstance(right, Node) or right not in constant:
             continue
         plain = kept == "self" or bound.get("alpha", 1) == 1
-        zero = plain and not constant[right].values.any()
-        if zero and rewriter.same_type(left.meta["val"], node.meta["val"]):
+        is_sum = plain and not constant[right].values.any()
+        if is_sum and rewriter.same_type(left.meta["val"], node.meta["val"]):
             return left
     return None
 
