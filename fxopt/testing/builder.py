@@ -14,7 +14,7 @@ linear = b.call("aten.linear", x0, w0, None)
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import sympy
@@ -34,7 +34,6 @@ from fxopt.program import (
     Signature,
     Symbol,
     TensorSpec,
-    fake_value,
     infer_value,
     new_fake_mode,
 )
@@ -58,6 +57,16 @@ class _World:
     mode: FakeTensorMode
     batch: torch.SymInt
     symbol: sympy.Symbol
+    values: dict[object, torch.Tensor] = field(default_factory=dict)
+    """Fake tensors by dtype and shape."""
+
+    def value(self, shape: Sequence[int | torch.SymInt], dtype: torch.dtype) -> torch.Tensor:
+        """A fake tensor of a type, always the same: one over a size that varies takes a millisecond to make."""
+        key = (dtype, *((type(d), str(d)) for d in shape))
+        if key not in self.values:
+            with self.mode:
+                self.values[key] = torch.empty(tuple(shape), dtype=dtype)
+        return self.values[key]
 
 
 @cache
@@ -134,8 +143,7 @@ class ProgramBuilder:
         high: int | None = None,
     ) -> Node:
         """An input; a size may be `self.batch`. `low` and `high` bound integer values."""
-        with self.program.fake_mode:
-            value = torch.empty(tuple(shape), dtype=dtype)
+        value = _world().value(shape, dtype)
         name = f"x{len(self._inputs)}"
         first = next(iter(self.graph.nodes), None)
         last = self._inputs[-1][0] if self._inputs else None
@@ -163,7 +171,7 @@ class ProgramBuilder:
         name = f"w{len(self.program.weights)}"
         self.program.weights[name] = tensor
         node = self.graph.get_attr(name)
-        node.meta = {"val": fake_value(self.program, tensor)}
+        node.meta = {"val": _world().value(shape, dtype)}
         options = [f"kind={kind!r}"] * (kind != "normal") + [f"seed={seed}"] * (seed != 0)
         options += [f"dtype={dtype}"] * (dtype is not torch.float32)
         self._note(node, name, f"b.weight({', '.join([_shape_text(shape), *options])})")

@@ -44,6 +44,7 @@ class _Example:
     ) -> None:
         self.motif, self.literals, self.shapes, self.dtypes = motif, literals, shapes, dtypes
         self.coupled: list[frozenset[Axis]] = []
+        self._recorded: dict[str, Recording | None] = {}
 
     def find_coupled(self, program: Program) -> None:
         """From all axes changed at once, restores those that the change of one does not need."""
@@ -81,6 +82,12 @@ class _Example:
 
     def record(self, program: Program, shapes: Shapes) -> Recording | None:
         """The motif at these shapes, None if it does not take them."""
+        key = str(shapes)
+        if key not in self._recorded:  # built programs share one fake mode
+            self._recorded[key] = self._record(program, shapes)
+        return self._recorded[key]
+
+    def _record(self, program: Program, shapes: Shapes) -> Recording | None:
         with program.fake_mode:
             fakes = {n: torch.empty(tuple(shape), dtype=self.dtypes[n]) for n, shape in shapes.items()}
         values = {

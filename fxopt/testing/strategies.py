@@ -5,6 +5,7 @@ def test(program): ...
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from weakref import WeakKeyDictionary
 
 import torch
@@ -85,6 +86,11 @@ def _outputs(draw: Choose, b: ProgramBuilder, pool: Sequence[Node]) -> list[Node
     return list(dict.fromkeys(leaves))
 
 
+@cache
+def _below(count: int) -> st.SearchStrategy[int]:
+    return st.integers(0, count - 1)
+
+
 @st.composite
 def programs(
     draw: st.DrawFn,
@@ -103,7 +109,7 @@ def programs(
         max_ops: the most steps.
         non_finite: weights may hold NaN and infinities, of which only a contract of the same bits speaks.
     """
-    choose = Choose(lambda n: draw(st.integers(0, n - 1)))
+    choose = Choose(lambda n: draw(_below(n)))
     program, script = build_program(
         choose, families=families, motifs=motifs, max_ops=max_ops, non_finite=non_finite
     )

@@ -1,12 +1,15 @@
+import itertools
 import operator
 
 import pytest
 import torch
 from torch import nn
+from torch._dispatch.python import enable_python_dispatcher
 
 from fxopt.frontend import trace
-from fxopt.program import Program, fake_value, infer_value, value_key
+from fxopt.program import Program, fake_value, infer_value, inference, value_key
 from fxopt.program.inference import is_data_dependent
+from fxopt.testing import ProgramBuilder
 from tests.frontend.good_models import noise
 
 aten = torch.ops.aten
@@ -99,3 +102,62 @@ def test_what_an_op_does_not_take_raises(program: Program):
     x, y = program.placeholders()
     with pytest.raises(RuntimeError):
         infer_value(program, aten.mm.default, (x, y.meta["val"][:3, :2]))
+
+
+def evaluated(program: Program, op: object, *args: object) -> torch.Tensor:
+    """The value that the op's own shape function gives, by a mode that has nothing to look up."""
+    values = [a.meta["val"] if isinstance(a, torch.fx.Node) else a for a in args]
+    with torch.no_grad(), enable_python_dispatcher(), program.fake_mode:
+        return op(*values)
+
+
+def test_an_elementwise_op_is_evaluated_once_for_all_shapes(program: Program, monkeypatch):
+    x, y = program.placeholders()
+    infer_value(program, aten.tanh.default, (x,))
+    infer_value(program, aten.gt.Scalar, (x, 1.0))
+    evaluations = []
+    dispatcher = inference.enable_python_dispatcher
+    monkeypatch.setattr(inference, "enable_python_dispatcher", lambda: evaluations.append(1) or dispatcher())
+    assert value_key(infer_value(program, aten.tanh.default, (y,))) == value_key(y)
+    assert not evaluations
+    # A mask has no operand of its type, so that its value is not at hand.
+    assert infer_value(program, aten.gt.Scalar, (y, 1.0)).dtype is torch.bool
+    assert len(evaluations) == 1
+
+
+@pytest.mark.parametrize(
+    "op", [aten.add.Tensor, aten.mul.Tensor, aten.maximum.default, aten.where.self, aten.pow.Tensor_Tensor]
+)
+def test_elementwise_values_are_those_of_the_shape_function(op):
+    program = ProgramBuilder().program
+    world = ProgramBuilder()
+    n = world.batch
+    kinds = [
+        ((n, 4), torch.float32), ((4,), torch.float32), ((n, 1), torch.float32), ((1, 4), torch.float32),
+        ((), torch.float32), ((), torch.float64), ((), torch.int64), ((n, 4), torch.int64), ((4,), torch.float64),
+        ((2, 1, 4), torch.float32), ((1, n, 1), torch.float16),
+    ]  # fmt: skip
+    nodes = [world.input(shape, dtype=dtype) for shape, dtype in kinds]
+    condition = world.input((n, 1), dtype=torch.bool)
+    tried = 0
+    for a, b in itertools.permutations(nodes, 2):
+        args = (condition, a, b) if op is aten.where.self else (a, b)
+        found = infer_value(world.program, op, args)
+        assert value_key(found) == value_key(evaluated(program, op, *args)), (a, b)
+        tried += 1
+    assert tried == 110
+
+
+def test_an_elementwise_op_refuses_sizes_that_do_not_broadcast(program: Program):
+    x, _ = program.placeholders()
+    six, four = (fake_value(program, torch.zeros(n)) for n in (6, 4))
+    assert infer_value(program, aten.add.Tensor, (x, six)) is infer_value(program, aten.add.Tensor, (x, six))
+    with pytest.raises(RuntimeError):
+        infer_value(program, aten.add.Tensor, (x, four))
+
+
+def test_without_axes_a_tensor_gives_way_to_another_dtype(program: Program):
+    x, _ = program.placeholders()
+    row, single = (fake_value(program, t.double()) for t in (torch.zeros(6), torch.tensor(1.0)))
+    assert infer_value(program, aten.add.Tensor, (x, row)).dtype is torch.float64
+    assert infer_value(program, aten.add.Tensor, (x, single)).dtype is torch.float32
