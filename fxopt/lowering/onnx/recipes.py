@@ -23,7 +23,7 @@ RECIPES: dict[str, Recipe] = {}
 """By op key, `aten.lgamma.default`."""
 _Function = TypeVar("_Function", bound=Recipe)
 
-_FAMILIES = ("special", "linalg", "qr", "order", "scatter", "parts")
+_FAMILIES = ("special", "linalg", "qr", "order", "scatter", "parts", "pooling")
 
 
 class RecipeError(LoweringError):

@@ -1,8 +1,7 @@
 """Ops with several results, or made of a few others that torch's decompositions do not give in a form with rules.
 
->>> values, places = adaptive_max_pool(torch.tensor([[1.0, 5.0, 2.0, 3.0]]), [2])
->>> values.tolist(), places.tolist()
-([[5.0, 3.0]], [[1, 3]])
+>>> [v.item() for v in frexp(torch.tensor(12.0))]
+[0.75, 4]
 """
 
 import math
@@ -13,38 +12,6 @@ from torch import Tensor
 from fxopt.lowering.onnx.recipes import RecipeError, in_double, recipe, sized
 
 __all__: list[str] = []
-
-
-@recipe(*(f"aten.adaptive_max_pool{n}d.default" for n in (1, 2, 3)))
-def adaptive_max_pool(x: Tensor, output_size: list[int]) -> tuple[Tensor, Tensor]:
-    """The largest of every window and where it stands among all places of its image.
-
-    Windows differ in size: the last place of a smaller one is read several times.
-    """
-    count = len(output_size)
-    sizes = [sized(x, d) for d in range(-count, 0)]
-    places = torch.zeros([1] * (2 * count), dtype=torch.int64)
-    for axis, (size, out) in enumerate(zip(sizes, output_size, strict=True)):
-        shape = [1] * (2 * count)
-        rows = _windows(size, out)
-        shape[axis], shape[count + axis] = rows.shape
-        places = places * size + rows.reshape(shape)
-    places = places.reshape(*output_size, -1)
-    image = x.reshape(*x.shape[: x.dim() - count], -1)
-    windows = image[..., places]
-    chosen = windows.argmax(-1, keepdim=True)
-    indices = torch.gather(places.expand(windows.shape), -1, chosen).squeeze(-1)
-    return windows.amax(-1), indices
-
-
-def _windows(size: int, out: int) -> Tensor:
-    """The places of each output's window, i64[out, longest]."""
-    starts = [i * size // out for i in range(out)]
-    ends = [-(-(i + 1) * size // out) for i in range(out)]
-    longest = max(e - s for s, e in zip(starts, ends, strict=True))
-    return torch.tensor(
-        [[min(s + k, e - 1) for k in range(longest)] for s, e in zip(starts, ends, strict=True)]
-    )
 
 
 @recipe("aten.embedding_bag.padding_idx", "aten.embedding_bag.default")

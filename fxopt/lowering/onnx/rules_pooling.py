@@ -1,11 +1,13 @@
 """Pooling, adaptive pooling, and what moves blocks between space and channels."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 
 from fxopt.lowering.onnx.builder import Builder, Result
 from fxopt.lowering.onnx.call import Call, rule
+from fxopt.lowering.onnx.dtypes import is_float
 from fxopt.lowering.onnx.graph import Value
 from fxopt.lowering.onnx.lower import lower_by_parts
 from fxopt.ops.sizes import Size, is_one
@@ -26,21 +28,28 @@ def _batched(b: Builder, c: Call, spatial: int, lower: Callable[[Value], Value])
 
 def _overhang(
     c: Call, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]
-) -> list[int]:
+) -> list[Size]:
     """What ceil_mode lets the last window reach beyond the padding, by axis.
 
     ONNX's own ceil_mode counts windows that start in the end padding, torch's doesn't; with explicit sizes
     there is no such difference.
     """
-    extra: list[int] = []
+    extra: list[Size] = []
     rank = len(kernel)
     for i, size in enumerate(c.out.shape[-rank:]):
-        before = c.shape[c.rank - rank + i]
-        if not isinstance(before, int) or not isinstance(size, int):
-            raise c.error("ceil_mode needs fixed spatial sizes")
         reach = (size - 1) * stride[i] + dilation[i] * (kernel[i] - 1) + 1
-        extra.append(max(reach - before - 2 * padding[i], 0))
+        missing = reach - c.shape[c.rank - rank + i] - 2 * padding[i]
+        extra.append(max(missing, 0) if isinstance(missing, int) else torch.sym_max(missing, 0))
     return extra
+
+
+def _fixed(*sizes: Size) -> bool:
+    return all(isinstance(s, int) for s in sizes)
+
+
+def _pools(c: Call) -> bool:
+    """Whether onnxruntime's MaxPool takes the dtype."""
+    return is_float(c.out.dtype) or c.out.dtype in (torch.int8, torch.uint8)
 
 
 def _pool_window(c: Call, spatial: int) -> tuple[list[int], list[int], list[int], list[int]]:
@@ -53,11 +62,16 @@ def _pool_window(c: Call, spatial: int) -> tuple[list[int], list[int], list[int]
 
 def _max_pool(spatial: int) -> None:
     @rule(f"aten.max_pool{spatial}d")
-    def lower(b: Builder, c: Call) -> Value:
+    def lower(b: Builder, c: Call) -> Result:
+        if not _pools(c):
+            return lower_by_parts(b, c.node)
         return _batched(b, c, spatial, lambda x: _max(b, c, spatial, x, 1)[0])
 
     @rule(f"aten.max_pool{spatial}d_with_indices")
     def lower_with_indices(b: Builder, c: Call) -> Result:
+        varies = c.flag("ceil_mode") and not _fixed(*c.shape[c.rank - spatial :])
+        if not _pools(c) or (varies and _reads_second(c)):
+            return lower_by_parts(b, c.node)
         if not _reads_second(c):
             return (_batched(b, c, spatial, lambda x: _max(b, c, spatial, x, 1)[0]), "")
         single = c.rank != spatial + 2
@@ -75,69 +89,89 @@ def _reads_second(c: Call) -> bool:
 
 def _max(b: Builder, c: Call, spatial: int, x: Value, outputs: int) -> tuple[Value, ...]:
     kernel, stride, padding, dilation = _pool_window(c, spatial)
-    extra = _overhang(c, kernel, stride, padding, dilation) if c.flag("ceil_mode") else [0] * spatial
+    extra: list[Size] = [0] * spatial
+    if c.flag("ceil_mode"):
+        extra = _overhang(c, kernel, stride, padding, dilation)
     ends = [p + e for p, e in zip(padding, extra, strict=True)]
+    if not _fixed(*ends):
+        x = _padded(b, x, padding, ends, b.like(-math.inf, x))
+        padding, ends = [0] * spatial, [0] * spatial
     return b.ops(
         "MaxPool",
         x,
         outputs=outputs,
         kernel_shape=kernel,
         strides=stride,
-        pads=padding + ends,
+        pads=[*padding, *map(int, ends)],
         dilations=dilation,
     )
 
 
 def _avg_pool(spatial: int) -> None:
     @rule(f"aten.avg_pool{spatial}d")
-    def lower(b: Builder, c: Call) -> Value:
+    def lower(b: Builder, c: Call) -> Result:
+        if not is_float(c.out.dtype):
+            return lower_by_parts(b, c.node)
         return _batched(b, c, spatial, lambda x: _average(b, c, spatial, x))
 
 
 def _average(b: Builder, c: Call, spatial: int, x: Value) -> Value:
     kernel, stride, padding, dilation = _pool_window(c, spatial)
-    extra = _overhang(c, kernel, stride, padding, dilation) if c.flag("ceil_mode") else [0] * spatial
+    extra: list[Size] = [0] * spatial
+    if c.flag("ceil_mode"):
+        extra = _overhang(c, kernel, stride, padding, dilation)
     counted = c.flag("count_include_pad") and any(padding)
     divisor = c.arguments.get("divisor_override")
     ends = [p + e for p, e in zip(padding, extra, strict=True)]
+
+    def averages(value: Value, before: Sequence[Size], after: Sequence[Size], count: bool = False) -> Value:
+        return b.op(
+            "AveragePool", value, kernel_shape=kernel, strides=stride, pads=[int(n) for n in (*before, *after)], count_include_pad=int(count)
+        )  # fmt: skip
+
+    none = [0] * spatial
     if divisor is not None:
-        x = _padded(b, x, padding, ends)
-        padding = ends = [0] * spatial
-    elif any(extra) and counted:
+        result = averages(_padded(b, x, padding, ends), none, none)
+        return b.op("Mul", result, b.like(math.prod(kernel) / c.integer("divisor_override"), result))
+    if not _fixed(*extra):
+        # The average of what counts: that over all, by the share of what counts.
+        image = c.shape[c.rank - spatial :]
+        inner = [n + 2 * p for n, p in zip(image, padding, strict=True)] if counted else image
+        ones = b.expand(b.constant(torch.ones([1] * (spatial + 2)), b.dtype(x)), (), [1, 1, *inner])
+        ones = _padded(b, ones, none if counted else padding, extra if counted else ends)
+        return b.op("Div", averages(_padded(b, x, padding, ends), none, none), averages(ones, none, none))
+    if any(extra) and counted:
         # Padding that counts is made real; what ceil_mode adds never counts.
-        x = _padded(b, x, padding, padding)
-        padding, ends, counted = [0] * spatial, extra, False
-    result = b.op(
-        "AveragePool",
-        x,
-        kernel_shape=kernel,
-        strides=stride,
-        pads=padding + ends,
-        count_include_pad=int(counted),
-    )
-    if divisor is None:
-        return result
-    area = 1
-    for k in kernel:
-        area *= k
-    return b.op("Mul", result, b.like(area / c.integer("divisor_override"), result))
+        return averages(_padded(b, x, padding, padding), none, extra)
+    return averages(x, padding, ends, counted)
 
 
-def _padded(b: Builder, x: Value, before: list[int], after: list[int]) -> Value:
-    """With zeros around the image."""
-    return b.op("Pad", x, b.ints([0, 0, *before, 0, 0, *after])) if any(before + after) else x
+def _padded(b: Builder, x: Value, before: Sequence[Size], after: Sequence[Size], fill: Value = "") -> Value:
+    """With zeros, or another number, around the image."""
+    if _fixed(*before, *after) and not any([*before, *after]):
+        return x
+    return b.op("Pad", x, b.shape([0, 0, *before, 0, 0, *after]), fill)
 
 
 def _adaptive(spatial: int) -> None:
     @rule(f"aten.adaptive_avg_pool{spatial}d")
-    def lower_average(b: Builder, c: Call) -> Value:
+    def lower_average(b: Builder, c: Call) -> Result:
+        if _varies(c, spatial):
+            return lower_by_parts(b, c.node)
         return _batched(b, c, spatial, lambda x: _adaptive_average(b, c, spatial, x))
 
     @rule(f"aten.adaptive_max_pool{spatial}d")
     def lower_max(b: Builder, c: Call) -> Result:
-        if _reads_second(c):
+        if _reads_second(c) or _varies(c, spatial):
             return lower_by_parts(b, c.node)
         return _batched(b, c, spatial, lambda x: _adaptive_max(b, c, spatial, x)), ""
+
+
+def _varies(c: Call, spatial: int) -> bool:
+    """Whether windows depend on sizes that vary."""
+    shape = c.outs[0].shape if isinstance(c.node.meta["val"], (tuple, list)) else c.out.shape
+    after = shape[-spatial:]
+    return not all(is_one(n) for n in after) and not _fixed(*c.shape[c.rank - spatial :], *after)
 
 
 def _adaptive_average(b: Builder, c: Call, spatial: int, x: Value) -> Value:
@@ -148,7 +182,7 @@ def _adaptive_average(b: Builder, c: Call, spatial: int, x: Value) -> Value:
         kernel = [int(n) // int(m) for n, m in zip(before, after, strict=True)]
         return b.op("AveragePool", x, kernel_shape=kernel, strides=kernel)
     for axis, (n, m) in enumerate(zip(before, after, strict=True)):
-        x = _averages(b, c, x, n, m, spatial - axis)
+        x = _averages(b, x, n, m, spatial - axis)
     return x
 
 
@@ -156,16 +190,15 @@ def _divides(before: Size, after: Size) -> bool:
     return isinstance(before, int) and isinstance(after, int) and before % after == 0
 
 
-def _bounds(c: Call, before: Size, after: Size) -> list[tuple[int, int]]:
+def _bounds(before: Size, after: Size) -> list[tuple[int, int]]:
     """Torch's windows of adaptive pooling along an axis."""
-    if not isinstance(before, int) or not isinstance(after, int):
-        raise c.error("adaptive pooling to more than one element needs fixed spatial sizes")
-    return [(i * before // after, -(-(i + 1) * before // after)) for i in range(after)]
+    n, m = int(before), int(after)
+    return [(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
 
 
-def _averages(b: Builder, c: Call, x: Value, before: Size, after: Size, from_end: int) -> Value:
+def _averages(b: Builder, x: Value, before: Size, after: Size, from_end: int) -> Value:
     """Averages along one axis as a product with a fixed matrix, for windows of unequal length."""
-    bounds = _bounds(c, before, after)
+    bounds = _bounds(before, after)
     matrix = torch.zeros(len(bounds), int(before))
     for row, (start, end) in enumerate(bounds):
         matrix[row, start:end] = 1 / (end - start)
@@ -185,7 +218,7 @@ def _adaptive_max(b: Builder, c: Call, spatial: int, x: Value) -> Value:
         return b.op("MaxPool", x, kernel_shape=kernel, strides=kernel)
     for i, (n, m) in enumerate(zip(before, after, strict=True)):
         axis = 2 + i
-        windows = [b.slice(x, axis, start, end) for start, end in _bounds(c, n, m)]
+        windows = [b.slice(x, axis, start, end) for start, end in _bounds(n, m)]
         x = b.op("Concat", *(b.op("ReduceMax", w, b.ints([axis]), keepdims=1) for w in windows), axis=axis)
     return x
 

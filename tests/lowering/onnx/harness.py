@@ -11,7 +11,7 @@ from torch import nn
 
 from fxopt.frontend import trace
 from fxopt.lowering.artifact import Artifact
-from fxopt.lowering.onnx.target import OnnxTarget
+from fxopt.lowering.onnx.target import DEFAULT_OPSET, OnnxTarget
 from fxopt.lowering.target import Emitted
 from fxopt.program.program import Program
 
@@ -110,3 +110,19 @@ def check(case: Case, *, opset: int = 20) -> Emitted:
     types = op_types(emitted)
     assert set(case.ops) <= set(types), types
     return emitted
+
+
+def check_sizes(
+    function: Callable[..., object],
+    example: torch.Tensor,
+    axes: dict[int, str],
+    *others: torch.Tensor,
+    opsets: tuple[int, ...] = (18, DEFAULT_OPSET),
+) -> None:
+    """Lowers a function of one tensor with these axes dynamic, and compares the file at the example and at others."""
+    program = trace(Apply(function).eval(), (example,), dynamic_shapes={"inputs_0": axes})
+    for opset in opsets:
+        artifact = opened(OnnxTarget().emit(program, opset=opset, optimize=False))
+        for x in (example, *others):
+            for got, expected in zip(artifact.run_flat([x]), program.run_flat([x]), strict=True):
+                assert_same(got, expected)

@@ -1,14 +1,13 @@
 """Pooling against torch: padding, ceil_mode, what counts in an average, windows of unequal length."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fxopt.errors import LoweringError
-from fxopt.frontend import trace
-from fxopt.lowering.onnx.target import OnnxTarget
-from tests.lowering.onnx.harness import Case, check
+from tests.lowering.onnx.harness import Case, check, check_sizes
 
 GENERATOR = torch.Generator().manual_seed(0)
 LINE = torch.randn(2, 3, 13, generator=GENERATOR)
@@ -58,23 +57,48 @@ def test_case(case):
     check(case)
 
 
-def test_pooling_of_an_image_of_dynamic_size():
-    shapes = {"input": {2: "height", 3: "width"}}
-    for module in (nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1)):
-        program = trace(module.eval(), (IMAGE,), dynamic_shapes=shapes)
-        check_at_sizes(program, [IMAGE, F.pad(IMAGE, (0, 4, 0, 7))])
+LARGER = F.pad(IMAGE, (0, 4, 0, 7), mode="circular")
+SMALLER = IMAGE[:1, :, :5, :4].contiguous()
+DYNAMIC = {
+    "max": nn.MaxPool2d(3, 2, 1),
+    "average": nn.AvgPool2d(2),
+    "adaptive-1": nn.AdaptiveAvgPool2d(1),
+    "max-ceil": nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+    "max-ceil-dilated": nn.MaxPool2d(2, 2, 1, 2, ceil_mode=True),
+    "max-ceil-indices": nn.MaxPool2d(3, 2, 1, ceil_mode=True, return_indices=True),
+    "average-ceil": nn.AvgPool2d(3, 2, 1, ceil_mode=True),
+    "average-ceil-uncounted": nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+    "average-ceil-divisor": nn.AvgPool2d(3, 2, 1, ceil_mode=True, divisor_override=5),
+    "lp-ceil": nn.LPPool2d(2, 3, 2, ceil_mode=True),
+    "adaptive-average": nn.AdaptiveAvgPool2d((4, 3)),
+    "adaptive-average-keeps": nn.AdaptiveAvgPool2d((None, 3)),
+    "adaptive-average-half": lambda x: nn.AdaptiveAvgPool2d((4, 3))(x.half()),
+    "adaptive-max": nn.AdaptiveMaxPool2d((4, 3)),
+    "adaptive-max-indices": nn.AdaptiveMaxPool2d((4, 3), return_indices=True),
+    "area": lambda x: F.interpolate(x, size=(3, 3), mode="area"),
+    "of-integers": lambda x: F.max_pool2d((x * 50).long(), 3, 2, 1, ceil_mode=True),
+    "average-of-integers": lambda x: F.avg_pool2d((x * 50).long(), 3, 2, 1),
+    "line": lambda x: F.avg_pool1d(x[:, :, 0], 3, 2, ceil_mode=True),
+    "cube": lambda x: F.adaptive_avg_pool3d(x[:, None], (2, 3, 2)),
+}
 
 
-def check_at_sizes(program, inputs):
-    from tests.lowering.onnx.harness import assert_same, opened
-
-    artifact = opened(OnnxTarget().emit(program, optimize=False))
-    for x in inputs:
-        assert_same(artifact.run_flat([x])[0], program.run_flat([x])[0])
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_an_image_of_dynamic_size(name):
+    check_sizes(DYNAMIC[name], IMAGE, {0: "n", 2: "height", 3: "width"}, LARGER, SMALLER)
 
 
-def test_a_dynamic_size_that_onnx_needs_fixed_is_an_error():
-    shapes = {"input": {2: "height"}}
-    program = trace(nn.MaxPool2d(3, 2, 1, ceil_mode=True).eval(), (IMAGE,), dynamic_shapes=shapes)
-    with pytest.raises(LoweringError, match=r"max_pool2d.*ceil_mode needs fixed spatial sizes"):
-        OnnxTarget().emit(program)
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_integers(dtype):
+    x = (IMAGE * 50).abs().to(dtype)
+    check(Case("max", lambda x: F.max_pool2d(x, 3, 2, 1, 2, ceil_mode=True), (x,)))
+    if dtype is torch.int64:
+        for options in ({}, {"count_include_pad": False}, {"divisor_override": -7}):
+            check(
+                Case(
+                    "avg",
+                    functools.partial(F.avg_pool2d, kernel_size=3, stride=2, padding=1, **options),
+                    (x - 60,),
+                )
+            )
+        check(Case("at", nn.MaxPool2d(3, 2, 1, return_indices=True), (x - 60,)))
