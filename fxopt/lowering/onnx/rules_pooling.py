@@ -123,27 +123,40 @@ def _average(b: Builder, c: Call, spatial: int, x: Value) -> Value:
     counted = c.flag("count_include_pad") and any(padding)
     divisor = c.arguments.get("divisor_override")
     ends = [p + e for p, e in zip(padding, extra, strict=True)]
-
-    def averages(value: Value, before: Sequence[Size], after: Sequence[Size], count: bool = False) -> Value:
-        return b.op(
-            "AveragePool", value, kernel_shape=kernel, strides=stride, pads=[int(n) for n in (*before, *after)], count_include_pad=int(count)
-        )  # fmt: skip
-
-    none = [0] * spatial
     if divisor is not None:
-        result = averages(_padded(b, x, padding, ends), none, none)
+        result = _averages(b, _padded(b, x, padding, ends), kernel, stride)
         return b.op("Mul", result, b.like(math.prod(kernel) / c.integer("divisor_override"), result))
     if not _fixed(*extra):
-        # The average of what counts: that over all, by the share of what counts.
-        image = c.shape[c.rank - spatial :]
-        inner = [n + 2 * p for n, p in zip(image, padding, strict=True)] if counted else image
-        ones = b.expand(b.constant(torch.ones([1] * (spatial + 2)), b.dtype(x)), (), [1, 1, *inner])
-        ones = _padded(b, ones, none if counted else padding, extra if counted else ends)
-        return b.op("Div", averages(_padded(b, x, padding, ends), none, none), averages(ones, none, none))
+        return _shared(b, c, x, (padding, ends), counted)
     if any(extra) and counted:
         # Padding that counts is made real; what ceil_mode adds never counts.
-        return averages(_padded(b, x, padding, padding), none, extra)
-    return averages(x, padding, ends, counted)
+        return _averages(b, _padded(b, x, padding, padding), kernel, stride, ends=extra)
+    return _averages(b, x, kernel, stride, before=padding, ends=ends, counted=counted)
+
+
+def _averages(
+    b: Builder, x: Value, kernel: list[int], stride: list[int], *,
+    before: Sequence[Size] = (), ends: Sequence[Size] = (), counted: bool = False,
+) -> Value:  # fmt: skip
+    none = [0] * len(kernel)
+    pads = [int(n) for n in (*(before or none), *(ends or none))]
+    return b.op(
+        "AveragePool", x, kernel_shape=kernel, strides=stride, pads=pads, count_include_pad=int(counted)
+    )
+
+
+def _shared(b: Builder, c: Call, x: Value, pads: tuple[list[int], list[Size]], counted: bool) -> Value:
+    """The average over all of each window, by the share of it that counts; for padding that varies."""
+    padding, ends = pads
+    spatial = len(padding)
+    kernel, stride, *_ = _pool_window(c, spatial)
+    inner, before, after = list(c.shape[c.rank - spatial :]), list(padding), ends
+    if counted:
+        inner = [n + 2 * p for n, p in zip(inner, padding, strict=True)]
+        before, after = [0] * spatial, [e - p for e, p in zip(ends, padding, strict=True)]
+    ones = b.expand(b.constant(torch.ones([1] * (spatial + 2)), b.dtype(x)), (), [1, 1, *inner])
+    values = (_padded(b, x, padding, ends), _padded(b, ones, before, after))
+    return b.op("Div", *(_averages(b, v, kernel, stride) for v in values))
 
 
 def _padded(b: Builder, x: Value, before: Sequence[Size], after: Sequence[Size], fill: Value = "") -> Value:
@@ -182,7 +195,7 @@ def _adaptive_average(b: Builder, c: Call, spatial: int, x: Value) -> Value:
         kernel = [int(n) // int(m) for n, m in zip(before, after, strict=True)]
         return b.op("AveragePool", x, kernel_shape=kernel, strides=kernel)
     for axis, (n, m) in enumerate(zip(before, after, strict=True)):
-        x = _averages(b, x, n, m, spatial - axis)
+        x = _shares(b, x, n, m, spatial - axis)
     return x
 
 
@@ -196,7 +209,7 @@ def _bounds(before: Size, after: Size) -> list[tuple[int, int]]:
     return [(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
 
 
-def _averages(b: Builder, x: Value, before: Size, after: Size, from_end: int) -> Value:
+def _shares(b: Builder, x: Value, before: Size, after: Size, from_end: int) -> Value:
     """Averages along one axis as a product with a fixed matrix, for windows of unequal length."""
     bounds = _bounds(before, after)
     matrix = torch.zeros(len(bounds), int(before))
