@@ -149,6 +149,7 @@ def fresh(file: str, source: str, tests: list[str], seconds: float) -> tuple[str
         seconds: wall time, ten times as much being the limit.
     """
     path = ROOT / "build" / f"mutant-{os.getpid()}.py"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(source, encoding="utf-8")
     name = file.removesuffix(".py").replace("/", ".")
     command = [sys.executable, "-c", _LOADER, name, str(ROOT / file), str(path), *tests]
