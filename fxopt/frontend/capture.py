@@ -18,7 +18,7 @@ from torch import nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from fxopt.errors import FxoptError, InputError, TraceError
-from fxopt.frontend.diagnose import trace_error
+from fxopt.frontend.diagnose import dtype_advice, trace_error
 from fxopt.frontend.frames import Owner, is_layer, owner
 from fxopt.frontend.inputs import Example
 from fxopt.frontend.untouched import inference_mode
@@ -51,7 +51,8 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
         except FxoptError:
             raise
         except Exception as error:
-            raise trace_error(error, outside) from error
+            advice = dtype_advice(error, model, example.named)
+            raise TraceError(f"{trace_error(error, outside)}{advice}") from error
 
 
 @contextlib.contextmanager

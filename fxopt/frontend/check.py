@@ -17,9 +17,9 @@ from torch.utils import _pytree as pytree
 
 from fxopt.draws import same_draws
 from fxopt.errors import TraceError
-from fxopt.frontend.diagnose import first_line
+from fxopt.frontend.diagnose import dtype_advice, first_line
 from fxopt.frontend.difference import difference
-from fxopt.frontend.frames import warn_caller
+from fxopt.frontend.frames import place_of, traceback_frames, warn_caller
 from fxopt.frontend.inputs import Example, resized
 from fxopt.frontend.sizes import Guard, Sizes, broken_guards, other_sizes, size_guards
 from fxopt.frontend.untouched import Snapshot
@@ -211,8 +211,11 @@ class _Comparison:
             expected = self._run_model(example, states)
         except Exception as error:
             if must_run:
+                place = place_of(traceback_frames(error))
+                advice = dtype_advice(error, self.model, example.named)
                 raise TraceError(
-                    f"the model itself fails on the example inputs: {first_line(error)}"
+                    f"the model itself fails on the example inputs{place and f' at {place}'}: "
+                    f"{first_line(error)}{advice}"
                 ) from error
             snapshot.restore()
             return None

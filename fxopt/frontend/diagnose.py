@@ -1,7 +1,10 @@
 """What torch raises while it traces, as one line: the user's own line, what is wrong, what to change."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
+import torch
+from torch import nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -12,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from fxopt.errors import TraceError
 from fxopt.frontend.frames import place_of, traceback_frames
 
-__all__ = ["NUMBER_OUT_OF_TENSOR", "first_line", "trace_error"]
+__all__ = ["NUMBER_OUT_OF_TENSOR", "dtype_advice", "first_line", "trace_error"]
 
 NUMBER_OUT_OF_TENSOR = (
     "a branch, Python number or size depends on the values of a tensor "
@@ -22,6 +25,7 @@ NUMBER_OUT_OF_TENSOR = (
 _NUMPY = "numpy in forward cannot be traced: use torch functions"
 _LEAK_TEXT = "found a fake tensor in the exported program constant's list"
 _LEAK = "a tensor is read in a way that torch can't trace (x.data): use x itself, or x.detach()"
+_SPEAKS_OF_DTYPES = re.compile(r"type|double|float|half", re.IGNORECASE)
 _NUMPY_TEXTS = (".numpy() is not supported", "expected np.ndarray", "Numpy is not available")
 
 
@@ -81,3 +85,20 @@ def trace_error(error: Exception, outside: BaseException | None = None) -> Trace
         if place:
             return TraceError(f"the model can't be traced at {place}: {_advice(chain) or first_line(cause)}")
     return TraceError(f"the model can't be traced: {_advice(chain) or first_line(error)}")
+
+
+def dtype_advice(error: Exception, model: nn.Module, inputs: Mapping[str, object]) -> str:
+    """What to do about an example of another float dtype than the weights, if that is what failed; else empty.
+
+    >>> dtype_advice(RuntimeError("double != float"), nn.Linear(2, 2), {"x": torch.ones(2).double()})
+    "; 'x' is float64, the weights are float32: pass x.to(torch.float32)"
+    """
+    weights = (*model.parameters(), *model.buffers())
+    own = dict.fromkeys(t.dtype for t in weights if t.is_floating_point())
+    given = {n: t.dtype for n, t in inputs.items() if isinstance(t, torch.Tensor) and t.is_floating_point()}
+    other = next(((name, dtype) for name, dtype in given.items() if dtype not in own), None)
+    if len(own) != 1 or other is None or not _SPEAKS_OF_DTYPES.search(str(error)):
+        return ""
+    name, dtype, (wanted,) = *other, own
+    kinds = f"{str(dtype).removeprefix('torch.')}, the weights are {str(wanted).removeprefix('torch.')}"
+    return f"; {name!r} is {kinds}: pass {name}.to({wanted})"

@@ -44,6 +44,11 @@ class Example:
         return pytree.tree_leaves((self.args, self.kwargs))
 
     @property
+    def named(self) -> dict[str, object]:
+        """The leaves by name."""
+        return dict(zip(self.names, self.leaves, strict=True))
+
+    @property
     def tensors(self) -> list[torch.Tensor]:
         """The leaves that are tensors."""
         return [leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor)]

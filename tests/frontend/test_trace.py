@@ -386,6 +386,14 @@ def test_a_model_without_inputs():
         (lambda: trace(nn.Linear(3, 3).to(torch.complex64).eval(), (noise(2, 3),)), "'weight' is complex"),
         (lambda: trace(nn.Linear(3, 3).eval(), (noise(2, 4),)), "must have same reduction dim"),
         (lambda: trace(nn.Linear(3, 3).eval(), (torch.ones(2, 3).long(),)), "the model itself fails"),
+        (
+            lambda: trace(nn.Linear(3, 3).eval(), (noise(2, 3).double(),)),
+            r"'input' is float64, the weights are float32: pass input.to\(torch.float32\)",
+        ),
+        (
+            lambda: trace(nn.Conv1d(3, 3, 1).eval(), (noise(2, 3, 1).half(),)),
+            "'input' is float16, the weights are float32",
+        ),
         (lambda: trace("model.pt"), "expected a module, an ExportedProgram or a .pt2 file"),
         (lambda: trace(exported(), (noise(2, 3),)), "brings its own example inputs"),
     ],
