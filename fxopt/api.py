@@ -29,6 +29,7 @@ from fxopt.training import distill, finetune
 from fxopt.verification import (
     Subject,
     call_of,
+    call_problem,
     inputs_difference,
     module_subject,
     open_signature,
@@ -153,7 +154,11 @@ def _subject(side: object, known: Signature | None, given: list[object] | None) 
         return Subject(own, side.run_flat, None, side.target)
     if isinstance(side, nn.Module):
         name = type(side).__name__
-        if known is None:
+        if known is not None:
+            problem = call_problem(side, known)
+            if problem:
+                raise InputError(f"the two sides can't be compared: {problem}")
+        else:
             with inference_mode(side):
                 known = _given_signature(side, name, given)
         return module_subject(side, known)

@@ -96,6 +96,28 @@ def test_two_modules_need_inputs(model: nn.Module) -> None:
         fxopt.verify(model, model)
 
 
+class Sum(nn.Module):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a + b
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_sides_that_take_other_arguments_are_a_mistake(image: torch.Tensor, swapped: bool) -> None:
+    one = fxopt.trace(nn.ReLU().eval(), (image,))
+    two = fxopt.trace(Sum().eval(), (image, image))
+    for program, module, said in (
+        (
+            one,
+            Sum().eval(),
+            r"Sum takes \(a: torch.Tensor, b: torch.Tensor\), the other side 1 argument: input",
+        ),
+        (two, nn.ReLU().eval(), r"ReLU takes \(input: torch.Tensor\), the other side 2 arguments: a, b"),
+    ):
+        sides = (module, program) if swapped else (program, module)
+        with pytest.raises(fxopt.InputError, match=f"the two sides can't be compared: {said}"):
+            fxopt.verify(*sides)
+
+
 def test_a_metric_that_falls_too_far_leaves_no_file(
     model: nn.Module, image: torch.Tensor, tmp_path: Path
 ) -> None:

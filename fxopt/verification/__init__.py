@@ -6,7 +6,7 @@ Knows callables and specs only: no file, no target.
 from fxopt.verification.contracts import check_programs
 from fxopt.verification.doubling import NoFloat64Error, as_double, double_program
 from fxopt.verification.evaluator import evaluate, evaluate_double, evaluate_perturbed
-from fxopt.verification.modules import module_subject
+from fxopt.verification.modules import call_problem, module_subject
 from fxopt.verification.oracles import compare_algebra, compare_exact, compare_noise, compare_rounding
 from fxopt.verification.sampling import Sample, arguments_of, call_of, given_samples, sample_inputs
 from fxopt.verification.sizes import size_sets
@@ -26,6 +26,7 @@ __all__ = [
     "arguments_of",
     "as_double",
     "call_of",
+    "call_problem",
     "check_programs",
     "compare_algebra",
     "compare_exact",

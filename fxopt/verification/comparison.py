@@ -153,7 +153,9 @@ class Comparison:
             names = ", ".join(map(repr, expected.written))
             self._note(f"both sides write to their input {names}; what they write is not compared")
         if len(expected.outputs) != len(actual.outputs):
-            return f"it returns {len(actual.outputs)} outputs, expected {len(expected.outputs)}"
+            count = len(actual.outputs)
+            returned = "1 output" if count == 1 else f"{count} outputs"
+            return f"it returns {returned}, expected {len(expected.outputs)}"
         return None
 
     def _compare_outputs(self, expected: list[object], actual: list[object], sample: Sample) -> None:

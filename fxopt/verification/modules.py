@@ -23,10 +23,12 @@ back, also where its code reaches a buffer by another way than its name (a closu
 import contextlib
 import copy
 import functools
+import inspect
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from fxopt.draws import same_draws
 from fxopt.frontend.untouched import Snapshot
@@ -38,10 +40,30 @@ from fxopt.verification.precision import coarsest
 from fxopt.verification.sampling import arguments_of
 from fxopt.verification.subjects import PERTURBED_RUNS, Subject, varied_runs
 
-__all__ = ["module_subject"]
+__all__ = ["call_problem", "module_subject"]
 
 _STATE = "state."
 """Before the name of a buffer that is an input and an output."""
+
+
+def call_problem(module: nn.Module, signature: Signature) -> str:
+    """Why a module can't be called as the signature says, by number and names; empty if it can.
+
+    >>> from fxopt.verification.subjects import open_signature
+    >>> call_problem(torch.nn.ReLU(), open_signature((torch.ones(1), torch.ones(1))))
+    'ReLU takes (input: torch.Tensor), the other side 2 arguments: input0, input1'
+    """
+    args, kwargs = pytree.tree_unflatten([s.name for s in signature.inputs], signature.input_tree)
+    own = inspect.signature(module.forward)
+    try:
+        own.bind(*args, **{k: v for k, v in kwargs.items() if not k.startswith(_STATE)})
+    except TypeError:
+        count = len(args) + len(kwargs)
+        names = ", ".join(s.name for s in signature.inputs)
+        taken = str(own).split(" -> ")[0]
+        arguments = "1 argument" if count == 1 else f"{count} arguments"
+        return f"{type(module).__name__} takes {taken}, the other side {arguments}: {names}"
+    return ""
 
 
 def module_subject(module: nn.Module, signature: Signature) -> Subject:

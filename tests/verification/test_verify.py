@@ -187,7 +187,7 @@ def test_a_missing_output_is_found():
     _, program = block()
     report = verified_run(program, lambda tensors: program.run_flat(tensors)[:1])
     assert report.verdict is Verdict.DIFFERENT
-    assert "1 outputs, expected 2" in report.reason
+    assert "it returns 1 output, expected 2" in report.reason
 
 
 def test_a_write_to_the_input_is_found():
