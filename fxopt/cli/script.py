@@ -92,14 +92,17 @@ def _imports(options: OptimizeOptions) -> Iterator[str]:
 def _body(options: OptimizeOptions, folder: Path) -> Iterator[str]:
     for plugin in options.plugins:
         yield f"load_plugin(str({_place(plugin, folder)}))"
-    yield from _tracing(options, folder)
+    found = split_factory(options.model)
+    if found is not None:
+        yield f"source = read_factory({_place(found[0], folder)}, {found[1]!r})"
     if options.calibration is not None:
+        yield f"program = {_traced(options, folder)}"
         yield f"data = read_npz({_place(options.calibration, folder)})"
         yield "calibration = calls(data, program.signature)"
     if options.output is not None:
         yield "OUTPUT.mkdir(parents=True, exist_ok=True)"
     yield "result = fxopt.optimize("
-    yield "    program,"
+    yield f"    {_model(options, folder)},"
     yield "    pipeline=PIPELINE,"
     yield f"    target={options.target!r},"
     yield from (f"    {name}={value}," for name, value in _arguments(options, folder))
@@ -109,16 +112,18 @@ def _body(options: OptimizeOptions, folder: Path) -> Iterator[str]:
     yield "print(result.report)"
 
 
-def _tracing(options: OptimizeOptions, folder: Path) -> Iterator[str]:
+def _model(options: OptimizeOptions, folder: Path) -> str:
+    """The arguments that say which model it is: of `fxopt.trace` as of `fxopt.optimize`."""
     state = ", state=True" if options.state else ""
-    found = split_factory(options.model)
-    if found is None:
-        trust = ", trust=True" if options.trust else ""
-        read = "load" if options.model.endswith(".fxopt") else "trace"
-        yield f"program = fxopt.{read}({_place(Path(options.model), folder)}{trust}{state})"
-        return
-    yield f"source = read_factory({_place(found[0], folder)}, {found[1]!r})"
-    yield f"program = fxopt.trace(source.model, source.args, source.kwargs, dynamic_shapes=DYNAMIC{state})"
+    if split_factory(options.model) is not None:
+        return f"source.model, source.args, source.kwargs, dynamic_shapes=DYNAMIC{state}"
+    trust = ", trust=True" if options.trust else ""
+    return f"{_place(Path(options.model), folder)}{trust}{state}"
+
+
+def _traced(options: OptimizeOptions, folder: Path) -> str:
+    read = "load" if options.model.endswith(".fxopt") else "trace"
+    return f"fxopt.{read}({_model(options, folder)})"
 
 
 def _arguments(options: OptimizeOptions, folder: Path) -> Iterator[tuple[str, str]]:

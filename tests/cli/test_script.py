@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,9 @@ class Net(nn.Module):
 def build():
     torch.manual_seed(0)
     return Net().eval(), (torch.randn(2, 3),), {"mask": torch.ones(2, 2)}
+
+def training():
+    return nn.Sequential(nn.Linear(3, 2), nn.Dropout()), (torch.randn(2, 3),)
 
 def score(run):
     return float(run(torch.ones(2, 3), mask=torch.ones(2, 2)).sum())
@@ -86,6 +90,19 @@ def test_the_script_makes_the_same_file(tmp_path: Path, monkeypatch: pytest.Monk
     report = json.loads(Path("out/report.json").read_text())
     assert report["metric"]["max_drop"] == 0.1
     assert str(tmp_path) not in Path("run.py").read_text()
+
+
+def test_the_scripts_report_has_the_warnings_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(NET)
+    arguments = ["--target", "eager", "--output", "out", "--gen-script", "run.py", "-q"]
+    assert main(["optimize", "net.py:training", *arguments]) == 0
+    first = json.loads(Path("out/report.json").read_text())["warnings"]
+    Path("out/report.json").unlink()
+    with pytest.warns(UserWarning, match="training mode"):
+        runpy.run_path("run.py", run_name="__main__")
+    assert json.loads(Path("out/report.json").read_text())["warnings"] == first
+    assert len(first) == 1 and "training mode" in first[0]
 
 
 @pytest.mark.slow
