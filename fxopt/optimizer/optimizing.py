@@ -28,7 +28,7 @@ from fxopt.optimizer.pipelines import Pipeline, checked_manager, run_manager, un
 from fxopt.pipeline import PassManager, PipelineResult
 from fxopt.program import Program, expect_program
 from fxopt.program.file import SUFFIX, load_program
-from fxopt.report import ArtifactReport, Report, Verdict
+from fxopt.report import ArtifactReport, Report, Verdict, VerifyReport
 
 __all__ = ["Model", "OptimizeResult", "Retrain", "optimize"]
 
@@ -132,7 +132,10 @@ def optimize(
     log.info("run the pipeline %s", report.pipeline)
     watch = () if reproduce is None else (FailureReproducer(reproduce),)
     each = EachCheck() if check_each else None
-    result = run_manager(manager, original, calibration, each, watch)
+    try:
+        result = run_manager(manager, original, calibration, each, watch)
+    except VerificationError as error:
+        raise _reported(error, report) from error
     clock.lap("pipeline")
     start, rest = original, manager
     if retrain is not None:
@@ -191,5 +194,11 @@ def _lowered(
     except VerificationError as error:
         if isinstance(error.report, Report):
             raise
-        judge.report.verification = verification_of(error.report)
-        raise VerificationError(str(error), judge.report) from error
+        raise _reported(error, judge.report) from error
+
+
+def _reported(error: VerificationError, report: Report) -> VerificationError:
+    """The same error with the whole report, which has the verdict entered."""
+    told = VerifyReport(Verdict.DIFFERENT, reason=str(error))
+    report.verification = verification_of(error.report) or told
+    return VerificationError(str(error), report)

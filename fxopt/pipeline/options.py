@@ -176,6 +176,8 @@ def _type_text(hint: object) -> str:
         return " or ".join(repr(m.value) for m in hint)
     if hint is None or hint is type(None):
         return "none"
+    if origin is collections.abc.Callable:
+        return "a function (from Python)"
     if origin is not None:
         return str(hint).replace("typing.", "").replace("collections.abc.", "")
     return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -60,7 +60,7 @@ def distill(
         teacher: a module, Program, Artifact, the path of an artifact, or any callable; called as the student
             is. It is run in eval mode and does not change.
         student: a program, left as it is.
-        data: items `(*args, target)`, or `(*args)` alone, read once an epoch.
+        data: items `(*args, target)`, or `(*args)` alone, read once an epoch; an iterator once, and kept.
         loss: "kl" (of logits: Hinton's soft targets), "mse" (of any outputs), or a function of the student's
             and the teacher's result.
         temperature: softens the probabilities of "kl".

@@ -150,6 +150,11 @@ class Settings:
                 self.checkpoint_steps is None or _whole(self.checkpoint_steps, 1),
                 "a whole number from 1, or None",
             ),
+            (
+                "log",
+                _is_log(self.log),
+                "a folder for TensorBoard, or a TensorBoard; lines an epoch come by logging",
+            ),
             ("freeze", not isinstance(self.freeze, str), "a list of names"),
             ("seed", _whole(self.seed, 0), "a whole number from 0"),
         ):
@@ -159,6 +164,10 @@ class Settings:
 
 def _whole(value: object, least: int) -> bool:
     return type(value) is int and value >= least
+
+
+def _is_log(value: object) -> bool:
+    return value is None or isinstance(value, (str, os.PathLike)) or callable(getattr(value, "begin", None))
 
 
 def _finite(value: object, least: float) -> bool:

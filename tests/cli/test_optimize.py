@@ -207,6 +207,9 @@ def test_check_each_names_the_wrong_pass(
     ]
     assert main([*arguments, "--pipeline", "O1,drop-half", "--check-each"]) == 1
     assert "drop-half" in capsys.readouterr().err
+    report = Report.load(tmp_path / "report.json")
+    assert report.verdict is Verdict.DIFFERENT
+    assert report.before is not None and report.artifact is None
 
 
 def test_calibration_comes_in_batches_of_the_examples_size(net: str, plugin: str, tmp_path: Path):

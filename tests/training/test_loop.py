@@ -286,6 +286,7 @@ def failing(run: object) -> float:
         ({"metric": lambda run: "high"}, "metric returned a str; expected a number"),
         ({"metric": lambda run: float("nan")}, "is nan at epoch 1"),
         ({"metric": 3}, "metric is 3; expected a function that scores a callable"),
+        ({"log": print}, "log is <built-in function print>; expected a folder for TensorBoard"),
         ({"epochs": 0}, "epochs is 0; expected a whole number from 1"),
         ({"loss": 3}, "loss is 3; expected a function of output and target"),
         (
