@@ -26,6 +26,8 @@ __all__ = ["Builder", "Result", "place_of"]
 
 Result = Value | tuple[Value, ...]
 """What stands for a node: a value, or one for each of its results."""
+_SMALL = 4096
+"""Elements up to which a constant is stored instead of computed when the file runs."""
 
 
 def place_of(node: Node) -> str:
@@ -207,6 +209,13 @@ class Builder:
             if isinstance(size, torch.SymInt)
             else self.constant(int(size), torch.int64)
         )
+
+    def places(self, size: Size) -> Value:
+        """0, 1, ... below a size, i64[size]; a constant if the size does not vary."""
+        if isinstance(size, int) and size <= _SMALL:
+            return self.ints(range(size))
+        zero, one = (self.constant(v, torch.int64) for v in (0, 1))
+        return self.op("Range", zero, self.scalar(size), one)
 
     def shape(self, sizes: Sequence[Size]) -> Value:
         """A shape as an i64 vector."""

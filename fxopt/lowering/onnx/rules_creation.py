@@ -4,6 +4,7 @@ A call whose result depends on nothing (`arange(12)`) is computed while lowering
 """
 
 import torch
+from torch.fx import Node
 
 from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
@@ -60,8 +61,18 @@ def arange(b: Builder, c: Call) -> Value:
     numbers = [v for v in (start, end, step) if isinstance(v, (int, float))]
     if len(numbers) == 3 and c.out.numel() <= _SMALL:
         return b.constant(torch.arange(*numbers, dtype=dtype), dtype)
-    counting = dtype if dtype in (torch.float64, torch.int64) or not is_float(dtype) else torch.float32
-    return b.cast(b.op("Range", *(b.operand(v, counting) for v in (start, end, step))), dtype)
+    if all(_whole(v) for v in (start, end, step)):
+        counting = dtype if dtype in (torch.float64, torch.int64) or not is_float(dtype) else torch.float32
+        return b.cast(b.op("Range", *(b.operand(v, counting) for v in (start, end, step))), dtype)
+    # By the number of steps: a sum of float steps may miss the end by one.
+    steps = b.cast(b.places(c.out.shape[0]), torch.float64)
+    first, each = (b.operand(v, torch.float64) for v in (start, step))
+    return b.cast(b.op("Add", first, b.op("Mul", steps, each)), dtype)
+
+
+def _whole(number: object) -> bool:
+    """Whether a literal or computed number is an integer."""
+    return isinstance(number.meta["val"] if isinstance(number, Node) else number, (int, torch.SymInt))
 
 
 @rule("aten.linspace.default")
@@ -75,8 +86,7 @@ def eye(b: Builder, c: Call) -> Value:
     rows, columns = c.out.shape
     if isinstance(rows, int) and isinstance(columns, int) and rows * columns <= _SMALL:
         return b.constant(torch.eye(rows, columns), c.out.dtype)
-    zero, one = (b.constant(v, torch.int64) for v in (0, 1))
-    across, down = (b.op("Range", zero, b.scalar(n), one) for n in (columns, rows))
+    across, down = b.places(columns), b.places(rows)
     return b.cast(b.op("Equal", b.unsqueeze(down, 1), b.unsqueeze(across, 0)), c.out.dtype)
 
 
@@ -94,12 +104,12 @@ def diagonal(b: Builder, c: Call) -> Value:
     x = b.transpose(c.x, [*rest, first, second])
     rows, columns = c.shape[first], c.shape[second]
     count = c.out.shape[-1]
-    if not isinstance(rows, int) or not isinstance(columns, int) or not isinstance(count, int):
-        raise c.error("a diagonal of a dynamic matrix")
     flat = b.reshape(x, (), [*(c.shape[d] for d in rest), rows * columns])
     start = offset if offset >= 0 else -offset * columns
-    places = [start + i * (columns + 1) for i in range(count)]
-    return b.op("Gather", flat, b.ints(places), axis=-1)
+    if isinstance(columns, int) and isinstance(start, int) and isinstance(count, int):
+        return b.op("Gather", flat, b.ints([start + i * (columns + 1) for i in range(count)]), axis=-1)
+    steps = b.op("Mul", b.places(count), b.size(columns + 1))
+    return b.op("Gather", flat, b.op("Add", steps, b.size(start)), axis=-1)
 
 
 @rule("aten.trace")

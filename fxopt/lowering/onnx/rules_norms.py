@@ -1,5 +1,7 @@
 """Normalisations."""
 
+from collections.abc import Sequence
+
 import torch
 
 from fxopt.lowering.onnx.builder import Builder
@@ -48,9 +50,8 @@ def _with_statistics(b: Builder, c: Call) -> Value:
 
 @rule("aten.layer_norm")
 def layer_norm(b: Builder, c: Call) -> Value:
-    shape = c.integers("normalized_shape")
-    dtype = c.fake().dtype
-    scale = c.tensor("weight", dtype) if c.has("weight") else b.constant(torch.ones(shape), dtype)
+    shape, dtype = _normalized(c), c.fake().dtype
+    scale = c.tensor("weight", dtype) if c.has("weight") else _ones(b, shape, dtype)
     return b.op(
         "LayerNormalization",
         c.x,
@@ -61,9 +62,22 @@ def layer_norm(b: Builder, c: Call) -> Value:
     )
 
 
+def _normalized(c: Call) -> Sequence[Size]:
+    """The sizes of the axes that are normalised, which may vary."""
+    given = c["normalized_shape"]
+    assert isinstance(given, (list, tuple))
+    return c.shape[c.rank - len(given) :]
+
+
+def _ones(b: Builder, shape: Sequence[Size], dtype: torch.dtype) -> Value:
+    if all(isinstance(s, int) for s in shape):
+        return b.constant(torch.ones([int(s) for s in shape]), dtype)
+    return b.expand(b.constant(1, dtype), (), shape)
+
+
 @rule("aten.native_layer_norm")
 def native_layer_norm(b: Builder, c: Call) -> tuple[Value, ...]:
-    axes = list(range(c.rank - len(c.integers("normalized_shape")), c.rank))
+    axes = list(range(c.rank - len(_normalized(c)), c.rank))
     return (layer_norm(b, c), *_statistics(b, c, c.x, axes))  # type: ignore[return-value]
 
 
@@ -79,10 +93,10 @@ def _statistics(b: Builder, c: Call, x: Value, axes: list[int]) -> tuple[Value, 
 
 @rule("aten.rms_norm")
 def rms_norm(b: Builder, c: Call) -> Value:
-    x, shape, dtype = c.x, c.integers("normalized_shape"), c.fake().dtype
+    x, shape, dtype = c.x, _normalized(c), c.fake().dtype
     eps = float(c.number("eps")) if c.has("eps") else torch.finfo(_precise(dtype)).eps
     if b.opset >= 23:
-        scale = c.tensor("weight", dtype) if c.has("weight") else b.constant(torch.ones(shape), dtype)
+        scale = c.tensor("weight", dtype) if c.has("weight") else _ones(b, shape, dtype)
         return b.op("RMSNormalization", x, scale, axis=-len(shape), epsilon=eps)
     precise = b.cast(x, _precise(dtype))
     axes = b.ints(list(range(-len(shape), 0)))

@@ -255,13 +255,12 @@ def pixel_shuffle(b: Builder, c: Call) -> Value:
 @rule("aten.pixel_unshuffle")
 def pixel_unshuffle(b: Builder, c: Call) -> Value:
     """By reshape and transpose: SpaceToDepth orders channels the other way."""
-    if c.rank != 4:
-        raise c.error("pixel_unshuffle of an example without batch")
-    r = c.integer("downscale_factor")
-    n, channels, height, width = c.shape
-    split = [n, channels, height // r, r, width // r, r]
-    x = b.transpose(b.reshape(c.x, c.shape, split), [0, 1, 3, 5, 2, 4])
-    return b.reshape(x, (n,), tuple(c.out.shape))
+    r, before = c.integer("downscale_factor"), c.rank - 3
+    *_, height, width = c.shape
+    split = [*c.shape[:-2], height // r, r, width // r, r]
+    places = list(range(before)) + [before + d for d in (0, 2, 4, 1, 3)]
+    x = b.transpose(b.reshape(c.x, c.shape, split), places)
+    return b.reshape(x, c.shape[:before], tuple(c.out.shape))
 
 
 @rule("aten.channel_shuffle", "aten.native_channel_shuffle")

@@ -149,12 +149,18 @@ def cumsum(b: Builder, c: Call) -> Value:
 def cumprod(b: Builder, c: Call) -> Value:
     """The products of all prefixes, taken from a square of prefixes: ONNX has no running product."""
     axis, size, x = c.dim(), c.shape[c.dim()], c.tensor(dtype=c.out.dtype)
-    if not isinstance(size, int):
-        raise c.error("a running product needs a fixed size")
-    square = b.unsqueeze(x, axis)
-    mask = torch.ones(size, size, dtype=torch.bool).tril().reshape(size, size, *[1] * (c.rank - axis - 1))
-    prefixes = b.op("Where", b.constant(mask, torch.bool), square, b.like(1, x))
+    prefixes = b.op("Where", _prefixes(b, size, c.rank - axis - 1), b.unsqueeze(x, axis), b.like(1, x))
     return b.op("ReduceProd", prefixes, b.ints([axis + 1]), keepdims=0)
+
+
+def _prefixes(b: Builder, size: Size, after: int) -> Value:
+    """Which elements each prefix has, bool[size, size], and axes of size 1 after these."""
+    if isinstance(size, int):
+        mask = torch.ones(size, size, dtype=torch.bool).tril()
+        return b.constant(mask.reshape(size, size, *[1] * after), torch.bool)
+    places = b.places(size)
+    inside = b.op("LessOrEqual", b.unsqueeze(places, 0), b.unsqueeze(places, 1))
+    return b.unsqueeze(inside, *range(2, 2 + after))
 
 
 @rule("aten.diff")
@@ -207,13 +213,12 @@ def running_extreme(b: Builder, c: Call) -> tuple[Value, ...]:
     if c.rank == 0:
         return c.x, b.constant(0, torch.int64)
     axis, size = c.dim(), c.shape[c.dim()]
-    if not isinstance(size, int) or c.out.dtype is torch.bool:
-        raise c.error("a running extreme needs a fixed size and numbers")
+    if c.out.dtype is torch.bool:
+        raise c.error("a running extreme of truth values")
     high = "max" in c.name
-    mask = torch.ones(size, size, dtype=torch.bool).tril().reshape(size, size, *[1] * (c.rank - axis - 1))
     floor = torch.finfo(c.out.dtype) if is_float(c.out.dtype) else torch.iinfo(c.out.dtype)
     outside = b.like(floor.min if high else floor.max, c.x)
-    square = b.op("Where", b.constant(mask, torch.bool), b.unsqueeze(c.x, axis), outside)
+    square = b.op("Where", _prefixes(b, size, c.rank - axis - 1), b.unsqueeze(c.x, axis), outside)
     values = b.op("ReduceMax" if high else "ReduceMin", square, b.ints([axis + 1]), keepdims=0)
     places = b.op("ArgMax" if high else "ArgMin", square, axis=axis + 1, keepdims=0, select_last_index=1)
     return values, places

@@ -5,7 +5,7 @@ import torch
 from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.graph import Attribute, Value
-from fxopt.ops.sizes import product
+from fxopt.ops.sizes import Size, product
 
 __all__: list[str] = []
 
@@ -94,41 +94,39 @@ def grid_sampler(b: Builder, c: Call) -> Value:
 @rule("aten.im2col")
 def im2col(b: Builder, c: Call) -> Value:
     """Every window as a column: two gathers over the padded image."""
-    if c.rank != 4:
-        raise c.error("an example without batch")
     kernel, dilation, padding, stride = (
         c.integers(n) for n in ("kernel_size", "dilation", "padding", "stride")
     )
-    n, channels, height, width = c.shape
-    if not isinstance(height, int) or not isinstance(width, int):
-        raise c.error("windows of an image of dynamic size")
-    x = b.op("Pad", c.x, b.ints([0, 0, *padding, 0, 0, *padding])) if any(padding) else c.x
-    places = [
-        _places(size + 2 * p, k, d, s)
+    single = c.rank == 3
+    x, (n, channels, height, width) = c.x, (1, *c.shape) if single else c.shape
+    x = b.unsqueeze(x, 0) if single else x
+    x = b.op("Pad", x, b.ints([0, 0, *padding, 0, 0, *padding])) if any(padding) else x
+    counts = [
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
         for size, k, d, p, s in zip((height, width), kernel, dilation, padding, stride, strict=True)
     ]
-    rows = b.op("Gather", x, b.constant(places[0], torch.int64), axis=2)
-    windows = b.op("Gather", rows, b.constant(places[1], torch.int64), axis=4)
-    ordered = b.transpose(windows, [0, 1, 2, 4, 3, 5])
-    count = int(places[0].shape[1] * places[1].shape[1])
-    return b.reshape(ordered, (n,), [n, product([channels, *kernel]), count])
+    for axis, (k, d, s, count) in enumerate(zip(kernel, dilation, stride, counts, strict=True)):
+        x = b.op("Gather", x, _places(b, count, k, d, s), axis=2 + 2 * axis)
+    ordered = b.transpose(x, [0, 1, 2, 4, 3, 5])
+    columns = product([channels, *kernel]), product(counts)
+    return b.reshape(ordered, (), columns) if single else b.reshape(ordered, (n,), [n, *columns])
 
 
-def _places(size: int, kernel: int, dilation: int, stride: int) -> torch.Tensor:
+def _places(b: Builder, windows: Size, kernel: int, dilation: int, stride: int) -> Value:
     """The position of each kernel element in each window, i64[kernel, windows]."""
-    windows = (size - dilation * (kernel - 1) - 1) // stride + 1
-    return torch.arange(kernel)[:, None] * dilation + torch.arange(windows)[None] * stride
+    elements = torch.arange(kernel)[:, None] * dilation
+    if isinstance(windows, int):
+        return b.constant(elements + torch.arange(windows)[None] * stride, torch.int64)
+    starts = b.op("Mul", b.places(windows), b.constant(stride, torch.int64))
+    return b.op("Add", b.constant(elements, torch.int64), starts)
 
 
-@rule("aten.unfold")
+@rule("aten.unfold", "aten.unfold_copy")
 def unfold(b: Builder, c: Call) -> Value:
     """Windows along an axis, their elements last."""
     if c.rank == 0:
         return b.op("Reshape", c.x, b.shape(tuple(c.out.shape)))
     axis, size, step = c.dim("dimension"), c.integer("size"), c.integer("step")
-    length = c.shape[axis]
-    if not isinstance(length, int):
-        raise c.error("windows along a dynamic axis")
-    windows = b.op("Gather", c.x, b.constant(_places(length, size, 1, step).t(), torch.int64), axis=axis)
-    order = [d for d in range(c.rank + 1) if d != axis + 1]
-    return b.transpose(windows, [*order, axis + 1])
+    windows = b.op("Gather", c.x, _places(b, (c.shape[axis] - size) // step + 1, size, 1, step), axis=axis)
+    order = [d for d in range(c.rank + 1) if d != axis]
+    return b.transpose(windows, [*order, axis])

@@ -1,4 +1,4 @@
-"""What moves elements without looking at them: reshape, permute, expand, slices, joins, padding.
+"""What moves elements without looking at them: reshape, permute, expand, slices, joins.
 
 Target shapes come from the fake result, so that sizes which do not vary are constants whatever the call says.
 """
@@ -170,21 +170,15 @@ def scatter_back(b: Builder, c: Call) -> Value:
     source = c.tensor("src", c.out.dtype)
     if "index" in c.arguments:
         source = b.unsqueeze(source, axis)
-        positions = b.slice(_positions(b, c, axis), 0, *_one(c.integer("index")))
+        positions = b.slice(b.places(c.shape[axis]), 0, *_one(c.integer("index")))
     else:
         start, end, step = c.arguments.get("start"), c.arguments.get("end"), c.integer("step")
         begin = _vector(b, 0 if start is None else start)
         finish = _vector(b, torch.iinfo(torch.int64).max if end is None else end)
-        positions = b.op("Slice", _positions(b, c, axis), begin, finish, b.ints([0]), b.ints([step]))
+        positions = b.op("Slice", b.places(c.shape[axis]), begin, finish, b.ints([0]), b.ints([step]))
     column = b.op("Reshape", positions, b.ints([1] * axis + [-1] + [1] * (len(shape) - axis - 1)))
     where = b.op("Expand", column, b.op("Shape", source))
     return b.op("ScatterElements", c.x, where, source, axis=axis)
-
-
-def _positions(b: Builder, c: Call, axis: int) -> Value:
-    """0, 1, ... along an axis."""
-    zero, one = (b.constant(v, torch.int64) for v in (0, 1))
-    return b.op("Range", zero, b.scalar(c.shape[axis]), one)
 
 
 def _one(index: int) -> tuple[int, int]:
@@ -230,53 +224,3 @@ def _rolled(b: Builder, x: Value, shift: int, axis: int, size: Size) -> Value:
 def triangle(b: Builder, c: Call) -> Value:
     upper = int("triu" in c.name)
     return b.op("Trilu", c.x, b.constant(c.integer("diagonal"), torch.int64), upper=upper)
-
-
-@rule("aten.pad", "aten.constant_pad_nd", "aten.reflection_pad1d", "aten.reflection_pad2d",
-      "aten.reflection_pad3d", "aten.replication_pad1d", "aten.replication_pad2d",
-      "aten.replication_pad3d")  # fmt: skip
-def pad(b: Builder, c: Call) -> Value:
-    name = c.name
-    mode = c.text("mode") if "mode" in c.arguments else "constant"
-    mode = "reflect" if "reflection" in name else "replicate" if "replication" in name else mode
-    amounts = c["pad"] if "pad" in c.arguments else c["padding"]
-    assert isinstance(amounts, (list, tuple))
-    before, after = [0] * c.rank, [0] * c.rank
-    if not all(isinstance(a, int) for a in amounts):
-        raise c.error("padding by a computed size")
-    for i in range(len(amounts) // 2):
-        before[-1 - i], after[-1 - i] = int(amounts[2 * i]), int(amounts[2 * i + 1])
-    if not any(before + after):
-        return c.x
-    x = _cropped(b, c.x, before, after)
-    before, after = [max(n, 0) for n in before], [max(n, 0) for n in after]
-    if mode == "circular":
-        return _wrapped(b, x, before, after)
-    if not any(before + after):
-        return x
-    value = c.arguments.get("value")
-    fill = b.operand(value, c.out.dtype) if mode == "constant" and value else ""
-    onnx_mode = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}[mode]
-    return b.op("Pad", x, b.ints(before + after), fill, mode=onnx_mode)
-
-
-def _cropped(b: Builder, x: Value, before: list[int], after: list[int]) -> Value:
-    """What negative padding takes away; onnxruntime's Pad takes none in other modes than constant."""
-    end = torch.iinfo(torch.int64).max
-    for axis, (low, high) in enumerate(zip(before, after, strict=True)):
-        if low < 0 or high < 0:
-            x = b.slice(x, axis, max(-low, 0), high if high < 0 else end)
-    return x
-
-
-def _wrapped(b: Builder, x: Value, before: list[int], after: list[int]) -> Value:
-    """Circular padding by slices: Pad's mode "wrap" came with opset 19, and onnxruntime refuses empty tensors in it."""
-    end = torch.iinfo(torch.int64).max
-    for axis, (low, high) in enumerate(zip(before, after, strict=True)):
-        parts = [x]
-        if low > 0:
-            parts.insert(0, b.slice(x, axis, -low, end))
-        if high > 0:
-            parts.append(b.slice(x, axis, 0, high))
-        x = b.op("Concat", *parts, axis=axis) if len(parts) > 1 else x
-    return x

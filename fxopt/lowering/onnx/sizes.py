@@ -102,16 +102,34 @@ class Sizes:
             return known()
         if expression.is_Integer:
             return self._graph.ints([int(expression)])
+        if isinstance(expression, sympy.Float):
+            return self._graph.constant([float(expression)], torch.float64)
         if isinstance(expression, sympy.Pow):
             return self._power(expression)
         name = type(expression).__name__
         operands = [self._expression(a) for a in expression.args if not (name == "Mul" and a == 1)]
         if name in _CHAINS and operands:
-            result = operands[0]
-            for operand in operands[1:]:
+            result, *others = self._of_one_kind(operands)
+            for operand in others:
                 result = self._graph.op(_CHAINS[name], result, operand)
             return result
+        if name in _FROM_FLOAT or name in _TO_FLOAT:
+            return self._floating(name, operands)
         return self._division(expression, name, operands)
+
+    def _of_one_kind(self, operands: list[Value]) -> list[Value]:
+        """All integers, or all as floats."""
+        if all(self._graph.dtypes[v] is torch.int64 for v in operands):
+            return operands
+        return [self._graph.cast(v, torch.float64) for v in operands]
+
+    def _floating(self, name: str, operands: list[Value]) -> Value:
+        """What is computed in float64, as Python computes it, and what an integer is made of by rounding that."""
+        a, *others = (self._graph.cast(v, torch.float64) for v in operands)
+        if name in _FROM_FLOAT:
+            rounding = _FROM_FLOAT[name]
+            return self._graph.cast(self._graph.op(rounding, a) if rounding else a, torch.int64)
+        return self._graph.op("Div", a, *others) if others else a
 
     def _power(self, expression: sympy.Pow) -> Value:
         base, exponent = expression.args
@@ -142,6 +160,9 @@ class Sizes:
 
 
 _CHAINS = {"Add": "Add", "Mul": "Mul", "Max": "Max", "Min": "Min"}
+_FROM_FLOAT = {"FloorToInt": "Floor", "CeilToInt": "Ceil", "TruncToInt": "", "RoundToInt": "Round"}
+"""To integers, and what is done before the cast, which drops the fraction."""
+_TO_FLOAT = ("ToFloat", "FloatTrueDiv", "IntTrueDiv")
 
 
 def broadcast(*shapes: Sequence[Size]) -> list[Size]:

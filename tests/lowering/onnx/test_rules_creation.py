@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.lowering.onnx.harness import Case, check, op_types
+from tests.lowering.onnx.harness import Case, check, check_sizes, op_types
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 INTS = torch.arange(12).reshape(3, 4)
@@ -49,3 +49,23 @@ def test_a_large_constant_is_made_when_the_file_runs():
     emitted = check(Case("full", lambda x: torch.full((300, 400), 3.0) + x[0, 0], (X,)))
     assert "ConstantOfShape" in op_types(emitted)
     assert len(emitted.content) < 5000
+
+
+DYNAMIC = {
+    "half-steps": lambda x: torch.arange(0, x.shape[1], 0.5),
+    "to-a-half": lambda x: torch.arange(x.shape[1] * 0.5),
+    "shares": lambda x: torch.arange(0, 1, 1 / x.shape[1]),
+    "down": lambda x: torch.arange(x.shape[1], 0, -0.25),
+    "tenths": lambda x: torch.arange(0, x.shape[1] / 10, 0.1, dtype=torch.float64),
+    "float-of-whole": lambda x: torch.arange(0, x.shape[1] + 2, 2, dtype=torch.float32) / x.shape[1],
+    "diagonal": lambda x: x.diagonal(),
+    "upper-diagonal": lambda x: (x.t() @ x).diagonal(1),
+    "lower-diagonal": lambda x: (x.t() @ x).diagonal(-2),
+    "eye": lambda x: torch.eye(x.shape[1]),
+}
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_of_dynamic_sizes(name):
+    others = [torch.randn(3, n, generator=torch.Generator().manual_seed(n)) for n in (4, 7, 10, 30)]
+    check_sizes(lambda x: (DYNAMIC[name](x), x + 1), torch.randn(3, 6), {1: "n"}, *others)

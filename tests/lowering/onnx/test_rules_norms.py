@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fxopt.lowering.onnx.target import OnnxTarget
-from tests.lowering.onnx.harness import Case, check, op_types, opened, program_of
+from tests.lowering.onnx.harness import Case, check, check_sizes, op_types, opened, program_of
 from tests.zoo import randomise_statistics
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -98,3 +98,9 @@ def test_rms_norm(opset, eps, scaled):
 @pytest.mark.parametrize("opset", [20, 23])
 def test_rms_norm_in_half_precision(opset):
     check(Case("rms_norm", prepared(Rms(eps=1e-5, scaled=True)).half(), (ROWS.half(),)), opset=opset)
+
+
+@pytest.mark.parametrize("norm", [F.layer_norm, F.rms_norm])
+def test_over_a_dynamic_size(norm):
+    others = [torch.randn(2, n, 8, generator=GENERATOR) for n in (1, 3, 9)]
+    check_sizes(lambda x: norm(x, x.shape[1:]), ROWS, {0: "batch", 1: "length"}, *others, opsets=(18, 20, 23))

@@ -47,6 +47,7 @@ CASES = [
     Case("adaptive-max-unequal", nn.AdaptiveMaxPool2d((4, 7)), (IMAGE,)),
     Case("pixel_shuffle", nn.PixelShuffle(2), (IMAGE,)),
     Case("pixel_unshuffle", nn.PixelUnshuffle(2), (IMAGE[..., :8].contiguous(),)),
+    Case("pixel_unshuffle-alone", nn.PixelUnshuffle(2), (IMAGE[0, :, :, :8].contiguous(),), fixed=True),
     Case("channel_shuffle", nn.ChannelShuffle(2), (IMAGE,)),
     Case("lp_pool", nn.LPPool2d(2, 3), (IMAGE.abs(),)),
 ]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.lowering.onnx.harness import Case, check
+from tests.lowering.onnx.harness import Case, check, check_sizes
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(3, 4, 6, generator=GENERATOR)
@@ -114,3 +114,9 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_case(case):
     check(case)
+
+
+@pytest.mark.parametrize("name", ["cumprod", "cummax", "cummin", "logcumsumexp", "cumsum"])
+def test_running_along_a_dynamic_axis(name):
+    others = [torch.randn(2, n, 6, generator=GENERATOR) for n in (1, 5, 9)]
+    check_sizes(lambda x: getattr(x, name)(1), X, {0: "batch", 1: "length"}, *others)

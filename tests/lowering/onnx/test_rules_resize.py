@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.lowering.onnx.harness import Case, check
+from tests.lowering.onnx.harness import Case, check, check_sizes
 
 GENERATOR = torch.Generator().manual_seed(0)
 LINE = torch.randn(2, 3, 7, generator=GENERATOR)
@@ -48,6 +48,7 @@ CASES = [
         "size-of-another", lambda x, y: F.interpolate(x, size=y.shape[2:]), (IMAGE, torch.zeros(2, 1, 12, 8))
     ),
     Case("unfold-image", nn.Unfold((3, 2), dilation=1, padding=1, stride=2), (IMAGE,)),
+    Case("unfold-image-alone", nn.Unfold(3, padding=1), (IMAGE[0],), fixed=True),
     Case("unfold-axis", lambda x: x.unfold(2, 3, 2), (LINE,)),
 ]
 
@@ -67,3 +68,26 @@ def test_grid_sample(opset, mode, padding):
         return F.grid_sample(x, grid, mode=mode, padding_mode=padding, align_corners=False)
 
     check(Case("grid_sample", sample, (IMAGE, GRID)), opset=opset)
+
+
+def enlarged(x):
+    return F.interpolate(x, scale_factor=1.5, mode="bicubic", recompute_scale_factor=True)
+
+
+def folded(x):
+    return F.fold(F.unfold(x, 3, padding=1, stride=2), x.shape[2:], 3, padding=1, stride=2)
+
+
+@pytest.mark.filterwarnings("ignore:the model goes another way")  # with a single window
+@pytest.mark.parametrize(
+    "function",
+    [
+        nn.Unfold((3, 2), dilation=2, padding=1, stride=2),
+        lambda x: x.unfold(2, 3, 2).unfold(3, 2, 1),
+        folded,
+        enlarged,
+    ],
+)
+def test_an_image_of_dynamic_size(function):
+    others = [torch.randn(1, 4, *size, generator=GENERATOR) for size in ((5, 5), (12, 9), (7, 6))]
+    check_sizes(function, torch.randn(2, 4, 8, 7, generator=GENERATOR), {0: "n", 2: "h", 3: "w"}, *others)

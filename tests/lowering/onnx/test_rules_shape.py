@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from fxopt.lowering.onnx.target import OnnxTarget
 from tests.lowering.onnx.harness import Case, check, op_types, program_of
@@ -77,14 +76,6 @@ CASES = [
     Case("triu", lambda x: x.triu(-1), (X,)),
     Case("tril-bool", lambda x: (x > 0).tril(1), (X,)),
     Case("tril-int8", lambda x: x.to(torch.int8).tril(), (INTS,)),
-    Case("pad", lambda x: F.pad(x, (1, 2, 0, 1), value=0.5), (X,)),
-    Case("pad-crops", lambda x: F.pad(x, (-1, 2)), (X,)),
-    Case("pad-bool", lambda x: F.pad(x > 0, (1, 1), value=True), (X,)),
-    Case("pad-int16", lambda x: F.pad(x.to(torch.int16), (1, 1), value=3), (INTS,)),
-    Case("reflect", nn.ReflectionPad2d((1, 2, 3, 1)), (IMAGE,)),
-    Case("replicate", nn.ReplicationPad2d((1, 2, 0, 1)), (IMAGE,)),
-    Case("replicate3d", nn.ReplicationPad3d(1), (CUBE,)),
-    Case("circular", nn.CircularPad2d((1, 2, 2, 1)), (IMAGE,)),
     Case("atleast", lambda x: torch.atleast_3d(x[:, 0, 0]), (X,)),
 ]
 
@@ -92,10 +83,6 @@ CASES = [
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_case(case):
     check(case)
-
-
-def test_circular_padding_before_pad_could_wrap():
-    check(Case("circular", nn.CircularPad2d((1, 2, 2, 1)), (IMAGE,)), opset=18)
 
 
 @pytest.mark.parametrize(

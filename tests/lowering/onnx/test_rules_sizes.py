@@ -1,11 +1,13 @@
 """Arithmetic on sizes: as results, as other sizes, in two variables."""
 
+import math
+
 import pytest
 import torch
 
 from fxopt.frontend import trace
 from fxopt.lowering.onnx.target import OnnxTarget
-from tests.lowering.onnx.harness import Apply, Case, assert_same, check, opened
+from tests.lowering.onnx.harness import Apply, Case, assert_same, check, check_sizes, opened
 
 X = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
 
@@ -66,3 +68,11 @@ def test_a_size_that_only_a_multiple_tells():
     for rows in (2, 6, 10):
         x = torch.randn(rows, 8)
         assert_same(artifact.run_flat([x])[0], program.run_flat([x])[0])
+
+
+def test_sizes_by_way_of_floats():
+    def function(x):
+        rows = x.shape[0]
+        return x.new_zeros(math.floor(rows * 1.5), math.ceil(rows * 0.4), math.floor(rows / 4) + 1)
+
+    check_sizes(function, X, {0: "rows"}, *(torch.zeros(n, 8) for n in (3, 4, 7, 15, 40)))
