@@ -59,6 +59,10 @@ class _Ground:
         """An output of the original under variations of rounding; they are run once, when first asked for."""
         return [outputs[i] for outputs in self._variations if i < len(outputs)]
 
+    def varied_double(self, i: int) -> list[object]:
+        """The same of its float64 form."""
+        return [outputs[i] for outputs in self._double_variations if i < len(outputs)]
+
     def precision(self, i: int) -> torch.dtype | None:
         """The narrowest float dtype on the way to an output of the original."""
         return self.original.precision_of(i)
@@ -66,6 +70,11 @@ class _Ground:
     @functools.cached_property
     def _variations(self) -> list[Sequence[object]]:
         return self.original.variations([t.clone() for t in self.sample.tensors])
+
+    @functools.cached_property
+    def _double_variations(self) -> Sequence[Sequence[object]]:
+        varied = self.original.perturbed_double
+        return [] if varied is None else varied([t.clone() for t in self.sample.tensors])
 
 
 class Comparison:
@@ -230,7 +239,7 @@ class Comparison:
             )
             result = judge()
             if result.verdict is not Verdict.EQUIVALENT and not outer_difference(exact, new):
-                result = judge(perturbed=ground.varied(i))
+                result = judge(perturbed=ground.varied(i), perturbed64=ground.varied_double(i))
             self._take(result, ground.sample)
 
     def _truth(self, sample: Sample) -> _Truth | None:

@@ -8,6 +8,7 @@ Error(l2=0.5, max=0.5, index=(1,))
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from fxopt.program import dtype_name
 
 __all__ = [
     "Error",
+    "alike",
     "bits",
     "error_histogram",
     "kinds",
@@ -40,6 +42,12 @@ def plain_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """Detached, on the CPU, a complex one as pairs of reals."""
     tensor = tensor.detach().cpu()
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def alike(values: Iterable[object], like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The tensors of one's shape, plain."""
+    plain, shape = [plain_tensor(v) for v in values if isinstance(v, torch.Tensor)], plain_tensor(like).shape
+    return tuple(v for v in plain if v.shape == shape)
 
 
 def outer_difference(original: object, candidate: object) -> str:

@@ -9,18 +9,19 @@ float64:
   64 elements. An original in float64 has no truth above it, so that what it is judged by carries its own
   rounding too: there both are 32, as for the algebra.
 - `compare_algebra`: a rewritten program in float64, where nothing but an altered function leaves a trace.
-  The error at most 32 times what the original's conditioning makes of float64's own rounding.
+  The error at most 32 times what the original's conditioning makes of float64's own rounding, or, where a
+  value is at the edge of a step, than that moves the original.
 - `compare_noise`: without float64, against how far legitimate variations of the original move.
 - `compare_exact`: the same bits, NaN for NaN.
 
 An original that is exact at these inputs by luck (an instance norm of a constant) has no error to compare
 with; `perturbed`, runs of the original with every op's rounding varied, shows the true scale. Where that
 scale is a tenth of the output itself nothing can be told, and the verdict is undecided. At constant inputs
-(`constant`) sums of equal numbers drift one way in some kernels and not in others (a GroupNorm of zero images
-in onnxruntime: 12 times torch's error), so that a moderate excess there is undecided too. Integer outputs
-must be equal, but for elements at which the original's own value hangs on rounding (an argmax of a tie):
-there any value that the float64 reference or a perturbed run of the original gives is accepted, and the
-reason says so.
+(`constant`) sums of equal numbers drift one way in some kernels and not in others (a GroupNorm of zero
+images in onnxruntime: 12 times torch's error), so that a moderate excess there is undecided too. Integer
+outputs must be equal, but for elements at which the original's own value hangs on rounding (an argmax of a
+tie): there any value that the float64 reference or a perturbed run of the original gives is accepted, and
+the reason says so.
 
 >>> truth = torch.linspace(1, 2, 100, dtype=torch.float64).sqrt()
 >>> original = torch.linspace(1, 2, 100).sqrt()
@@ -40,6 +41,7 @@ import torch
 from fxopt.report import OutputComparison, Verdict
 from fxopt.verification.measure import (
     Error,
+    alike,
     bits,
     error_histogram,
     kinds,
@@ -148,8 +150,7 @@ def compare_rounding(
         reference64: the original's in float64.
         perturbed: the original's under legitimate variations of rounding, if they are known.
         constant: the inputs were constant tensors.
-        precision: the narrowest float dtype that rounds on the way to the output, where it is narrower than
-            the output's own.
+        precision: the narrowest float dtype that rounds on the way, where narrower than the output's own.
         name: of the output.
 
     Returns:
@@ -184,8 +185,7 @@ def compare_noise(
         original: the original model's.
         perturbed: the original's under legitimate variations of rounding.
         constant: the inputs were constant tensors.
-        precision: the narrowest float dtype that rounds on the way to the output, where it is narrower than
-            the output's own.
+        precision: the narrowest float dtype that rounds on the way, where narrower than the output's own.
         name: of the output.
     """
     case = _prepare(name, candidate, original, original, perturbed)
@@ -209,38 +209,40 @@ def compare_algebra(
     original32: object,
     *,
     perturbed: Sequence[object] = (),
+    perturbed64: Sequence[object] = (),
     precision: torch.dtype | None = None,
     name: str = "output",
 ) -> OutputComparison:
     """Judges whether a rewritten program is the same function, both run in float64.
 
-    The original's error in its own precision, brought down to float64's, is what its conditioning makes of
-    rounding: `ratio = error64 / (max(error32, eps) * eps64 / eps)` with relative errors; 2 for correct
-    rewrites, thousands for the least wrong ones.
+    The original's error in its own precision, brought down to float64's, is what its conditioning makes
+    of     rounding: `ratio = error64 / (max(error32, eps) * eps64 / eps)` with relative errors; 2 for
+    correct     rewrites, thousands for the least wrong ones.
 
     Args:
         candidate64: the rewritten program's output in float64, the rewrite applied to the float64 program.
         original64: the program's own in float64.
         original32: the program's in its own precision.
         perturbed: that under legitimate variations of rounding, if they are known.
+        perturbed64: the program's in float64 under such variations: at the edge of a step errors are jumps.
         precision: in which the original computed, where it is narrower than its output's dtype.
         name: of the output.
     """
     case = _prepare(name, candidate64, original64, original64, ())
     if isinstance(case, OutputComparison):
         return case
-    lows = [plain_tensor(v) for v in (original32, *perturbed) if isinstance(v, torch.Tensor)]
-    lows = [v for v in lows if v.shape == case.truth.shape]
+    lows, twins = alike((original32, *perturbed), case.truth), alike(perturbed64, case.truth)
     if not case.original.dtype.is_floating_point:
-        return _judge_integers(_Case(name, case.candidate, case.original, case.truth, tuple(lows)))
+        return _judge_integers(dataclasses.replace(case, perturbed=(*lows, *twins)))
     double = torch.finfo(torch.float64)
     low = torch.finfo(_working_dtype(lows[0].dtype, precision)) if lows else double
     to_double = double.eps / low.eps
-    own = [measured_error(value, case.truth) for value in lows]
+    own = [Error(e.l2 * to_double, e.max * to_double) for e in (measured_error(v, case.truth) for v in lows)]
+    own += [measured_error(value, case.truth) for value in twins]
     limits = _Limits(
         eps=double.eps, l2=_ALGEBRA, max=math.inf, vacuous=math.inf, tiny=low.smallest_normal * to_double
     )
-    return _judge(case, limits, [Error(e.l2 * to_double, e.max * to_double) for e in own])
+    return _judge(case, limits, own)
 
 
 def compare_exact(candidate: object, original: object, *, name: str = "output") -> OutputComparison:
@@ -271,8 +273,8 @@ def _prepare(
         return _compare_numbers(name, candidate, original)
     if not isinstance(truth, torch.Tensor) or truth.shape != original.shape:
         return OutputComparison(name, Verdict.UNDECIDED, reason="the float64 reference has another shape")
-    like = [plain_tensor(p) for p in perturbed if isinstance(p, torch.Tensor) and p.shape == original.shape]
-    return _Case(name, plain_tensor(candidate), plain_tensor(original), plain_tensor(truth), tuple(like))
+    like = alike(perturbed, original)
+    return _Case(name, plain_tensor(candidate), plain_tensor(original), plain_tensor(truth), like)
 
 
 def _compare_numbers(name: str, candidate: object, original: object) -> OutputComparison:
@@ -349,7 +351,7 @@ def _judge_error(case: _Case, limits: _Limits, base: Error) -> OutputComparison:
 
 
 def _doubted(result: OutputComparison, case: _Case, limits: _Limits, why: str) -> OutputComparison:
-    """A difference as undecided where the error is small enough that it may be rounding after all."""
+    """A difference as undecided where the error is so small that it may be rounding after all."""
     if result.verdict is not Verdict.DIFFERENT or _relative_error(case, limits) >= _CLEARLY * limits.eps:
         return result
     return dataclasses.replace(result, verdict=Verdict.UNDECIDED, reason=f"{result.reason}, but {why}")

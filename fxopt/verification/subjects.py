@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.errors import InputError
 from fxopt.program import ConstantSpec, Program, ScalarSpec, Signature, Spec, TensorSpec
-from fxopt.verification.doubling import double_program
+from fxopt.verification.doubling import as_double, double_program
 from fxopt.verification.evaluator import (
     evaluate,
     evaluate_double,
@@ -54,6 +54,8 @@ class Subject:
     name: str = "model"
     perturbed: Callable[[list[torch.Tensor]], Sequence[Sequence[object]]] | None = None
     """Its outputs under legitimate variations of rounding; None: `varied_runs` of it."""
+    perturbed_double: Callable[[list[torch.Tensor]], Sequence[Sequence[object]]] | None = None
+    """The outputs of `double` under variations of float64's rounding; None: there are none."""
     example_sizes: Mapping[str, int] = field(default_factory=dict)
     """Dynamic sizes that it is known to take."""
     precision: Callable[[], Sequence[torch.dtype | None]] | None = None
@@ -88,6 +90,7 @@ def subject_of(program: Program) -> Subject:
         run=lambda tensors: evaluate(program, tensors),
         double=lambda tensors: evaluate_double(twin(), tensors),
         perturbed=lambda tensors: _perturbed(program, tensors),
+        perturbed_double=lambda tensors: _perturbed(twin(), [as_double(t) for t in tensors]),
         name=program.name,
         example_sizes=_example_sizes(program),
         precision=functools.cache(lambda: output_precisions(program)),

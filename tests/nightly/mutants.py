@@ -159,7 +159,7 @@ class Mutants:
     def order(self, mutant: Mutant) -> list[str]:
         """The tests for a mutant: quick ones and those that killed others of this file first, as many as time allows."""
         found = [n for n in self.map.covering(mutant.file, mutant.line) if n in self.items]
-        if mutant.at_load:
+        if mutant.at_load or mutant.line in self.at_import.get(mutant.file, ()):
             found = [n for n in self.items if any(self.map.tests[n]["lines"].get(mutant.file, ()))]
         stem = Path(mutant.file).stem.lstrip("_")
         room = mutant.file.replace("fxopt", "tests", 1).rpartition("/")[0]

@@ -275,6 +275,22 @@ def test_algebra_of_half_precision(dtype: torch.dtype):
     assert compare_algebra(truth + 1e-12 * direction(), truth, original).verdict is Verdict.DIFFERENT
 
 
+def test_algebra_at_the_edge_of_a_step():
+    """A `round` of one half: float64's own rounding decides the element, in the original too."""
+    truth = torch.ones(4, dtype=torch.float64)
+    other = torch.tensor([1.0, 0.0, 1.0, 1.0]).double()
+    assert (
+        compare_algebra(other, truth, truth.float(), perturbed=[other.float()]).verdict is Verdict.DIFFERENT
+    )
+    edge = compare_algebra(other, truth, truth.float(), perturbed64=[truth, other])
+    assert (edge.verdict, edge.ratio) == (Verdict.EQUIVALENT, 1.0)
+    moved = [truth * (1 + 2.0**-52)]
+    assert compare_algebra(other, truth, truth.float(), perturbed64=moved).verdict is Verdict.DIFFERENT
+    ints = [t.long() for t in (other, truth, truth)]
+    assert compare_algebra(*ints).verdict is Verdict.DIFFERENT
+    assert compare_algebra(*ints, perturbed64=[other.long()]).verdict is Verdict.EQUIVALENT
+
+
 def test_noise():
     candidate, original, truth = outputs(0.0, 1e-5)
     moved = [(truth + 4e-6 * direction(seed=s)).float() for s in (3, 4)]
