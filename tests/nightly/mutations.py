@@ -3,7 +3,8 @@
 >>> [m.before + " -> " + m.after for m, _ in mutants_of("fxopt/passes/fuse/_batch_norm.py")][-1:]
 ['var + eps -> var - eps']
 
-What only says something is left alone: docstrings, annotations, the texts of errors, type unions, motifs. So is code at
+What only says something is left alone: docstrings, annotations, the texts of errors, type unions, motifs, the `strict=True`
+of a zip over what is made equally long. So is code at
 module level (constants and registrations, which every test would notice). Of two changes that are one (`a == b` turned,
 `if a == b` negated) one is made.
 """
@@ -134,7 +135,9 @@ def mutants_of(file: str) -> list[tuple[Mutant, str]]:
     lines = text.splitlines(keepends=True)
     made: list[tuple[Mutant, str]] = []
     seen: Counter[str] = Counter()
-    for function, at_load, node in _code(ast.parse(text)):
+    tree = ast.parse(text)
+    stated = {id(k.value) for k in ast.walk(tree) if isinstance(k, ast.keyword) and k.arg == "strict"}
+    for function, at_load, node in _code(tree):
         if not function:
             continue
         for old, new in changes(node):
@@ -147,6 +150,8 @@ def mutants_of(file: str) -> list[tuple[Mutant, str]]:
             key = f"{file}:{function}: {before[:80]} -> {after[:80]}"
             seen[key] += 1
             key += f" #{seen[key]}" if seen[key] > 1 else ""
+            if id(old) in stated:
+                continue
             mutant = Mutant(file, old.lineno, function, before[:80], after[:80], key, at_load)
             made.append((mutant, text[:start] + inline + text[start + len(segment) :]))
     return made

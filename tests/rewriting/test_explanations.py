@@ -1,0 +1,101 @@
+"""What is said of rules that did not fire, and when rules that never end are stopped."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fxopt.errors import PassError
+from fxopt.program import Program
+from fxopt.rewriting import Const, Match, Refused, Rewriter, Rule, apply_rules
+from tests.passes.helpers import program, rand
+
+
+def told(p: Program, *rules: Rule) -> list[tuple[str, str, str]]:
+    rewriter = Rewriter(p.copy())
+    apply_rules(rewriter, rules)
+    return [(r.rule, r.node, r.reason) for r in rewriter.refusals]
+
+
+def rule(pattern: Callable[..., object], name: str) -> Rule:
+    return Rule(pattern, lambda x: x, name=name)
+
+
+def test_a_miss_at_the_first_call_is_told_where_nothing_else_matched() -> None:
+    p = program(lambda x: x.sin().abs(), rand(3))
+    cosine = rule(lambda x: x.cos().abs(), "cosine")
+    assert told(p, cosine) == [
+        ("cosine", "sin", "nearest miss, 1 matched: expected aten.cos.default, found aten.sin.default")
+    ]
+    sine = Rule(lambda x: x.sin(), lambda x: x.tan(), name="sine")
+    assert told(p, sine, cosine) == []  # another one fired
+
+
+def test_of_several_misses_the_furthest_is_told() -> None:
+    p = program(lambda x: x.sin().abs().neg(), rand(3))
+    near, far = rule(lambda x: x.cos().abs().neg(), "near"), rule(lambda x: x.cos().exp().neg(), "far")
+    assert [r[:2] for r in told(p, near, far)] == [("near", "sin")]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "function", "why"),
+    [
+        (lambda x: x + x.relu(), lambda x, y: x + y.relu(), "expected the input args_1 for 'x' again, found the input args_0"),
+        (lambda x, s: (x * s).relu() * s, lambda x, y: (x * 2.0).relu() * 3.0, "expected 3.0 for 's' again, found 2.0"),
+        (lambda x, s: (x * s).relu(), lambda x, y: (x * y).relu(), "expected float for 's', found the input args_1"),
+        (lambda x: (x * 2.0).relu(), lambda x, y: (x * 3.0).relu(), "expected 2.0, found 3.0"),
+        (lambda x: x.permute(1, 0).relu(), lambda x, y: x[None].permute(1, 0, 2).relu(), "expected a list of 2"),
+    ],
+)  # fmt: skip
+def test_what_was_expected(pattern: Callable[..., object], function: Callable[..., object], why: str) -> None:
+    literal = "s" in pattern.__code__.co_varnames
+    if literal:
+        pattern.__annotations__ = {"s": float}
+    p = program(function, rand(3, 2), rand(3, 2, seed=1))
+    (found,) = told(p, Rule(pattern, (lambda x, s: x) if literal else (lambda x: x), name="r"))
+    assert why in found[2]
+
+
+def test_as_many_rewrites_as_are_allowed_are_no_error_and_one_more_is() -> None:
+    """Eight a node and 256: here three nodes."""
+    bound = 8 * 3 + 256
+
+    def run(times: int) -> int:
+        left = [times]
+
+        def guard(match: Match) -> Refused | None:
+            left[0] -= 1
+            return match.refuse("enough") if left[0] < 0 else None
+
+        rewriter = Rewriter(program(lambda x: x.relu(), rand(2)).copy())
+        rules = [
+            Rule(lambda x: x.relu(), lambda x: x.abs(), guard, "there"),
+            Rule(lambda x: x.abs(), lambda x: x.relu(), guard, "back"),
+        ]
+        apply_rules(rewriter, rules)
+        return len(rewriter.journal.rewrites)
+
+    assert run(bound) == bound
+    with pytest.raises(
+        PassError, match=f"no fixpoint after {bound + 1} rewrites: the rules back, there undo"
+    ):
+        run(bound + 1)
+
+
+def test_a_weight_without_values_refuses_a_guard_that_asks_for_them() -> None:
+    def guard(match: Match) -> Refused | None:
+        w = match["w"]
+        assert isinstance(w, torch.Tensor)
+        return None if w.sum().item() > 0 else match.refuse("not positive")
+
+    def pattern(x, w: Const):
+        return F.linear(x, w)
+
+    p = program(lambda x, w: F.linear(x, w), rand(2, 3), w=rand(4, 3)).copy()
+    p.weights["w"] = torch.empty(4, 3, device="meta")
+    assert "the weight 'w' has no values (device meta)" in told(p, Rule(pattern, pattern, guard, "r"))[0][2]
+    full = program(lambda x, w: F.linear(x, w), rand(2, 3), w=rand(4, 3))
+    broken = Rule(pattern, pattern, lambda match: 1 // 0, "r")  # type: ignore[arg-type,return-value]
+    with pytest.raises(PassError, match="the guard fails: ZeroDivisionError"):
+        told(full, broken)
