@@ -17,6 +17,8 @@ from fxopt.ops.info import op_key
 
 __all__: list[str] = []
 
+_END = torch.iinfo(torch.int64).max
+
 Attributes = dict[str, Attribute]
 
 
@@ -66,6 +68,51 @@ def _transposed_weight(b: Builder, weight: object) -> Value:
 def matmul(b: Builder, c: Call) -> Value:
     names = list(c.arguments)[:2]
     return b.op("MatMul", *(c.tensor(n, c.out.dtype) for n in names))
+
+
+@rule("aten._grouped_mm")
+def grouped_mm(b: Builder, c: Call) -> Value:
+    """Products of parts: a group is the rows of the left, the columns of the right, or the terms of a sum, to its offset."""
+    if c.has("bias"):
+        raise c.error("groups with a bias")
+    left, right = (c.tensor(n) for n in ("self", "mat2"))
+    if not c.has("offs"):
+        return b.cast(b.op("MatMul", left, right), c.out.dtype)
+    kinds = c.rank, c.fake("mat2").dim()
+    lefts = _groups(b, c, left, 0 if kinds == (2, 3) else 1, cut=kinds[0] == 2)
+    rights = _groups(b, c, right, 1 if kinds == (3, 2) else 0, cut=kinds[1] == 2)
+    products = [b.op("MatMul", x, y) for x, y in zip(lefts, rights, strict=True)]
+    if kinds == (2, 2):
+        products = [b.unsqueeze(p, 0) for p in products]
+    return b.cast(b.op("Concat", *products, axis=1 if kinds == (3, 2) else 0), c.out.dtype)
+
+
+@rule("transformers.grouped_mm_fallback")
+def grouped_mm_fallback(b: Builder, c: Call) -> Value:
+    """Mixtures of experts in transformers: groups of rows; those behind the last are zeros."""
+    groups = _groups(b, c, c.tensor("input"), 0, cut=True, to_the_end=False)
+    weights = _groups(b, c, c.tensor("weight"), 0, cut=False)
+    rest = b.op("Sub", b.size(c.shape[0]), b.cast(b.slice(c.tensor("offs"), 0, -1, _END), torch.int64))
+    shape = b.op("Concat", rest, b.size(c.out.shape[1]), axis=0)
+    zeros = b.op("Expand", b.constant(0, c.out.dtype), shape)
+    return b.op(
+        "Concat", *(b.op("MatMul", x, y) for x, y in zip(groups, weights, strict=True)), zeros, axis=0
+    )
+
+
+def _groups(b: Builder, c: Call, x: Value, axis: int, *, cut: bool, to_the_end: bool = True) -> list[Value]:
+    """The matrices of a stack, or a matrix cut along an axis at the offsets."""
+    count = c.fake("offs").shape[0]
+    if not isinstance(count, int):
+        raise c.error("the number of groups must be fixed")
+    if not cut:
+        return [b.op("Gather", x, b.constant(i, torch.int64), axis=0) for i in range(count)]
+    offsets = c.tensor("offs", torch.int64)
+    ends = [b.slice(offsets, 0, i, i + 1) for i in range(count)]
+    if to_the_end:
+        ends[-1] = b.ints([_END])
+    starts = [b.ints([0]), *(b.slice(offsets, 0, i, i + 1) for i in range(count - 1))]
+    return [b.op("Slice", x, s, e, b.ints([axis])) for s, e in zip(starts, ends, strict=True)]
 
 
 @rule("aten.addmm")

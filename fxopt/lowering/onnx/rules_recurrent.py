@@ -1,6 +1,10 @@
 """LSTM, GRU and plain recurrent layers and cells.
 
 ONNX orders the gates otherwise and stacks both directions; weights are stored so. Each layer is one node.
+
+ONNX has no projection (`proj_size`): h = P o, of which the next step reads W h. It is the layer without one whose
+recurrent weights are W P, and P is applied to all its outputs together. A state to start from is no P o; its share W h0 of
+the first step comes in as more columns of the input, zero at all other steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -52,20 +56,19 @@ def _layers(
 ) -> tuple[Value, ...]:
     """The stacked layers: the output, then the last states."""
     fakes = [n.meta["val"] for n in state_nodes if isinstance(n, Node)]
-    if len({f.shape[-1] for f in fakes}) > 1:
-        raise c.error("projections (proj_size)")
     batched, first, directions = c.rank == 3, c.flag("batch_first"), 2 if c.flag("bidirectional") else 1
     x = c.x if batched else b.unsqueeze(c.x, 1)
     x = b.transpose(x, [1, 0, 2]) if first and batched else x
     starts = [
         _start(b, n, s if batched else b.unsqueeze(s, 1)) for s, n in zip(states, state_nodes, strict=True)
     ]
-    hidden = int(fakes[0].shape[-1])
+    hidden = int(fakes[-1].shape[-1])
     ends: list[list[Value]] = [[] for _ in states]
-    for layer, weights in enumerate(_by_layer(c, directions)):
-        x, lasts = _layer(
-            b, c, kind, x, weights, [_of_layer(b, s, layer, directions) for s in starts], hidden
-        )
+    projected = fakes[0].shape[-1] != hidden
+    lower = _projected_layer if projected else _layer
+    for layer, weights in enumerate(_by_layer(c, directions, projected=projected)):
+        begin = [_of_layer(b, s, layer, directions) for s in starts]
+        x, lasts = lower(b, c, kind, x, weights, begin, hidden)
         for end, last in zip(ends, lasts, strict=True):
             end.append(last)
     output = b.transpose(x, [1, 0, 2]) if first and batched else x
@@ -75,10 +78,11 @@ def _layers(
     return tuple(b.squeeze(v, 1) for v in (output, *finals))
 
 
-def _by_layer(c: Call, directions: int) -> list[list[list[Node]]]:
-    """The weights: by layer, by direction: input, hidden, then biases if there are."""
+def _by_layer(c: Call, directions: int, *, projected: bool) -> list[list[list[Node]]]:
+    """The weights: by layer, by direction: input, hidden, then biases and a projection if there are."""
     params = c.nodes("params")
     each = 4 if c.flag("has_biases") else 2
+    each += projected
     wanted = each * directions * c.integer("num_layers")
     if len(params) != wanted:
         raise c.error(f"{len(params)} weights instead of {wanted}")
@@ -100,18 +104,72 @@ def _layer(
     b: Builder, c: Call, kind: _Kind, x: Value, weights: list[list[Node]], starts: list[Value], hidden: int
 ) -> tuple[Value, tuple[Value, ...]]:
     directions = len(weights)
-    inputs = [x, *(_stacked(b, [[row[i]] for row in weights], kind.order) for i in (0, 1))]
-    inputs.append(_stacked(b, [row[2:] for row in weights], kind.order) if c.flag("has_biases") else "")
-    y, *lasts = b.ops(
-        kind.op_type, *inputs, "", *starts, outputs=1 + kind.states, hidden_size=hidden,
+    inputs = [_stacked(b, [[row[i]] for row in weights], kind.order) for i in (0, 1)]
+    inputs.append(_biases(b, c, kind, weights))
+    y, *lasts = _run(b, kind, [x, *inputs, "", *starts], directions, hidden)
+    return _joined(b, y, directions, hidden), tuple(lasts)
+
+
+def _biases(b: Builder, c: Call, kind: _Kind, weights: list[list[Node]]) -> Value:
+    return _stacked(b, [row[2:4] for row in weights], kind.order) if c.flag("has_biases") else ""
+
+
+def _run(b: Builder, kind: _Kind, inputs: list[Value], directions: int, hidden: int) -> tuple[Value, ...]:
+    return b.ops(
+        kind.op_type, *inputs, outputs=1 + kind.states, hidden_size=hidden,
         direction="bidirectional" if directions == 2 else None,
         linear_before_reset=1 if kind.op_type == "GRU" else None,
         activations=[kind.activation] * directions if kind.activation else None,
     )  # fmt: skip
+
+
+def _joined(b: Builder, y: Value, directions: int, width: int) -> Value:
+    """The outputs of both directions beside each other, from f[length, directions, batch, width]."""
     if directions == 1:
-        return b.squeeze(y, 1), tuple(lasts)
-    both = b.op("Transpose", y, perm=[0, 2, 1, 3])
-    return b.op("Reshape", both, b.ints([0, 0, directions * hidden])), tuple(lasts)
+        return b.squeeze(y, 1)
+    return b.op("Reshape", b.op("Transpose", y, perm=[0, 2, 1, 3]), b.ints([0, 0, directions * width]))
+
+
+def _projected_layer(
+    b: Builder, c: Call, kind: _Kind, x: Value, weights: list[list[Node]], starts: list[Value], hidden: int
+) -> tuple[Value, tuple[Value, ...]]:
+    directions, first = len(weights), starts[0]
+    tensors = [[b.weight_of(n) for n in row] for row in weights]
+    rows = [[t.detach() for t in row if t is not None and not t.is_meta] for row in tensors]
+    if any(len(row) != len(nodes) for row, nodes in zip(rows, weights, strict=True)):
+        raise c.error("a projection (proj_size) by computed weights")
+    names = tuple(str(n.target) for row in weights for n in row)
+
+    def store(name: str, make: Callable[[int], torch.Tensor]) -> Value:
+        return b.stored(
+            f"{names[0]}.{name}", lambda: torch.stack([make(i) for i in range(directions)]), of=names
+        )
+
+    def recurrent(i: int) -> torch.Tensor:
+        return (_gates(rows[i][1], kind.order).double() @ rows[i][-1].double()).to(rows[i][1].dtype)
+
+    def entering(i: int) -> torch.Tensor:
+        """The weights of the input, and where there is a state those of each direction's."""
+        state = _gates(rows[i][1], kind.order)
+        parts = [state if j == i else torch.zeros_like(state) for j in range(directions)] if first else []
+        return torch.cat([_gates(rows[i][0], kind.order), *parts], 1)
+
+    if first:
+        x = b.op("Concat", x, *_first_steps(b, c, first, directions), axis=2)
+    inputs = [x, store("entering" if first else "gates", entering), store("recurrent", recurrent)]
+    y, last, *others = _run(
+        b, kind, [*inputs, _biases(b, c, kind, weights), "", "", *starts[1:]], directions, hidden
+    )
+    down = store("down", lambda i: rows[i][-1].t())
+    y, last = (b.op("MatMul", v, down) for v in (y, last))
+    return _joined(b, y, directions, int(rows[0][-1].shape[0])), (last, *others)
+
+
+def _first_steps(b: Builder, c: Call, state: Value, directions: int) -> list[Value]:
+    """Each direction's state at the step that it starts with, zeros at all others, f[length, batch, width]."""
+    length = c.shape[1 if c.rank == 3 and c.flag("batch_first") else 0]
+    pads = [b.shape([0, 0, 0, length - 1, 0, 0]), b.shape([length - 1, 0, 0, 0, 0, 0])]
+    return [b.op("Pad", b.slice(state, 0, i, i + 1), pads[i]) for i in range(directions)]
 
 
 def _stacked(b: Builder, rows: list[list[Node]], order: tuple[int, ...]) -> Value:

@@ -132,3 +132,43 @@ def test_a_transposed_convolution_may_be_cropped_away():
     program = trace(model, (random(2, 4, 4, 3),), dynamic_shapes={"input": {0: "batch"}})
     artifact = opened(OnnxTarget().emit(program, optimize=False))
     assert artifact.run_flat([random(5, 4, 4, 3)])[0].shape == (5, 3, 0, 3)
+
+
+class Grouped(nn.Module):
+    """Rows by group; the groups are counted from the input."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function, self.weight = function, nn.Parameter(random(3, 8, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kind = (x[:, 0] > 0).long() * 2  # none of the second group
+        order = kind.argsort()
+        offsets = (kind == torch.arange(3)[:, None]).sum(1).cumsum(0).to(torch.int32)
+        return self.function(x[order], self.weight, offsets)
+
+
+def grouped(x, w, at):
+    return F.grouped_mm(x.bfloat16(), w.bfloat16(), offs=at)
+
+
+@pytest.mark.parametrize("opset", [18, 20])
+def test_groups_of_rows(opset):
+    check(Case("groups", Grouped(grouped), (random(7, 8),)), opset=opset)
+
+
+def test_experts_of_transformers():
+    from transformers.integrations import moe  # noqa: F401  (registers the op)
+
+    op = torch.ops.transformers.grouped_mm_fallback
+    check(Case("groups", Grouped(op), (random(7, 8),)))
+    check(Case("zeros behind", Grouped(lambda x, w, at: op(x, w, at // 2)), (random(7, 8),)))
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [((8, 16), (16, 8)), ((3, 4, 8), (8, 16)), ((3, 4, 8), (3, 8, 16))]
+)
+def test_other_groups(left, right):
+    at = None if len(left) == len(right) == 3 else torch.tensor([4, 8, 16], dtype=torch.int32)
+
+    check(Case("groups", lambda x, y: grouped(x, y, at), (random(*left), random(*right)), fixed=True))

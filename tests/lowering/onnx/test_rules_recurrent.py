@@ -12,7 +12,7 @@ from fxopt.lowering import lower
 from fxopt.lowering.onnx.target import OnnxTarget
 from fxopt.report import Verdict
 from fxopt.testing import ProgramBuilder
-from tests.lowering.onnx.harness import Case, check, op_types, program_of
+from tests.lowering.onnx.harness import Case, check, check_sizes, op_types, program_of
 
 X = torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(0))
 
@@ -97,10 +97,28 @@ class _Cell(nn.Module):
         return self.cell(x, (x * 0.5, x + 1) if isinstance(self.cell, nn.LSTMCell) else x * 0.5)
 
 
-def test_projections_are_refused():
-    program = program_of(Case("projected", nn.LSTM(6, 4, proj_size=2, batch_first=True), (X,)))
-    with pytest.raises(LoweringError, match=r"lstm.*proj_size"):
-        OnnxTarget().emit(program)
+class Projected(Started):
+    """The same, with an output state that is narrower than the cell's."""
+
+    def forward(self, x: torch.Tensor) -> object:
+        rows = self.layer.num_layers * (2 if self.layer.bidirectional else 1)
+        state = x[:, 0, :4].expand(rows, -1, -1) * 0.5
+        return self.layer(x, (state[..., : self.layer.proj_size], state))
+
+
+@pytest.mark.parametrize("make", [Projected, lambda layer: layer])
+@pytest.mark.parametrize(
+    "how", [{}, {"bias": False}, {"bidirectional": True, "num_layers": 2}, {"num_layers": 3}]
+)
+@pytest.mark.parametrize("opset", [18, 20])
+def test_projections(opset, how, make):
+    layer = make(nn.LSTM(6, 4, proj_size=2, batch_first=True, **how))
+    check(Case("projected", layer, (X,)), opset=opset)
+
+
+def test_a_projection_of_a_dynamic_length():
+    layer = Projected(nn.LSTM(6, 4, proj_size=3, batch_first=True, bidirectional=True)).eval()
+    check_sizes(layer, X, {0: "batch", 1: "length"}, X[:, :1], X[:1, :3], X.repeat(1, 4, 1))
 
 
 def test_too_few_weights_are_refused():
