@@ -369,3 +369,13 @@ def test_drawn_programs():
 
 def test_drawn_programs_exactly():
     check_pass(EXACT, examples=15, min_fired=0.3, targets=())
+
+
+@pytest.mark.parametrize("function", [lambda x, w: w * x, lambda x, w: x * w, lambda x, w: x / w])
+def test_a_weight_of_ones_goes_on_either_side(function):
+    before = program(lambda x, w: function(x, w).relu(), rand(2, 3), w=torch.ones(3))
+    assert calls(applied(EliminateIdentities(), before).program) == ["relu"]
+
+
+def test_a_weight_of_ones_is_not_divided_away():
+    unchanged(EliminateIdentities(), program(lambda x, w: w / x, rand(2, 3), w=torch.ones(3)))

@@ -10,7 +10,7 @@ from fxopt.passes.fold.fold_constants import FoldConstants
 from fxopt.pipeline import PassManager
 from fxopt.program import origins_of
 from fxopt.testing import ProgramBuilder, check_pass
-from tests.passes.helpers import applied, calls, program, rand, structure, unchanged
+from tests.passes.helpers import applied, calls, program, rand, reasons, structure, unchanged
 
 FOLD = FoldConstants()
 NO_GROWTH = FoldConstants(max_growth=0)
@@ -205,3 +205,11 @@ def test_an_op_of_a_user_that_may_count_its_calls_stays():
 
 def test_drawn_programs():
     check_pass(FOLD, examples=20, min_fired=0.2, targets=())
+
+
+def test_what_is_no_tensor_is_passed_over_on_the_way_to_what_is():
+    """A part of a split is not stored; the split itself, several tensors, can't be."""
+    before = program(lambda x, w: x + w + w.exp().chunk(2)[0].repeat(2, 1), rand(4, 6), w=W)
+    result = applied(FoldConstants(keep_shared=True), before)
+    assert calls(result.program) == calls(before)
+    assert all("keep_shared" in why for why in reasons(result))

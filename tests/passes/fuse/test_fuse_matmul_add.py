@@ -193,3 +193,12 @@ def test_an_addmm_onto_a_matrix_stays():
 
 def test_drawn_programs():
     check_pass(FUSE, examples=20, min_fired=0.2, targets=())
+
+
+def test_a_transposed_mm_keeps_its_weight():
+    w = rand(5, 4)
+    before = program(lambda x, w, b: torch.mm(x, w.permute(1, 0)) + b, rand(3, 4), w=w, b=rand(5, seed=1))
+    assert calls(before) == ["permute", "mm", "add"]
+    result = applied(FuseMatmulAdd(), before)
+    assert calls(result.program) == ["linear"]
+    assert set(result.program.weights) == {"w", "b"}

@@ -282,3 +282,13 @@ def test_a_second_pass_after_identities_finds_nothing_new():
     before = program(lambda x: (x.flatten(1) * 1).reshape(-1, 3, 4), X, dynamic=True)
     once = PassManager.parse("eliminate-identities,simplify-reshapes").run(before).program
     assert calls(once) == []
+
+
+def test_the_one_dynamic_size_is_inferred():
+    b = ProgramBuilder()
+    x = b.input((b.batch, 12))
+    size = b.call("aten.sym_size.int", x, 0)
+    before = b.finish(b.call("aten.reshape", x, [size, 3, 4]))
+    result = applied(SIMPLIFY, before)
+    assert [n.args[1] for n in result.program.calls()] == [[-1, 3, 4]]
+    assert result.passes[0].rules == {"infer-size": 1}
