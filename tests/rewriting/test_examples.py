@@ -4,8 +4,8 @@ import torch
 
 from fxopt.pipeline import PassManager, RewritePass
 from fxopt.rewriting import Match, Rewriter, Rule, apply_rules
-from fxopt.rewriting.examples import Examples, _lists
-from fxopt.rewriting.rule import rule_parameters
+from fxopt.rewriting.examples import Examples, _lists, values_near
+from fxopt.rewriting.rule import ArgumentKind, rule_parameters
 from fxopt.rewriting.template import rule_templates
 from tests.passes.helpers import calls, program, rand
 
@@ -130,3 +130,11 @@ def test_what_a_rewrite_made_and_gave_up_was_never_removed() -> None:
         rewriter.replace(relu, rewriter.call("aten.abs", relu.args[0]))
     (rewrite,) = rewriter.journal.rewrites
     assert (rewrite.removed, [n.name for n in p.calls()]) == (("relu",), ["neg", *rewrite.created])
+
+
+def test_other_values_of_a_literal() -> None:
+    assert values_near(ArgumentKind.INT, 2) == [1, 0, 3, -1]
+    assert values_near(ArgumentKind.BOOL, True) == [False]
+    found = values_near(ArgumentKind.INTS, [1, 1])
+    assert found == [v for v in _lists(2) if v != [1, 1]]
+    assert all(len(v) == 3 for v in values_near(ArgumentKind.INTS, [7, 7, 7]))  # type: ignore[arg-type]

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from fxopt.errors import PassError
 from fxopt.program import Program
 from fxopt.rewriting import Const, Match, Refused, Rewriter, Rule, apply_rules
-from tests.passes.helpers import program, rand
+from fxopt.rewriting.journal import failed_rewrite
+from tests.passes.helpers import calls, program, rand
 
 
 def told(p: Program, *rules: Rule) -> list[tuple[str, str, str]]:
@@ -99,3 +100,24 @@ def test_a_weight_without_values_refuses_a_guard_that_asks_for_them() -> None:
     broken = Rule(pattern, pattern, lambda match: 1 // 0, "r")  # type: ignore[arg-type,return-value]
     with pytest.raises(PassError, match="the guard fails: ZeroDivisionError"):
         told(full, broken)
+
+
+def test_of_equal_misses_the_first_is_told() -> None:
+    p = program(lambda x: x.sin().abs() + x.exp().abs(), rand(3))
+    assert [r[1] for r in told(p, rule(lambda x: x.cos().abs(), "cosine"))] == ["sin"]
+
+
+def test_a_rule_wakes_when_another_makes_the_op_that_it_needs() -> None:
+    p = program(lambda x: x.relu(), rand(3)).copy()
+    rules = [
+        Rule(lambda x: x.tanh(), lambda x: x.sin(), name="second", needs=("aten.tanh",)),
+        Rule(lambda x: x.relu(), lambda x: x.tanh(), name="first"),
+    ]
+    apply_rules(Rewriter(p), rules)
+    assert calls(p) == ["sin"]
+
+
+def test_errors_that_cause_one_another_have_an_end() -> None:
+    first, second = ValueError("a"), ValueError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert failed_rewrite(first) is None

@@ -213,3 +213,11 @@ def test_what_is_no_tensor_is_passed_over_on_the_way_to_what_is():
     result = applied(FoldConstants(keep_shared=True), before)
     assert calls(result.program) == calls(before)
     assert all("keep_shared" in why for why in reasons(result))
+
+
+@pytest.mark.parametrize(("count", "folds"), [(1_000_001, True), (1_000_002, False)])
+def test_weights_grow_by_a_million_bytes_at_most(count: int, folds: bool):
+    """Over the one byte that goes."""
+    w = torch.ones(1, dtype=torch.uint8)
+    before = program(lambda x, w: x + w.repeat(count), torch.ones(1, dtype=torch.uint8), w=w)
+    assert calls(applied(FOLD, before).program) == (["add"] if folds else ["repeat", "add"])

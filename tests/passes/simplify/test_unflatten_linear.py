@@ -159,3 +159,14 @@ def test_nothing_around_it_stays():
 
 def test_drawn_programs():
     check_pass(UNFLATTEN, examples=10, min_fired=0.1, targets=())
+
+
+def test_one_that_stays_does_not_keep_the_next_from_going():
+    def function(x, w):
+        kept = torch.nn.functional.linear(x.reshape(-1, 4), w).relu()
+        return kept.reshape(2, 3, 4), torch.nn.functional.linear(x.sin().reshape(-1, 4), w).reshape(2, 3, 4)
+
+    before = program(function, rand(2, 3, 4), w=rand(4, 4))
+    result = applied(UnflattenLinear(), before)
+    assert sum(r.rewrites for r in result.passes) == 1
+    assert calls(result.program).count("reshape") < calls(before).count("reshape")
