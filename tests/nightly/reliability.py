@@ -91,7 +91,8 @@ def _zoo(figures: dict[str, Any]) -> list[str]:
     counts = ", ".join(f"{n} {verdict}" for verdict, n in sorted(figures["verdicts"].items()))
     return [
         *lines,
-        f"{figures['models']} models on eager, TorchScript and ONNX at {figures['draws']} draws of inputs each: {counts}.",
+        f"{figures['models']} of {figures['of']} models on eager, TorchScript and ONNX at {figures['draws']} draws of inputs "
+        f"each: {counts}.",
         *(f"- {alarm}" for alarm in figures["alarms"]),
         "",
     ]

@@ -190,7 +190,15 @@ def test_the_page_says_what_was_run_and_what_was_not():
         {"pass": "p", "counts": counts, "seconds": 9.2},
         {"pass": "o", "failed": "a\nb", "seconds": 1.0},
     ]
-    text = reliability.page(figures, passes, mutated, {})
+    alarms = {
+        "models": 2,
+        "of": 15,
+        "draws": 20,
+        "verdicts": {"equivalent": 118, "different": 2},
+        "alarms": ["x"],
+    }
+    text = reliability.page(figures, passes, mutated, alarms)
+    assert "2 of 15 models" in text and "20 draws" in text and "2 different, 118 equivalent" in text
     assert "10 programs in 2 minutes at commit abc" in text and "| `p` | 10 | 4 | 5 | 1 | 2.00 |" in text
     assert "| `p` | 50 | 20 | 30 | 7 | 9 |  |" in text and "| `o` |  |  |  |  | 1 | a b |" in text
     assert "2 of 20 mutants" in text and "50.0% were killed" in text and "`f.py:3`" in text
@@ -207,6 +215,14 @@ def test_every_pass_leaves_its_counts_or_how_it_failed(monkeypatch: pytest.Monke
     found = passes.checked(EliminateDeadCode(), 20)
     assert found["pass"] == "eliminate-dead-code" and found["counts"] == {"programs": 20}
     assert passes.checked(GeluByTanh(), 20)["failed"] == "gelu-by-tanh changes the function"
+
+
+def test_that_zips_are_of_one_length_is_no_mutant():
+    file = "fxopt/passes/prune/_sensitivity.py"
+    text = (mutations.ROOT / file).read_text()
+    assert "strict=True" in text
+    assert not any("strict=False" in source for _, source in mutations.mutants_of(file))
+    assert not any("strict=(False)" in source for _, source in mutations.mutants_of(file))
 
 
 @pytest.mark.slow

@@ -46,21 +46,22 @@ def main() -> int:
     torch.set_num_threads(1)
     start, total, alarms = time.monotonic(), Counter[str](), []
     chosen = options.models or names()
-    for name in chosen:
+    for done, name in enumerate(chosen, 1):
         for target in TARGETS:
             verdicts, reason = draws(name, target, range(1, options.draws + 1))
             total += verdicts
             alarms += [f"{name} on {target}: {reason}"] if reason else []
             print(f"{name:14} {target:12} {dict(verdicts)} {reason}", flush=True)
-    figures = {
-        "models": len(chosen),
-        "draws": options.draws,
-        "verdicts": dict(total),
-        "alarms": alarms,
-        "seconds": time.monotonic() - start,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        figures = {
+            "models": done,
+            "of": len(chosen),
+            "draws": options.draws,
+            "verdicts": dict(total),
+            "alarms": alarms,
+            "seconds": time.monotonic() - start,
+        }
+        RESULTS.parent.mkdir(exist_ok=True)  # a run that is stopped leaves what it has
+        RESULTS.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return 1 if alarms else 0
 
 
