@@ -56,8 +56,10 @@ class Results:
         self.path, self.tests = path, tests
         self.digests = {f: digest([ROOT / f]) for f in sources()}
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        found = map(json.loads, lines)
-        self.ends: dict[str, dict[str, Any]] = {r["key"]: r for r in found if self._holds(r)}
+        last = {r["key"]: r for r in map(json.loads, lines)}
+        self.ends: dict[str, dict[str, Any]] = {k: r for k, r in last.items() if self._holds(r)}
+        self.alive = {k for k, r in last.items() if r["end"] not in KILLED}
+        """What survived when it was last tried."""
 
     def _holds(self, result: dict[str, Any]) -> bool:
         same = result["source"] == self.digests.get(result["file"])
@@ -122,6 +124,8 @@ class Mutants:
     def chosen(self) -> list[tuple[Mutant, str]]:
         """The mutants to try, in order."""
         every = [m for f in sources(self.options.file) for m in mutants_of(f)]
+        if self.options.again:
+            every = [m for m in every if m[0].key in self.results.alive]
         random.Random(self.options.seed).shuffle(every)
         return every[: self.options.sample]
 
@@ -251,6 +255,7 @@ def main() -> int:
     parser.add_argument("--effort", type=float, default=10.0, help="seconds of tests for one mutant at most")
     parser.add_argument("--seed", type=int, default=0, help="of the order")
     parser.add_argument("--file", default="", help="only files whose path holds this")
+    parser.add_argument("--again", action="store_true", help="only what survived when it was last tried")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     options = parser.parse_args()
     if options.list:

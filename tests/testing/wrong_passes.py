@@ -410,6 +410,46 @@ class SharedWeightScaled(ScaleIntoLinear):
         return rewriter.call("aten.linear", x, scaled, None)
 
 
+class FoldPlainNorm(Pass):
+    """conv + bn without gamma and beta folded."""
+
+    @staticmethod
+    def shared(x, w: Const, b: Const, mean: Const, var: Const):
+        y = F.batch_norm(F.conv2d(x, w, b), mean, var, None, None, False, 0.1, 1e-3)
+        return y - F.conv2d(torch.relu(x), w, b)
+
+    motifs: ClassVar = (shared,)
+
+    def weight(self, rewriter: Rewriter, w: torch.fx.Node, scale: torch.Tensor) -> torch.fx.Node:
+        return rewriter.constant(rewriter.value(w) * scale.reshape(-1, 1, 1, 1))
+
+    def run(self, rewriter: Rewriter) -> None:
+        for node in rewriter.nodes("aten.batch_norm"):
+            conv, gamma, beta = node.args[:3]
+            mean, var = (rewriter.value(n) for n in node.args[3:5])
+            is_conv = isinstance(conv, torch.fx.Node) and conv.target == torch.ops.aten.conv2d.default
+            if not is_conv or gamma is not None or beta is not None or mean is None or var is None:
+                continue
+            x, w, b = conv.args[:3]
+            if rewriter.value(w) is None or rewriter.value(b) is None:
+                continue
+            scale = torch.rsqrt(var + node.args[7])
+            bias = (rewriter.value(b) - mean) * scale
+            with rewriter.rewrite("fold-plain", node):
+                args = (x, self.weight(rewriter, w, scale), rewriter.constant(bias), *conv.args[3:])
+                rewriter.replace(node, rewriter.call("aten.conv2d", *args))
+
+
+class SharedConvFolded(FoldPlainNorm):
+    """The convolution's weight is replaced for all of its users."""
+
+    def weight(self, rewriter: Rewriter, w: torch.fx.Node, scale: torch.Tensor) -> torch.fx.Node:
+        with rewriter.before(next(iter(rewriter.nodes()))):
+            folded = super().weight(rewriter, w, scale)
+        rewriter.replace(w, folded)
+        return folded
+
+
 class SubtractByAdding(RewritePass):
     """x - w -> x + (-w)"""
 
@@ -596,6 +636,7 @@ PAIRS: dict[type[Pass], type[Pass]] = {
     MeanByExampleSize: MeanBySize,
     BiasDroppedWhenNone: FoldWithoutBias,
     SharedWeightScaled: ScaleIntoLinear,
+    SharedConvFolded: FoldPlainNorm,
     BroadcastOtherAxis: SubtractByAdding,
     IntegerOverflow: MultiplyInts,
     PromotionLost: DivideByCast,
