@@ -90,10 +90,19 @@ def _has_own_rule(node: Node) -> bool:
         return True
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
+    if _is_constant(node):
+        return True
     try:
         return decomposed(node, has_rule) is not None
     except RecipeError:
         return True  # the lowering says why it is not taken
+
+
+def _is_constant(node: Node) -> bool:
+    """Whether a call's arguments are literals only, so that its result is known: a window, a table."""
+    value = node.meta.get("val")
+    fixed = isinstance(value, torch.Tensor) and all(isinstance(s, int) for s in value.shape)
+    return fixed and not node.all_input_nodes and not is_random(node)
 
 
 def lowered_by_torchlib(node: Node) -> bool:
@@ -129,6 +138,11 @@ def _lower(builder: Builder, node: Node) -> Result:
     if rule is not None:
         result: Result = rule(builder, node)  # type: ignore[assignment]
         return result
+    if _is_constant(node):
+        assert callable(node.target)
+        with torch.no_grad():
+            constant = node.target(*node.args, **node.kwargs)
+        return builder.constant(constant, constant.dtype)
     parts = _parts(builder, node)
     if parts is not None:
         return lower_decomposed(builder, node, parts, _lower)

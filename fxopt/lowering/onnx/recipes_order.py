@@ -132,3 +132,18 @@ def mode(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tenso
     least = torch.where(often, row, torch.full_like(row, top)).amin(-1, True)
     places = torch.where(row == least, torch.arange(row.shape[-1]), -1)
     return _back(least, dim, keepdim=keepdim), _back(places.amax(-1, True), dim, keepdim=keepdim)
+
+
+@recipe("aten.histc.default")
+def histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
+    """How many elements fall into each bin; its number is computed in the tensor's dtype, as torch does."""
+    x = x.reshape(-1)
+    low, high = torch.full_like(x[:1], min), torch.full_like(x[:1], max)
+    if min == max:
+        low, high = x.amin().reshape(1), x.amax().reshape(1)
+        flat = low == high
+        low, high = torch.where(flat, low - 1, low), torch.where(flat, high + 1, high)
+    places = ((x - low) * bins / (high - low)).trunc().clamp(max=bins - 1)
+    inside = (x >= low) & (x <= high)
+    numbers = torch.arange(bins).to(x.dtype).unsqueeze(-1)
+    return ((places == numbers) & inside).to(x.dtype).sum(-1)

@@ -68,6 +68,35 @@ def frexp(x: Tensor) -> tuple[Tensor, Tensor]:
     return mantissa.to(dtype), exponent.to(torch.int32)
 
 
+@recipe("aten.gcd.default")
+def gcd(x: Tensor, y: Tensor) -> Tensor:
+    """Euclid's algorithm, as many steps as neighbouring Fibonacci numbers of the dtype take."""
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    pair: tuple[Tensor, Tensor] = torch.broadcast_tensors(x.to(dtype).abs(), y.to(dtype).abs())
+    a, b = pair
+    for _ in range(math.ceil(torch.iinfo(dtype).bits * math.log(2, (1 + math.sqrt(5)) / 2))):
+        rest = torch.remainder(a, torch.where(b == 0, torch.ones_like(b), b))
+        a, b = torch.where(b == 0, a, b), torch.where(b == 0, b, rest)
+    return a
+
+
+@recipe("aten.lcm.default")
+def lcm(x: Tensor, y: Tensor) -> Tensor:
+    """In int32 at least, as C computes it."""
+    common = gcd(x, y)
+    wide = torch.promote_types(common.dtype, torch.int32)
+    parts = torch.div(x.to(wide), common.to(wide).clamp(min=1), rounding_mode="trunc")
+    return (parts * y.to(wide)).abs().to(common.dtype)
+
+
+@recipe("aten.vander.default")
+def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
+    """Powers of each element, the largest first by default."""
+    powers: Tensor = torch.linalg.vander(x, N=N)
+    falling: Tensor = powers.flip(-1)
+    return powers if increasing else falling
+
+
 @recipe("aten.logspace.default")
 def logspace(
     start: float, end: float, steps: int, base: float = 10.0, *, dtype: torch.dtype | None = None,

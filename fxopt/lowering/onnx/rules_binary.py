@@ -138,14 +138,23 @@ def fmax(b: Builder, c: Call) -> Value:
 
 @rule("aten.atan2", "aten.arctan2")
 def atan2(b: Builder, c: Call) -> Value:
-    """By the quotient's arctangent, moved into the quadrant of (x, y); signed zeros are not told apart."""
+    """The arctangent of the sizes' quotient, turned into the quadrant by the signs, those of zeros too."""
     y, x = c.promoted("self", "other", dtype=c.out.dtype)
+    zero, one = b.like(0, x), b.like(1, x)
+    high, wide = b.op("Abs", y), b.op("Abs", x)
+    quotient = b.op("Where", b.op("Equal", high, zero), zero, b.op("Div", high, wide))  # 0 / 0 is no number
+    equal = b.op("And", b.op("IsInf", high), b.op("IsInf", wide))
+    angle = b.op("Atan", b.op("Where", equal, one, quotient))
+    turned = b.op("Where", _below_zero(b, x), b.op("Sub", b.like(math.pi, x), angle), angle)
+    result = b.op("Where", _below_zero(b, y), b.op("Neg", turned), turned)
+    missing = b.op("Or", b.op("IsNaN", x), b.op("IsNaN", y))
+    return b.op("Where", missing, b.like(math.nan, x), result)
+
+
+def _below_zero(b: Builder, x: Value) -> Value:
+    """Whether the sign is negative; that of a zero shows in its reciprocal."""
     zero = b.like(0, x)
-    pi = b.op("Where", b.op("Less", y, zero), b.like(-math.pi, x), b.like(math.pi, x))
-    angle = b.op("Atan", b.op("Div", y, x))
-    turned = b.op("Where", b.op("Less", x, zero), b.op("Add", angle, pi), angle)
-    both = b.op("And", b.op("Equal", x, zero), b.op("Equal", y, zero))
-    return b.op("Where", both, zero, turned)
+    return b.op("Or", b.op("Less", x, zero), b.op("Less", b.op("Reciprocal", x), zero))
 
 
 @rule("aten.hypot")
@@ -244,11 +253,9 @@ def masked_fill(b: Builder, c: Call) -> Value:
 
 @rule("aten.copysign")
 def copysign(b: Builder, c: Call) -> Value:
-    """The sign of a zero shows in its reciprocal."""
     x, y = c.promoted("self", "other", dtype=c.out.dtype)
-    zero, size = b.like(0, x), b.op("Abs", x)
-    below = b.op("Or", b.op("Less", y, zero), b.op("Less", b.op("Reciprocal", y), zero))
-    return b.op("Where", below, b.op("Neg", size), size)
+    size = b.op("Abs", x)
+    return b.op("Where", _below_zero(b, y), b.op("Neg", size), size)
 
 
 @rule("aten.heaviside")

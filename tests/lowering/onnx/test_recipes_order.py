@@ -45,3 +45,14 @@ def test_all_elements_and_numbers() -> None:
 def test_files() -> None:
     lowers(lambda x: (x.quantile(0.3, 1), x.nanquantile(0.7), x.nanmedian(1)), HOLES)
     lowers(lambda x: x.mode(1), X.round())
+
+
+def test_histograms() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat(
+        [torch.randn(500, generator=generator), torch.linspace(-2, 2, 33), torch.tensor([-1e-38, 1e-38])]
+    )
+    for options in ((4, -2, 2), (7, -1.3, 2.1), (10, 0, 1), (5,)):
+        agrees(aten.histc.default, x, *options)
+    agrees(aten.histc.default, torch.full((4,), 2.5), 6)
+    lowers(lambda x: torch.histc(x, 4, -2, 2), x)

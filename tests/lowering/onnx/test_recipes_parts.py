@@ -45,6 +45,28 @@ def test_real_inverse_transforms(norm: str | None) -> None:
         agrees(getattr(aten, f"fft_{name}n").default, Z, [3, -1], [0, 1], norm)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+def test_common_divisors(dtype: torch.dtype) -> None:
+    info = torch.iinfo(dtype)
+    x = torch.randint(max(info.min // 2, -(2**60)), min(info.max, 2**60), (200,), generator=GENERATOR).to(
+        dtype
+    )
+    y = torch.randint(-40, 40, (200,), generator=GENERATOR).to(dtype)
+    agrees(aten.gcd.default, torch.cat([x, y]), torch.cat([y, y.flip(0)]))
+    agrees(aten.gcd.default, x[:100], x[100:])
+    agrees(aten.lcm.default, y, y.flip(0))
+    longest = [1, 1]
+    while longest[-1] + longest[-2] <= info.max:
+        longest.append(longest[-1] + longest[-2])
+    agrees(aten.gcd.default, *torch.tensor(longest[-2:], dtype=dtype))
+
+
+def test_numbers_in_files() -> None:
+    lowers(lambda x: (torch.gcd(x, x + 12), torch.lcm(x, x - 3)), torch.arange(-9, 30))
+    lowers(lambda x: (torch.vander(x), torch.vander(x, 3, True)), Z[0, 0])
+    lowers(lambda x: x * (torch.bartlett_window(6) + torch.kaiser_window(6)), Z)
+
+
 def test_files() -> None:
     pool = torch.nn.AdaptiveMaxPool1d(4, return_indices=True)
     lowers(lambda x: (*pool(x), torch.fft.irfft(x, 8), *torch.frexp(x)), Z)

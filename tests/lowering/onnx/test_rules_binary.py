@@ -14,6 +14,7 @@ J = torch.randint(1, 9, (3, 7), generator=GENERATOR)
 SIGNED = torch.where(J % 2 == 0, J, -J)
 B, C = X > 0, Y > 0
 SPECIAL = torch.tensor([[float("nan"), float("inf"), -float("inf"), 0.0, -1.0, 1.5, -2.5]]).repeat(3, 1)
+CORNERS = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.5, -2.5, 1e-30])
 
 FLOATS = (
     "add", "sub", "mul", "div", "maximum", "minimum", "fmax", "fmin", "fmod", "remainder", "floor_divide",
@@ -132,6 +133,8 @@ CASES = [
     Case("masked_fill", lambda x, c: x.masked_fill(c, float("-inf")), (X, B)),
     Case("masked_fill-tensor", lambda x, c: x.masked_fill(c, x.sum()), (X, B)),
     Case("masked_fill-int", lambda x, c: x.masked_fill(c, 9), (INTS, B)),
+    Case("atan2-special", torch.atan2, (CORNERS[:, None], CORNERS[None, :]), fixed=True),
+    Case("copysign-special", torch.copysign, (CORNERS[:, None], CORNERS[None, :]), fixed=True),
     Case("isclose-nan", lambda x, y: torch.isclose(x, y, equal_nan=True), (SPECIAL, SPECIAL)),
     Case("isclose-ints", lambda x, y: torch.isclose(x, y, atol=2), (INTS, SIGNED)),
 ]
