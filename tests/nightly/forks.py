@@ -120,7 +120,7 @@ def _changed(old: CodeType, new: CodeType, outermost: bool) -> Iterator[tuple[Co
 
 
 _LOADER = """
-import importlib.abc, importlib.util, sys
+import importlib, importlib.abc, importlib.util, sys
 
 class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, name, path, source):
@@ -134,6 +134,7 @@ class Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 name, path, source = sys.argv[1], sys.argv[2], open(sys.argv[3], encoding="utf-8").read()
 sys.meta_path.insert(0, Mutated(name, path, source))
+importlib.import_module(name)  # before pytest, which would load the file itself for its doctests
 import pytest
 sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--no-header", "--tb=no", *sys.argv[4:]]))
 """
