@@ -56,20 +56,23 @@ class Results:
         self.path, self.tests = path, tests
         self.digests = {f: digest([ROOT / f]) for f in sources()}
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        last = {r["key"]: r for r in map(json.loads, lines)}
-        self.ends: dict[str, dict[str, Any]] = {k: r for k, r in last.items() if self._holds(r)}
-        self.alive = {k for k, r in last.items() if r["end"] not in KILLED}
+        known = {r["key"]: r for r in map(json.loads, lines)}
+        self.last: dict[str, dict[str, Any]] = {
+            k: r for k, r in known.items() if r["source"] == self.digests.get(r["file"])
+        }
+        """How each mutant of the files as they are ended, with whatever tests."""
+        self.ends = {k: r for k, r in self.last.items() if self._holds(r)}
+        self.alive = {k for k, r in self.last.items() if r["end"] not in KILLED}
         """What survived when it was last tried."""
 
     def _holds(self, result: dict[str, Any]) -> bool:
-        same = result["source"] == self.digests.get(result["file"])
-        return same and (result["end"] in KILLED or result["tests"] == self.tests)
+        return result["end"] in KILLED or result["tests"] == self.tests
 
     def add(self, mutant: Mutant, end: str, killer: str, seconds: float) -> None:
         """Keeps an end."""
         result = {**asdict(mutant), "end": end, "killer": killer, "seconds": round(seconds, 2)}
         result |= {"source": self.digests[mutant.file], "tests": self.tests}
-        self.ends[mutant.key] = result
+        self.ends[mutant.key] = self.last[mutant.key] = result
         self.path.parent.mkdir(exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(result) + "\n")
@@ -219,10 +222,10 @@ class Mutants:
 
 
 def report(results: Results) -> int:
-    """Prints and writes the figures; 1 if too few are killed."""
+    """Prints and writes the figures; 1 if too few are killed. What survived and was not tried again counts as alive."""
     equivalent = json.loads(EQUIVALENT.read_text(encoding="utf-8"))
     every = {m.key: m for f in sources() for m, _ in mutants_of(f)}
-    ended = {k: r for k, r in results.ends.items() if k in every and k not in equivalent}
+    ended = {k: r for k, r in results.last.items() if k in every and k not in equivalent}
     alike = [{**asdict(every[k]), "end": "equivalent"} for k in equivalent if k in every]
     print(
         f"{'file':58} {'mutants':>8} {'killed':>7} {'timeout':>8} {'survived':>9} {'untested':>9} {'equivalent':>11}"
