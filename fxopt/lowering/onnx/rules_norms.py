@@ -51,6 +51,8 @@ def _with_statistics(b: Builder, c: Call) -> Value:
 @rule("aten.layer_norm")
 def layer_norm(b: Builder, c: Call) -> Value:
     shape, dtype = _normalized(c), c.fake().dtype
+    if dtype is torch.float64:
+        return _layer_norm_in_double(b, c, len(shape))
     scale = c.tensor("weight", dtype) if c.has("weight") else _ones(b, shape, dtype)
     return b.op(
         "LayerNormalization",
@@ -60,6 +62,15 @@ def layer_norm(b: Builder, c: Call) -> Value:
         axis=-len(shape),
         epsilon=float(c.number("eps")),
     )
+
+
+def _layer_norm_in_double(b: Builder, c: Call, axes: int) -> Value:
+    """By parts: LayerNormalization's epsilon is a float32."""
+    mean, factor = _statistics(b, c, c.x, list(range(c.rank - axes, c.rank)))
+    result = b.op("Mul", b.op("Sub", c.x, mean), factor)
+    if c.has("weight"):
+        result = b.op("Mul", result, c.tensor("weight"))
+    return b.op("Add", result, c.tensor("bias")) if c.has("bias") else result
 
 
 def _normalized(c: Call) -> Sequence[Size]:
