@@ -120,6 +120,11 @@ def _mutants(figures: dict[str, Any]) -> list[str]:
         lines.append(
             f"| `{file}` | {of.total()} | {killed} | {of['survived']} | {of['untested']} | {of['equivalent']} |"
         )
+    if figures["tried"] < figures["mutants"]:
+        lines += [
+            "",
+            "Of those not tried fewer may be killed: tests were written for what survived among these.",
+        ]
     alive = [r for r in results if r["end"] in ("survived", "untested")]
     told = (
         f"- `{r['file']}:{r['line']}` in `{r['function']}`: `{r['before']}` -> `{r['after']}`" for r in alive
