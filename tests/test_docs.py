@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("trace", "dynamic-sizes", "optimize", "state", "errors", "training", "compression")
+PAGES = ("trace", "dynamic-sizes", "optimize", "state", "errors", "training", "compression", "quantization")
 
 
 @pytest.mark.parametrize("page", PAGES)

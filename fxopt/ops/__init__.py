@@ -22,6 +22,7 @@ from fxopt.ops.info import (
     register_op,
     registered_ops,
 )
+from fxopt.ops.quantized import dequantize, fake_quantize
 from fxopt.ops.resolve import UnknownOpError, resolve_op
 from fxopt.ops.schema import (
     ArgumentKind,
@@ -66,6 +67,8 @@ __all__ = [
     "call_index_map",
     "canonical_arguments",
     "check_taken",
+    "dequantize",
+    "fake_quantize",
     "is_commutative",
     "is_mutating",
     "is_pure",

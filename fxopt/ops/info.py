@@ -132,6 +132,8 @@ class OpInfo:
     absolute: bool = False
     """Kernels give its values to half an eps of 1, not of each value: a sigmoid, or gates made of it, whose small
     values some flush to zero."""
+    steps: bool = False
+    """A step function: near a step the value hangs on the last bit of the first argument."""
     pure: bool | Callable[[dict[str, object]], bool] | None = None
     """No effect beyond its outputs, same inputs same outputs. None: by the schema and its tags."""
     aliasing: Aliasing = Aliasing.SCHEMA

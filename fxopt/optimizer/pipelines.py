@@ -78,7 +78,7 @@ def checked_manager(pipeline: Pipeline, target: str | Target | None) -> PassMana
                 raise PipelineError(
                     f"{print_steps((step,))} is not for the target {chosen!r}: leave its target out, or make them agree"
                 )
-    return manager
+    return manager if chosen is None else manager.for_target(chosen)
 
 
 def _plain(steps: Iterable[Step]) -> Iterator[Named]:

@@ -65,6 +65,10 @@ class Pass:
         """Whether this pass, with its options, needs calibration data: as the class declares by default."""
         return self.needs_calibration
 
+    def for_target(self, target: str) -> "Pass":
+        """The pass as a target of this name wants it: by default itself, whatever the target."""
+        return self
+
     def run(self, rewriter: Rewriter) -> None:
         """Edits the program through the rewriter.
 

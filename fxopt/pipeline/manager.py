@@ -65,6 +65,12 @@ class PassManager:
         manager._check_properties()
         return manager
 
+    def for_target(self, target: str) -> "PassManager":
+        """The same pipeline, with what its passes leave to the target chosen: `expand` shows it."""
+        manager = PassManager(())
+        manager.steps, manager._bound = self.steps, self._bound.for_target(target)
+        return manager
+
     def __str__(self) -> str:
         return print_steps(self.steps)
 

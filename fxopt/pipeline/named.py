@@ -1,9 +1,9 @@
-"""Named pipelines: `O0`, `clean`, `O1`, `O2`.
+"""Named pipelines: `O0`, `clean`, `O1`, `O2`, and those of precision: `int8`.
 
 `O0` traces only. `clean` is exact cleaning that keeps a model trainable: norms, dropout sites, tied
 weights, scales of ones and provenance stay. `O1` is every exact or equivalent rewrite, to a fixpoint: run
 again it changes nothing. `O2{target=onnx}` is O1 and what a target adds; no target adds anything yet.
-Precision is never hidden in an O-level.
+Precision is never hidden in an O-level: `int8` is O1 and `insert-fake-quant`, whose options it takes.
 
 >>> expand_named(Named("O2", (("target", "onnx"),)))
 'O1'
@@ -12,7 +12,7 @@ Precision is never hidden in an O-level.
 from collections.abc import Callable
 
 from fxopt.errors import PipelineError
-from fxopt.pipeline.text import Named
+from fxopt.pipeline.text import Named, print_steps
 
 __all__ = ["NAMED", "expand_named", "register_pipeline"]
 
@@ -45,6 +45,12 @@ def _o2(options: dict[str, object]) -> str:
     return "O1"
 
 
+def _int8(options: dict[str, object]) -> str:
+    """BatchNorm must be folded before weights are rounded."""
+    step = Named("insert-fake-quant", tuple({"scheme": "int8", **options}.items()))  # type: ignore[arg-type]
+    return f"O1,{print_steps((step,))}"
+
+
 _CLEAN = (
     "eliminate-dead-code,eliminate-identities{exact=true,keep_dropout=true,keep_weights=true},"
     "simplify-reshapes,fold-constants{keep_shared=true},eliminate-common-subexpressions,eliminate-dead-code"
@@ -60,6 +66,7 @@ register_pipeline("O0", _fixed(""))
 register_pipeline("clean", _fixed(_CLEAN))
 register_pipeline("O1", _fixed(_O1))
 register_pipeline("O2", _o2)
+register_pipeline("int8", _int8)
 
 
 def expand_named(step: Named) -> str | None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +22,15 @@ from fxopt.program import Program
 from fxopt.report import Verdict
 from fxopt.testing.motifs import focused
 from fxopt.testing.strategies import programs, script_of
-from fxopt.verification import check_programs, double_program, evaluate, sample_inputs
+from fxopt.verification import (
+    arguments_of,
+    check_programs,
+    double_program,
+    evaluate,
+    sample_inputs,
+)
 from fxopt.verification.doubling import NoFloat64Error
+from fxopt.verification.evaluator import evaluate_each
 
 __all__ = ["CheckFailure", "check_once", "check_pass"]
 
@@ -95,6 +103,8 @@ def check_pass(
     def run(program: Program, turn: int) -> None:
         counts["programs"] += 1
         lowered = targets if turn == _LOWER_EVERY else ()  # drawn: the same when the example is run again
+        if _calibration(item, program) == []:
+            return  # nothing that it could calibrate on
         try:
             result = _checked(item, program, idempotent=idempotent, targets=lowered)
         except CheckFailure as failure:
@@ -165,7 +175,7 @@ def _checked(item: Pass, program: Program, *, idempotent: bool, targets: Sequenc
     _check_structure(item, program, result)
     if str(_run(item, program).program) != str(result.program):
         raise CheckFailure(f"{item.pass_name()} gives another program when it is run again on the same one")
-    if idempotent:
+    if idempotent and not item.excludes & item.establishes:
         again = _run(item, result.program)
         if any(p.changed for p in again.passes):
             raise CheckFailure(
@@ -191,9 +201,22 @@ def _fires(item: Pass, program: Program) -> bool:
 
 def _run(item: Pass, program: Program) -> PipelineResult:
     try:
-        return PassManager.of([item]).run(program)
+        return PassManager.of([item]).run(program, calibration=_calibration(item, program))
     except FxoptError as error:
         raise CheckFailure(str(error)) from error
+
+
+def _calibration(item: Pass, program: Program) -> list[tuple[object, ...]] | None:
+    """Drawn inputs for a pass that needs data, those at which every value of the program is finite."""
+    if not item.takes_calibration():
+        return None
+    samples = [s.tensors for s in sample_inputs(program.signature, seed=0)]
+    return [arguments_of(program.signature, t)[0] for t in samples if _all_finite(program, t)]
+
+
+def _all_finite(program: Program, tensors: Sequence[torch.Tensor]) -> bool:
+    values = evaluate_each(program, [t.clone() for t in tensors]).values()
+    return all(bool(v.isfinite().all()) for v in values if isinstance(v, torch.Tensor))
 
 
 def _check_structure(item: Pass, program: Program, result: PipelineResult) -> None:

@@ -28,6 +28,7 @@ from fxopt.verification.ties import IN_ORDER
 
 __all__ = [
     "evaluate",
+    "evaluate_beside_steps",
     "evaluate_double",
     "evaluate_each",
     "evaluate_in_order",
@@ -133,7 +134,57 @@ def evaluate_in_order(program: Program, tensors: Sequence[torch.Tensor]) -> list
     """
     if not any(node.target in IN_ORDER for node in program.calls()):
         return None
-    return _walk(program, tensors, lambda _, value: value, in_order=True)
+    return _walk(program, tensors, lambda _, value: value, instead=lambda node: IN_ORDER.get(node.target))
+
+
+def evaluate_beside_steps(
+    program: Program, tensors: Sequence[torch.Tensor], *, up: bool
+) -> list[object] | None:
+    """Runs a program with what a step function reads moved by as much as a kernel may err, all up or all down.
+
+    A value that lies so near a step comes out on its other side in one of the two. Random moves hit a few such
+    values; another kernel that rounds otherwise hits others, and each is a whole step off.
+
+    Args:
+        program: as for `evaluate`.
+        tensors: as for `evaluate`; they are not moved.
+        up: the direction.
+
+    Returns:
+        The computed outputs; None if no op of the program is a step function of a computed value.
+    """
+    if not any(map(_reads_steps, program.calls())):
+        return None
+    sign = 1.0 if up else -1.0
+
+    def beside(node: Node) -> Callable[..., object] | None:
+        function = node.target
+        assert callable(function)
+        if not _reads_steps(node):
+            return None
+
+        def step(x: torch.Tensor, *args: object, **kwargs: object) -> object:
+            largest = x.abs().amax() if x.numel() else 0.0
+            return function(x + sign * _KERNEL_ERROR * torch.finfo(x.dtype).eps * largest, *args, **kwargs)
+
+        return step
+
+    return _walk(program, tensors, lambda _, value: value, instead=beside)
+
+
+_KERNEL_ERROR = 16
+"""In eps of the largest value: what sums of some hundred terms in another order differ by."""
+
+
+def _reads_steps(node: Node) -> bool:
+    """Whether a call is a step function of a floating-point value that is computed."""
+    if not isinstance(node.target, torch._ops.OpOverload) or not op_info(node.target).steps:
+        return False
+    x = node.args[0]
+    if not isinstance(x, Node) or x.op == "get_attr":
+        return False
+    value = x.meta["val"]
+    return isinstance(value, torch.Tensor) and value.dtype.is_floating_point
 
 
 def moved(value: object, generator: torch.Generator, least: float = 0.0) -> object:
@@ -195,7 +246,11 @@ def _plain(value: object) -> object:
 
 
 def _walk(
-    program: Program, tensors: Sequence[torch.Tensor], visit: Visit, *, in_order: bool = False
+    program: Program,
+    tensors: Sequence[torch.Tensor],
+    visit: Visit,
+    *,
+    instead: Callable[[Node], Callable[..., object] | None] = lambda _: None,
 ) -> list[object]:
     expected = len(program.signature.tensor_inputs)
     if len(tensors) != expected:
@@ -209,7 +264,7 @@ def _walk(
                 results = with_values(node.args[0], values.__getitem__)
                 assert isinstance(results, tuple)
                 return list(results)
-            value = next(given) if node.op == "placeholder" else _value(program, node, values, in_order)
+            value = next(given) if node.op == "placeholder" else _value(program, node, values, instead)
             if left[node]:
                 values[node] = visit(node, _plain(value))
             for used in node.all_input_nodes:
@@ -219,7 +274,12 @@ def _walk(
     raise FxoptError(f"the graph of {program.name} has no output node")
 
 
-def _value(program: Program, node: Node, values: dict[Node, object], in_order: bool) -> object:
+def _value(
+    program: Program,
+    node: Node,
+    values: dict[Node, object],
+    instead: Callable[[Node], Callable[..., object] | None],
+) -> object:
     if node.op == "get_attr":
         weight = program.weights[str(node.target)]
         if weight.is_meta:
@@ -229,7 +289,7 @@ def _value(program: Program, node: Node, values: dict[Node, object], in_order: b
         return weight
     args = [with_values(a, values.__getitem__) for a in node.args]
     kwargs = {name: with_values(a, values.__getitem__) for name, a in node.kwargs.items()}
-    function = IN_ORDER.get(node.target, node.target) if in_order else node.target
+    function = instead(node) or node.target
     assert callable(function)
     try:
         return function(*args, **kwargs)

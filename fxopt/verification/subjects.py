@@ -20,6 +20,7 @@ from fxopt.program import ConstantSpec, Program, ScalarSpec, Signature, Spec, Te
 from fxopt.verification.doubling import as_double, double_program
 from fxopt.verification.evaluator import (
     evaluate,
+    evaluate_beside_steps,
     evaluate_double,
     evaluate_in_order,
     evaluate_perturbed,
@@ -98,12 +99,19 @@ def subject_of(program: Program) -> Subject:
 
 
 def _perturbed(program: Program, tensors: list[torch.Tensor]) -> list[Sequence[object]]:
-    """Runs with other rounding, but for those that leave an op's domain, and one with ties settled by index."""
+    """Runs with other rounding, one with ties settled by index, two with values near a step beyond it.
+
+    A run of moved values that leaves an op's domain is left out.
+    """
     runs: list[Sequence[object]] = []
     for seed in range(PERTURBED_RUNS):
         runs += _attempt(functools.partial(evaluate_perturbed, program, seed=seed), tensors)
-    ordered = evaluate_in_order(program, tensors)
-    return runs if ordered is None else [*runs, ordered]
+    special = (
+        evaluate_in_order(program, tensors),
+        evaluate_beside_steps(program, tensors, up=True),
+        evaluate_beside_steps(program, tensors, up=False),
+    )
+    return [*runs, *(outputs for outputs in special if outputs is not None)]
 
 
 def open_signature(

@@ -410,3 +410,16 @@ def test_what_the_users_code_prints_is_no_result(tmp_path: Path, capsys: pytest.
     assert json.loads(output.out)["model"] == "Net"
     for word in ("importing", "building", "running", "scoring", "plugged"):
         assert word in output.err
+
+
+def test_int8_by_calibration_data(net: str, tmp_path: Path):
+    np.savez(
+        tmp_path / "data.npz", input=np.random.default_rng(0).normal(size=(8, 1, 4, 4)).astype("float32")
+    )
+    arguments = ["optimize", f"{net}:build", "--pipeline", "int8", "--output", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert main([*arguments, "--calibration", str(tmp_path / "data.npz")]) == 0
+    report = Report.from_json(json.loads((tmp_path / "out" / "report.json").read_text()))
+    assert report.verdict is Verdict.EQUIVALENT
+    assert report.held_to == "the program after insert-fake-quant"
+    assert report.after.ops["fxopt.fake_quantize"] > 5

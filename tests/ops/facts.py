@@ -114,6 +114,20 @@ def check_monotone(info: OpInfo) -> Outcome:
     return outcome
 
 
+def check_steps(info: OpInfo) -> Outcome:
+    """A little more or less in the first argument changes nothing, or jumps by what is no little."""
+    outcome = Outcome()
+    for case in pure_cases(info):
+        name, before = argument_kinds(case.op)[0].name, case.run()[0]
+        for little in (1e-9, -1e-9):
+            after = case.run(**case.mapped(name, lambda t, s=little: t * (1 + s)))[0]
+            moved = (after - before).abs()
+            outcome.expect(bool(((moved == 0) | (moved > 1e-3)).all()), f"{case} is no step function")
+        far = case.run(**case.mapped(name, lambda t: t + 3))[0]
+        outcome.expect(bool((far != before).any()), f"{case} has no step")
+    return outcome
+
+
 def check_zero_preserving(info: OpInfo) -> Outcome:
     """Zeros in, zeros out, wherever the sample itself gives something finite."""
     outcome = Outcome()
@@ -263,6 +277,7 @@ CHECKS: dict[str, Callable[[OpInfo], Outcome]] = {
     "linear_in": check_linear_in,
     "affine_in": check_affine_in,
     "monotone": check_monotone,
+    "steps": check_steps,
     "zero_preserving": check_zero_preserving,
     "commutative": check_commutative,
     "pure": check_pure,

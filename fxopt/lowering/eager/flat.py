@@ -24,6 +24,7 @@ from torch.fx import Node
 from fxopt.lowering.eager.direct import direct_call
 from fxopt.lowering.shared import Names, essential_arguments, skipped_input
 from fxopt.ops.info import op_key
+from fxopt.ops.quantized import dequantize
 from fxopt.program.program import Program
 
 __all__ = ["FlatFunction", "FlatSource", "flat_function", "flat_source"]
@@ -64,7 +65,7 @@ class _Writer:
                 self.variables[node] = self.bind(str(node.target), program.weights[str(node.target)].detach())
             elif node.op == "call_function":
                 self._call(node)
-            dead = [self.variables[n] for n in last.get(node, ())]
+            dead = [v for n in last.get(node, ()) if (v := self.variables[n]) not in self.values]
             if dead and node.op == "call_function":
                 self.lines.append(f"    del {', '.join(dead)}")
         returned = ", ".join(self.text(v) for v in program.output_nodes())
@@ -84,8 +85,25 @@ class _Writer:
         if through is not None:
             self.variables[node] = self.variables[through]
             return
+        stored = self._stored_integers(node)
+        if stored is not None:
+            self.variables[node] = self.bind(node.name, stored)
+            return
         self.variables[node] = self.names.new(node.name)
         self.lines.append(f"    {self.variables[node]} = {self._call_text(node)}")
+
+    def _stored_integers(self, node: Node) -> torch.Tensor | None:
+        """The value of a weight that is stored as integers: it is computed once."""
+        if node.target is not dequantize:
+            return None
+        tensors = [
+            self.program.weights.get(str(n.target)) for n in node.all_input_nodes if n.op == "get_attr"
+        ]
+        if len(tensors) != 3 or any(t is None or t.is_meta for t in tensors):
+            return None
+        with torch.no_grad():
+            value: torch.Tensor = dequantize(*tensors)
+        return value
 
     def _call_text(self, node: Node) -> str:
         target = node.target

@@ -6,7 +6,7 @@ __all__ = ["FAMILIES", "load_rules"]
 
 FAMILIES = (
     "activation", "attention", "binary", "contraction", "creation", "elementwise", "indexing", "norms",
-    "padding", "pooling", "recurrent", "reduction", "resize", "scatter", "shape", "sizes",
+    "padding", "pooling", "quantization", "recurrent", "reduction", "resize", "scatter", "shape", "sizes",
 )  # fmt: skip
 
 

@@ -39,11 +39,18 @@ def linear(b: Builder, c: Call) -> Value:
     stored = _transposed_weight(b, c["weight"])
     if stored:
         return _plus(b, b.op("MatMul", x, stored), bias)
-    if gemm and rank > 2 and b.weight_of(c["weight"]) is not None:
+    if gemm and rank > 2 and _is_stored(b, c["weight"]):
         rows = b.op("Reshape", x, b.ints([-1, int(weight.shape[1])]))
         product = b.op("Gemm", rows, c.tensor("weight"), bias, transB=1)
         return b.reshape(product, (), [*c.shape[:-1], weight.shape[0]])
     return _plus(b, b.op("MatMul", x, b.op("Transpose", c.tensor("weight"), perm=[1, 0])), bias)
+
+
+def _is_stored(b: Builder, weight: object) -> bool:
+    """Whether an operand is a weight, as it is or as integers."""
+    if isinstance(weight, Node) and op_key(weight.target) == "fxopt.dequantize.default":
+        weight = weight.args[0]
+    return b.weight_of(weight) is not None
 
 
 def _transposed_weight(b: Builder, weight: object) -> Value:

@@ -15,6 +15,7 @@ from torch.fx import Node
 from fxopt.lowering.regions import Choice
 from fxopt.lowering.shared import Names, node_choices, skipped_input
 from fxopt.lowering.target import find_rule
+from fxopt.lowering.torchscript import rules as rules  # registers them
 from fxopt.lowering.torchscript.guards import guard_lines
 from fxopt.lowering.torchscript.literals import arguments_text, literal_text, scalar_type
 from fxopt.lowering.torchscript.sizes import function_text, is_size_function
@@ -22,7 +23,7 @@ from fxopt.ops.info import op_key
 from fxopt.ops.schema import is_random
 from fxopt.program.program import Program, origins_of
 
-__all__ = ["Source", "emit_source", "has_text"]
+__all__ = ["Emitter", "Source", "emit_source", "has_text"]
 
 _RESERVED = frozenset(
     {
@@ -51,7 +52,9 @@ def has_text(node: Node) -> bool:
     )
 
 
-class _Emitter:
+class Emitter:
+    """What a lowering rule writes with: it knows the program and the variables of its values."""
+
     def __init__(self, program: Program, method: str, others: Mapping[str, str]) -> None:
         self.program, self.method = program, method
         self.names = Names(_RESERVED)
@@ -62,6 +65,7 @@ class _Emitter:
         self.source = Source("", dict(others))
 
     def run(self) -> Source:
+        """Writes the whole program."""
         program = self.program
         specs = program.signature.tensor_inputs
         for spec, node in zip(specs, program.placeholders(), strict=True):
@@ -158,4 +162,4 @@ def emit_source(
     Raises:
         LoweringError: an argument has no TorchScript literal.
     """
-    return _Emitter(program, method, others or {}).run()
+    return Emitter(program, method, others or {}).run()

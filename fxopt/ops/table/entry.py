@@ -52,6 +52,7 @@ class Facts(TypedDict, total=False):
     zero_preserving: bool
     commutative: bool
     absolute: bool
+    steps: bool
     pure: bool | Callable[[Bound], bool]
     aliasing: Aliasing
     dims: tuple[str, ...]

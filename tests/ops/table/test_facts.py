@@ -19,7 +19,8 @@ from fxopt.ops import (
 from tests.ops.facts import CHECKS
 from tests.ops.samples import cases
 
-TABLE = {name: info for name, info in registered_ops().items() if name.startswith("aten.")}
+ENTRIES = {n: i for n, i in registered_ops().items() if n.startswith(("aten.", "fxopt."))}
+TABLE = {name: info for name, info in ENTRIES.items() if name.startswith("aten.")}
 ALWAYS = ("pure", "aliasing")
 
 
@@ -32,13 +33,13 @@ def declared(info: OpInfo, fact: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("fact", "name"), [(f, n) for f in CHECKS for n, i in TABLE.items() if declared(i, f)], ids=lambda v: v
+    ("fact", "name"), [(f, n) for f in CHECKS for n, i in ENTRIES.items() if declared(i, f)], ids=lambda v: v
 )
 def test_fact(fact: str, name: str) -> None:
-    outcome = CHECKS[fact](TABLE[name])
+    outcome = CHECKS[fact](ENTRIES[name])
     assert not outcome.problems, "\n".join(outcome.problems[:5])
     # Not every map has an index that can be cut.
-    nothing_to_do = fact == "resize" and (TABLE[name].resize is None or TABLE[name].uncut is True)
+    nothing_to_do = fact == "resize" and (ENTRIES[name].resize is None or ENTRIES[name].uncut is True)
     assert outcome.looked or nothing_to_do, f"no sample of {name} exercises {fact}"
 
 
@@ -117,6 +118,7 @@ LIES = [
     ("relu", "linear_in", {"linear_in": ("self",)}),
     ("div", "linear_in", {"linear_in": ("other",)}),
     ("add", "linear_in", {"linear_in": ("self",)}),
+    ("relu", "steps", {"steps": True}),
     ("gelu", "affine_in", {"affine_in": ("self",)}),
     ("gelu", "monotone", {"monotone": True}),
     ("leaky_relu", "monotone", {"monotone": True}),

@@ -1,0 +1,79 @@
+"""The ops of quantization that ATen has none for, `torch.ops.fxopt.*`, with their reference in ATen.
+
+`fake_quantize` rounds to integers and back, as ONNX's QuantizeLinear and DequantizeLinear do one after the other:
+
+    q = clamp(round(x / scale) + zero_point, quant_min, quant_max),    y = (q - zero_point) * scale
+
+with halves rounded to even. `scale` and `zero_point` broadcast to `x`: a scalar is one for the whole tensor, a
+shape of ones but for one dimension is one a channel; blocks are a dimension of their own. `dequantize` is its
+second half, on integers that are stored. (ATen's `fake_quantize_per_tensor_affine` multiplies by the reciprocal,
+has no meta kernel in torch 2.13, and its `per_channel` form takes no float64 scales.)
+
+The gradient of `fake_quantize` is the straight-through estimator: that of the identity where `x` is within range,
+zero beyond (Bengio et al., 2013, arXiv:1308.3432; Jacob et al., 2018, arXiv:1712.05877).
+
+>>> x = torch.tensor([-1.0, 0.24, 0.26, 9.0])
+>>> torch.ops.fxopt.fake_quantize(x, torch.tensor(0.5), torch.tensor(1), 0, 255)
+tensor([-0.5000,  0.0000,  0.5000,  9.0000])
+"""
+
+import torch
+
+__all__ = ["dequantize", "fake_quantize"]
+
+_LIBRARY = torch.library.Library("fxopt", "DEF")
+_LIBRARY.define(
+    "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int quant_min, int quant_max) -> Tensor"
+)
+_LIBRARY.define("dequantize(Tensor q, Tensor scale, Tensor zero_point) -> Tensor")
+
+
+def _fake_quantize(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, quant_min: int, quant_max: int
+) -> torch.Tensor:
+    scale, zero_point = scale.to(x.dtype), zero_point.to(x.dtype)
+    q = torch.clamp(torch.round(x / scale) + zero_point, quant_min, quant_max)
+    return (q - zero_point) * scale
+
+
+def _dequantize(q: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
+    return (q.to(scale.dtype) - zero_point.to(scale.dtype)) * scale
+
+
+def _like_x(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, quant_min: int, quant_max: int
+) -> torch.Tensor:
+    if not x.is_floating_point():
+        raise TypeError(f"fake_quantize takes floating-point tensors, got {x.dtype}")
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def _like_scale(q: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
+    return torch.empty(q.shape, dtype=scale.dtype, device=q.device)
+
+
+_LIBRARY.impl("fake_quantize", _fake_quantize, "CompositeExplicitAutograd")
+_LIBRARY.impl("dequantize", _dequantize, "CompositeExplicitAutograd")
+torch.library.register_fake("fxopt::fake_quantize", _like_x, lib=_LIBRARY)
+torch.library.register_fake("fxopt::dequantize", _like_scale, lib=_LIBRARY)
+
+
+def _keep_range(ctx: object, inputs: tuple[object, ...], output: object) -> None:
+    x, scale, zero_point, low, high = inputs
+    assert isinstance(x, torch.Tensor) and isinstance(scale, torch.Tensor)
+    assert isinstance(zero_point, torch.Tensor) and isinstance(low, int) and isinstance(high, int)
+    q = torch.round(x / scale) + zero_point
+    ctx.save_for_backward((q >= low) & (q <= high))  # type: ignore[attr-defined]
+
+
+def _straight_through(ctx: object, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    (within,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    return gradient * within, None, None, None, None
+
+
+torch.library.register_autograd(
+    "fxopt::fake_quantize", _straight_through, setup_context=_keep_range, lib=_LIBRARY
+)
+
+fake_quantize: torch._ops.OpOverload = torch.ops.fxopt.fake_quantize.default
+dequantize: torch._ops.OpOverload = torch.ops.fxopt.dequantize.default

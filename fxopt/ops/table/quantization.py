@@ -1,0 +1,29 @@
+"""Rounding to integers and back."""
+
+import torch
+
+from fxopt.ops.info import OpInfo, SampleArgs, register_op
+from fxopt.ops.table.entry import Draw, call
+
+
+def _fake_quantize() -> list[SampleArgs]:
+    d = Draw()
+    return [
+        call(d(2, 3), torch.tensor(0.1, dtype=torch.float64), torch.tensor(3), 0, 255),
+        call(d(2, 3), d.positive(2, 1) / 10, torch.zeros(2, 1, dtype=torch.int64), -128, 127),
+    ]
+
+
+def _dequantize() -> list[SampleArgs]:
+    d = Draw()
+    q = d.integers(100, 2, 3).to(torch.int8)
+    return [
+        call(q, d.positive(), torch.tensor(3)),
+        call(q, d.positive(2, 1), torch.zeros(2, 1, dtype=torch.int64)),
+    ]
+
+
+register_op(
+    OpInfo(op="fxopt.fake_quantize", elementwise=True, monotone=True, steps=True, samples=_fake_quantize)
+)
+register_op(OpInfo(op="fxopt.dequantize", elementwise=True, samples=_dequantize))

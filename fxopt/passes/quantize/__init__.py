@@ -1,0 +1,1 @@
+"""Quantization: rounding simulated in the graph, then stored as integers."""

@@ -1,0 +1,68 @@
+"""Ranges of values over calibration data."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.fx import Interpreter, Node
+
+from fxopt.analysis.ranges import Histogram
+from fxopt.errors import InputError
+from fxopt.program import Program, origins_of
+from fxopt.verification.sampling import call_of
+
+__all__ = ["calibrate", "place_of"]
+
+
+class _Watcher(Interpreter):
+    """Runs a program and shows some of its values to their histograms; memory is freed after the last use."""
+
+    def __init__(self, program: Program, ranges: dict[Node, Histogram]) -> None:
+        super().__init__(program.graph_module)
+        self._ranges = {node.name: histogram for node, histogram in ranges.items()}
+
+    def run_node(self, n: Node) -> Any:
+        """The value of a node."""
+        value = super().run_node(n)
+        histogram = self._ranges.get(n.name)
+        if histogram is not None:
+            try:
+                histogram.update(value)
+            except InputError as error:
+                raise InputError(f"{place_of(n)}: {error}") from error
+        return value
+
+
+def calibrate(program: Program, nodes: Sequence[Node], data: Iterable[object]) -> dict[Node, Histogram]:
+    """The histograms of the values of some nodes; memory does not grow with the number of batches.
+
+    Args:
+        program: run in torch as it is.
+        nodes: floating-point values of it.
+        data: a tensor, an argument tuple or a dict by name each; what is beyond the program's inputs is ignored.
+
+    Raises:
+        InputError: no data, data that does not fit, or a value that is NaN or infinite; names the batch and the layer.
+    """
+    ranges = {node: Histogram() for node in nodes}
+    watcher = _Watcher(program, ranges)
+    count = 0
+    for count, item in enumerate(data, 1):
+        args, kwargs = call_of(item)
+        taken = program.signature.input_tree.child(0).num_children
+        try:
+            tensors = program.signature.flatten_inputs(args if kwargs else args[:taken], kwargs)
+            with torch.no_grad():
+                watcher.run(*tensors)
+        except InputError as error:
+            raise InputError(f"batch {count - 1} of the calibration data: {error}") from error
+    if not count:
+        raise InputError("the calibration data is empty: ranges need at least one batch")
+    return ranges
+
+
+def place_of(node: Node) -> str:
+    """A value for messages: the module that makes it, else its name."""
+    modules = [o.module for o in origins_of(node) if o.module]
+    kind = "the input" if node.op == "placeholder" else "the result of"
+    return f"{kind} {modules[0] if modules else node.name}"

@@ -1,0 +1,207 @@
+"""Which calls run on integers, and which values are rounded for them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch.fx import Node
+
+from fxopt.ops import QuantRole, align_inputs, bind, bind_values, call_index_map, op_info
+from fxopt.passes._names import aten_name
+from fxopt.passes.quantize._placement import Placement
+from fxopt.program import Program
+
+__all__ = ["Contraction", "Edges", "contraction_of", "find_edges"]
+
+_MOST_PRODUCTS = (2**31 - 1) // (255 * 128)
+"""So many products of an unsigned and a signed byte fit a 32-bit accumulator whatever their values."""
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A product of an activation with a weight, or of two activations.
+
+    Attributes:
+        activations: argument names of the factors that are no weights.
+        weight: that of the factor that is a weight; "" for two activations.
+        bias: that of what is added, a weight; "" for none.
+        channel: the weight's axis of the output channels; None where no one axis is.
+    """
+
+    activations: tuple[str, ...]
+    weight: str
+    bias: str
+    channel: int | None
+
+
+def contraction_of(node: Node) -> Contraction | str:
+    """How a call is a product that integers can do, or why it is none."""
+    target, value = node.target, node.meta["val"]
+    if not isinstance(target, torch._ops.OpOverload) or op_info(target).role is not QuantRole.CONTRACTION:
+        return "it is no product"
+    if not isinstance(value, torch.Tensor) or value.dtype is not torch.float32:
+        return "it does not compute in float32"
+    bound, values = bind(node), bind_values(node)
+    index_map = call_index_map(target, values)
+    if index_map is None:
+        return "the op table does not say what it sums over"
+    summed = set(index_map.contracted)
+    operands = {name: operand for name, operand, _ in align_inputs(target, index_map, values)}
+    factors = [n for n, o in operands.items() if any(i.name in summed for i in o.indices())]
+    added = [n for n in operands if n not in factors]
+    weights = [n for n in factors if is_weight(bound[n])]
+    if len(factors) != 2 or len(weights) > 1 or not all(isinstance(bound[n], Node) for n in factors):
+        return "it is no product of an activation with a weight or another activation"
+    if any(not is_weight(bound[n]) or len(operands[n].dims) != 1 for n in added):
+        return "what is added is no weight by channel"
+    if any(bound.get(n, 1) != 1 for n in ("alpha", "beta")):
+        return "its terms are scaled"
+    weight, bias = (weights or [""])[0], (added or [""])[0]
+    channels = [
+        axis
+        for axis, dim in enumerate(operands[weight].dims if weight else ())
+        if not any(i.name in summed for i in dim.indices)
+        and (not bias or operands[bias].dims[0].indices == dim.indices)
+    ]
+    channel = channels[0] if len(channels) == 1 else None
+    found = Contraction(tuple(n for n in factors if n != weight), weight, bias, channel)
+    return found if _fits(found, values) else f"its sums of more than {_MOST_PRODUCTS} products may overflow"
+
+
+def is_weight(argument: object) -> bool:
+    """Whether an argument is a floating-point weight."""
+    return (
+        isinstance(argument, Node)
+        and argument.op == "get_attr"
+        and isinstance(value := argument.meta["val"], torch.Tensor)
+        and value.dtype is torch.float32
+    )
+
+
+def _fits(found: Contraction, values: dict[str, object]) -> bool:
+    factor = values[found.weight or found.activations[0]]
+    assert isinstance(factor, torch.Tensor)
+    if not found.weight:
+        return isinstance(factor.shape[-1], int) and factor.shape[-1] <= _MOST_PRODUCTS
+    channels = 1 if found.channel is None else factor.shape[found.channel]
+    return factor.numel() <= _MOST_PRODUCTS * channels
+
+
+@dataclass
+class Edges:
+    """What is quantized.
+
+    Attributes:
+        integer: the calls that run on integers, with the activations that each reads rounded, in graph order.
+        contractions: those of them that are products.
+        source: for a value that is rounded, the value whose range counts: they share one scale.
+        results: values that are rounded for whoever reads them, in graph order.
+        floats: the products that stay in float, and why.
+    """
+
+    integer: dict[Node, tuple[Node, ...]] = field(default_factory=dict)
+    contractions: dict[Node, Contraction] = field(default_factory=dict)
+    source: dict[Node, Node] = field(default_factory=dict)
+    results: list[Node] = field(default_factory=list)
+    floats: dict[Node, str] = field(default_factory=dict)
+
+    def observed(self) -> list[Node]:
+        """The values whose ranges must be known."""
+        return list(dict.fromkeys([*self.source.values(), *self.results]))
+
+
+def find_edges(program: Program, placement: Placement, left_out: Callable[[Node], str]) -> Edges:
+    """Decides from the outputs back: a value is rounded where an integer kernel reads it.
+
+    Sums, joins and pools run on integers where an integer kernel reads their results; then they read integers too.
+
+    Args:
+        program: whose calls are looked at.
+        placement: the kernels that there are.
+        left_out: says why a call is to stay in float; "" if it is not.
+    """
+    edges = Edges()
+    wanted: set[Node] = set()
+    asked: set[Node] = set()
+    """Results that become integers: those that are wanted, and those that only an absorbed activation reads."""
+    chosen: dict[Node, tuple[Node, ...]] = {}
+    for node in reversed(list(program.calls())):
+        reads = _reads(node, node in asked, placement, edges, left_out)
+        if reads:
+            if aten_name(node) in placement.rounds_result and node not in asked:
+                edges.results.append(_last_absorbed(node, placement))
+            chosen[node] = reads
+            wanted.update(reads)
+            asked.update(reads)
+        elif node in asked and aten_name(node) in placement.absorbed:
+            asked.update(n for n in node.all_input_nodes if len(n.users) == 1)
+    edges.results.reverse()
+    edges.integer = dict(reversed(chosen.items()))
+    edges.contractions = {n: c for n, c in reversed(edges.contractions.items()) if n in chosen}
+    for node in wanted:
+        edges.source[node] = _source(node, edges.integer, placement)
+    return edges
+
+
+def _reads(
+    node: Node, asked: bool, placement: Placement, edges: Edges, left_out: Callable[[Node], str]
+) -> tuple[Node, ...]:
+    """The activations that a call reads as integers; none if it stays in float."""
+    name = aten_name(node)
+    if name in placement.requantising or name in placement.same_scale:
+        reads = _tensors(node) if asked and not left_out(node) else ()
+        return reads if all(_is_activation(n) for n in reads) else ()
+    found = contraction_of(node)
+    if isinstance(found, str):
+        if (
+            isinstance(node.target, torch._ops.OpOverload)
+            and op_info(node.target).role is QuantRole.CONTRACTION
+        ):
+            edges.floats[node] = found
+        return ()
+    why = left_out(node) or _no_kernel(node, found, placement)
+    if why:
+        edges.floats[node] = why
+        return ()
+    bound = bind(node)
+    edges.contractions[node] = found
+    return tuple(n for a in found.activations if isinstance(n := bound[a], Node))
+
+
+def _no_kernel(node: Node, found: Contraction, placement: Placement) -> str:
+    if aten_name(node) in placement.left_out:
+        return f"{placement.name} has no integer kernel for it"
+    if not found.weight and not placement.product_of_activations:
+        return "products of two activations stay in float"
+    return ""
+
+
+def _tensors(node: Node) -> tuple[Node, ...]:
+    """The tensors that a call reads; none if one of two operands is a number, or nothing but one is computed."""
+    tensors = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), (torch.Tensor, list, tuple))]
+    return tuple(tensors) if len(tensors) == _operands(node) else ()
+
+
+def _operands(node: Node) -> int:
+    """How many tensors an op takes in this call, a number in a tensor's place counted."""
+    given = list(node.args[:2]) if aten_name(node) in ("add", "mul") else [node.args[0]]
+    return sum(len(a) if isinstance(a, (list, tuple)) else 1 for a in given)
+
+
+def _is_activation(node: Node) -> bool:
+    value = node.meta.get("val")
+    return node.op != "get_attr" and isinstance(value, torch.Tensor) and value.dtype is torch.float32
+
+
+def _last_absorbed(node: Node, placement: Placement) -> Node:
+    """The value that a kernel gives: after the activations that are part of it."""
+    while len(node.users) == 1 and aten_name(user := next(iter(node.users))) in placement.absorbed:
+        node = user
+    return node
+
+
+def _source(node: Node, integer: dict[Node, tuple[Node, ...]], placement: Placement) -> Node:
+    """Follows a value back through calls that only move values."""
+    while aten_name(node) in placement.same_scale and node in integer:
+        node = integer[node][0]
+    return node

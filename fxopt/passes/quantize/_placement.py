@@ -1,0 +1,105 @@
+"""Where a runtime wants values rounded: data, one `Placement` a runtime.
+
+>>> placement_of("onnx:onnxruntime").weights.signed
+True
+"""
+
+from dataclasses import dataclass, replace
+
+from fxopt.analysis.ranges import Grid
+from fxopt.errors import PipelineError, nearest
+
+__all__ = ["Placement", "placement_for", "placement_names", "placement_of", "register_placement"]
+
+
+_BYTES, _SIGNED = Grid(8, signed=False), Grid(8, signed=True, narrow=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Which calls a runtime has integer kernels for, and the numbers that they take.
+
+    Ops are named as in `aten.<name>`; contractions of weights are taken from the op table's roles. A value is rounded
+    where an integer kernel reads it. Between an integer kernel and an activation of `absorbed` that alone reads
+    its result nothing is rounded: clipping is part of the rounding.
+    """
+
+    name: str
+    activations: Grid = _BYTES
+    weights: Grid = _SIGNED
+    per_channel: bool = True
+    """A scale for each output channel of a weight."""
+    bias: bool = True
+    """Biases are 32-bit integers, in units of input scale times weight scale."""
+    rounds_result: frozenset[str] = frozenset()
+    """Products whose integer kernel gives integers only, so that their result is rounded whoever reads it."""
+    left_out: frozenset[str] = frozenset()
+    """Contractions without an integer kernel."""
+    requantising: frozenset[str] = frozenset()
+    """Ops whose integer kernels take and give values of different scales."""
+    same_scale: frozenset[str] = frozenset()
+    """Ops that move values or choose among them: their result has their input's scale."""
+    absorbed: frozenset[str] = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max"})
+    product_of_activations: bool = False
+    """Products of two activations are integer ones too."""
+
+
+_MOVES = frozenset(
+    {
+        "reshape", "flatten", "permute", "transpose", "unsqueeze", "squeeze", "slice", "select", "expand",
+        "max_pool1d", "max_pool2d", "max_pool3d",
+        "pixel_shuffle", "channel_shuffle", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
+    }
+)  # fmt: skip
+_CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "convolution"})
+_TRANSPOSED = frozenset({"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"})
+
+_PLACEMENTS: dict[str, Placement] = {}
+
+
+def register_placement(placement: Placement) -> Placement:
+    """Adds a placement, or replaces the one of its name."""
+    _PLACEMENTS[placement.name] = placement
+    return placement
+
+
+def placement_names() -> list[str]:
+    """The names, sorted."""
+    return sorted(_PLACEMENTS)
+
+
+def placement_for(target: str) -> Placement:
+    """The placement that a target is lowered with, unless another is asked for."""
+    return _PLACEMENTS.get(_DEFAULTS.get(target, target), _GENERIC)
+
+
+def placement_of(name: str) -> Placement:
+    """The placement of a name, the generic one for an empty name.
+
+    Raises:
+        PipelineError: there is none; names the nearest.
+    """
+    found = _PLACEMENTS.get(name or _GENERIC.name)
+    if found is None:
+        close = nearest(name, _PLACEMENTS)
+        hint = f"; did you mean {close!r}?" if close else ""
+        raise PipelineError(f"no placement {name!r}{hint} (placements: {', '.join(placement_names())})")
+    return found
+
+
+# onnxruntime 1.32, CPU: which Q/DQ patterns its graph transformers fuse (qdq_selectors.cc), tried one by one: u8
+# activations with s8 weights (s8 activations leave half of the convolutions in float on x86), int32 biases, sums
+# and pools between rounded values. GELU, norms and softmax have no kernel that pays; nor has a transposed
+# convolution any.
+_ONNXRUNTIME = register_placement(
+    Placement(
+        name="onnx:onnxruntime",
+        rounds_result=_CONVOLUTIONS,
+        left_out=_TRANSPOSED,
+        requantising=frozenset({"add", "mul", "cat", "avg_pool2d", "adaptive_avg_pool2d"}),
+        same_scale=_MOVES,
+    )
+)
+_GENERIC = register_placement(replace(_ONNXRUNTIME, name="generic"))
+_DEFAULTS = {"onnx": "onnx:onnxruntime"}
+"""The placement of a target that has not its own name."""

@@ -1,0 +1,201 @@
+"""Simulates integers: rounds what integer kernels read, by the ranges that calibration shows."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import ClassVar, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from fxopt.analysis.ranges import Grid, Histogram, Method, affine, symmetric
+from fxopt.ops import bind, fake_quantize
+from fxopt.passes._names import aten_name
+from fxopt.passes.quantize._calibration import calibrate
+from fxopt.passes.quantize._edges import Contraction, Edges, find_edges
+from fxopt.passes.quantize._placement import Placement, placement_for, placement_of
+from fxopt.pipeline import Contract, Pass, register_pass
+from fxopt.program import origins_of
+from fxopt.rewriting import Const, Rewriter
+
+__all__ = ["InsertFakeQuant"]
+
+_NAME = "insert-fake-quant"
+_BIAS = Grid(32, signed=True)
+
+
+def _layers(x: torch.Tensor, w: Const, b: Const, v: Const) -> torch.Tensor:
+    return F.linear(F.linear(x, w, b).relu(), v)
+
+
+@register_pass
+class InsertFakeQuant(Pass):
+    """Rounds weights, biases and what integer kernels read to integers and back, by calibration.
+
+    Before: `%y = linear(%x, w, b)`. After: `%q = fake_quantize(%x, scale, zero_point, 0, 255)` and the same for `w`
+    (a scale a channel) and `b` (32 bits), `%y = linear(%q, %qw, %qb)`: in float what 8-bit kernels compute. Targets
+    store such weights as integers.
+
+    Which values are rounded, a placement says: data of the runtime's integer kernels. Sums and pools are integer
+    where an integer kernel reads them; what feeds a norm, a softmax or the output stays in float.
+    """
+
+    contract = Contract.APPROXIMATE
+    establishes: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    excludes: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    needs_calibration = True
+    motifs: ClassVar[tuple[Callable[..., object], ...]] = (_layers,)
+
+    scheme: Literal["int8"] = "int8"
+    """int8: weights and activations"""
+    placement: str = ""
+    """the runtime whose kernels decide what is rounded, such as onnx:onnxruntime; by default the target's"""
+    observer: Method = "mse"
+    """how ranges of activations are chosen from what calibration shows"""
+    ignore: tuple[str, ...] = ()
+    """names of modules or ops whose calls stay in float, * for any letters"""
+
+    def __post_init__(self) -> None:
+        """Checks the options.
+
+        Raises:
+            PipelineError: there is no such placement.
+        """
+        placement_of(self.placement)
+
+    def for_target(self, target: str) -> Pass:
+        """The target's placement, where none was asked for."""
+        return self if self.placement else replace(self, placement=placement_for(target).name)
+
+    def run(self, rewriter: Rewriter) -> None:
+        """Finds what is rounded, calibrates, and gives each integer call rounded operands."""
+        placement = placement_of(self.placement)
+        edges = find_edges(rewriter.program, placement, self._left_out)
+        for node, why in edges.floats.items():
+            rewriter.refuse(node, f"it stays in float: {why}", rule=_NAME)
+        if not edges.integer:
+            return
+        data = cast(Iterable[object], rewriter.calibration)
+        ranges = calibrate(rewriter.program, edges.observed(), data)
+        _Insertion(rewriter, placement, self.observer, edges, ranges).run()
+
+    def _left_out(self, node: Node) -> str:
+        names = [o.module for o in origins_of(node)] + [aten_name(node)]
+        found = next((p for p in self.ignore if any(fnmatchcase(n, p) for n in names)), None)
+        return "" if found is None else f"it matches ignore={found}"
+
+
+class _Insertion:
+    """The rounded values made so far; nodes are those of the program as it was."""
+
+    def __init__(
+        self,
+        rewriter: Rewriter,
+        placement: Placement,
+        observer: str,
+        edges: Edges,
+        ranges: dict[Node, Histogram],
+    ) -> None:
+        self.rewriter, self.placement, self.edges = rewriter, placement, edges
+        grid = placement.activations
+        self.numbers = {n: affine(*h.range(observer, grid), grid) for n, h in ranges.items() if h.count}
+        self.rounded: dict[Node, Node] = {}
+        self.scales: dict[Node, Node] = {}
+        self.zero_points: dict[int, Node] = {}
+        self.now: dict[Node, Node] = {}
+        """What stands for a call that was made anew."""
+
+    def run(self) -> None:
+        """Makes the integer calls anew, in order, with rounded operands and, where it must be, a rounded result."""
+        for node in self.rewriter.nodes():
+            reads = self.edges.integer.get(node, ())
+            if any(self.edges.source[x] not in self.numbers for x in reads):
+                self.rewriter.refuse(node, "it stays in float: calibration never ran it", rule=_NAME)
+            elif reads or (node in self.edges.results and node in self.numbers):
+                self._make(node, reads)
+
+    def _make(self, node: Node, reads: tuple[Node, ...]) -> None:
+        with self.rewriter.rewrite(_NAME, node):
+            operands = {self.now.get(x, x): self._activation(x) for x in reads}
+            contraction = self.edges.contractions.get(node)
+            if contraction is not None:
+                operands |= self._constants(node, contraction, reads)
+            args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda n: operands.get(n, n))
+            new = self.now[node] = self.rewriter.call(node.target, *args, **kwargs)
+            rounds = node in self.edges.results and node in self.numbers
+            self.rewriter.replace(node, self._rounded(node, node) if rounds else new)
+
+    def _activation(self, value: Node) -> Node:
+        """A value, rounded; once for all that read it."""
+        if value not in self.rounded:
+            self.rounded[value] = self._rounded(value, self.edges.source[value])
+        return self.rounded[value]
+
+    def _rounded(self, value: Node, source: Node) -> Node:
+        """The call that rounds a value by the range of another, of which it is a part."""
+        scale, zero_point = self.numbers[source]
+        if source not in self.scales:
+            name = f"{self.now.get(source, source).name}_scale"
+            self.scales[source] = self.rewriter.constant(torch.tensor(scale), name=name)
+        now = self.now.get(value, value)
+        return self._fake(now, self.scales[source], zero_point, self.placement.activations)
+
+    def _constants(self, node: Node, contraction: Contraction, reads: tuple[Node, ...]) -> dict[Node, Node]:
+        """Weight and bias of a product, rounded."""
+        if not contraction.weight:
+            return {}
+        bound, grid = bind(node), self.placement.weights
+        weight, bias = bound[contraction.weight], bound.get(contraction.bias)
+        tensor = self.rewriter.value(weight)
+        added = self.rewriter.value(bias) if self.placement.bias else None
+        assert isinstance(weight, Node) and tensor is not None
+        input_scale, _ = self.numbers[self.edges.source[reads[0]]]
+        # A bias is an integer of 32 bits in units of both scales: a scale that would not hold it grows.
+        least = torch.zeros(()) if added is None else added.detach().abs() / (input_scale * (_BIAS.high // 2))
+        channel = contraction.channel if self.placement.per_channel else None
+        scale = _weight_scale(tensor.detach(), channel, grid, least)
+        rounded = {weight: self._fake_weight(weight, scale, grid)}
+        if added is not None:
+            assert isinstance(bias, Node)
+            units = (scale.flatten() * torch.tensor(input_scale)).expand(added.shape).contiguous()
+            rounded[bias] = self._fake_weight(bias, units, _BIAS)
+        return rounded
+
+    def _fake_weight(self, weight: Node, scale: torch.Tensor, grid: Grid) -> Node:
+        constant = self.rewriter.constant(scale, name=f"{weight.target}_scale")
+        return self._fake(weight, constant, 0, grid)
+
+    def _fake(self, x: Node, scale: Node, zero_point: int, grid: Grid) -> Node:
+        """The call that rounds a value."""
+        if zero_point not in self.zero_points:
+            name = f"zero_point_{zero_point}"
+            self.zero_points[zero_point] = self.rewriter.constant(torch.tensor(zero_point), name=name)
+        return self.rewriter.call(
+            fake_quantize, x, scale, self.zero_points[zero_point], _low(grid), grid.high
+        )
+
+
+def _low(grid: Grid) -> int:
+    """The lowest integer of the type: runtimes clip to types, a scale keeps narrow grids within."""
+    return Grid(grid.bits, grid.signed).low
+
+
+def _weight_scale(weight: torch.Tensor, channel: int | None, grid: Grid, least: torch.Tensor) -> torch.Tensor:
+    """The scale of a weight, or of each of its channels, shaped to broadcast to it.
+
+    Args:
+        weight: float32.
+        channel: its axis of output channels; None for one scale.
+        grid: a signed one.
+        least: a scalar, or a number a channel, that the scale may not go below.
+    """
+    if channel is None:
+        bound = torch.tensor(symmetric(float(weight.abs().max()) if weight.numel() else 0.0, grid))
+        return torch.maximum(bound, least.max())
+    others = [d for d in range(weight.dim()) if d != channel]
+    bounds = weight.abs().amax(others) if others else weight.abs()
+    scale = torch.tensor([symmetric(float(b), grid) for b in bounds])
+    scale = torch.maximum(scale, least)
+    return scale.reshape([-1 if d == channel else 1 for d in range(weight.dim())])
