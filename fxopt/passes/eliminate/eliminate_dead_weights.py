@@ -45,19 +45,18 @@ class EliminateDeadWeights(Pass):
     motifs: ClassVar[tuple[Callable[..., object], ...]] = (_gated,)
 
     def run(self, rewriter: Rewriter) -> None:
-        """Cuts until nothing goes: what went may have been the last that demanded something."""
-        constants = rewriter.analysis(Removal).coupling.demand.constants
-        replace_constant_branches(rewriter, constants, _NAME)
-        removal = rewriter.analysis(Removal)
-        while not removal.empty:
-            cutter = Cutter(rewriter, removal)
-            affected = cutter.affected()
+        """Cuts until nothing goes: what went may have been the last that demanded something, or that varied."""
+        removal, before = rewriter.analysis(Removal), -1
+        while rewriter.program.version != before:  # a cut that is not allowed, in a bisection, leaves it as it is
             before = rewriter.program.version
-            with rewriter.rewrite(_NAME, affected[0]):
-                cutter.run(affected)
-            if rewriter.program.version == before:
-                break  # not allowed: the program is being bisected
+            replace_constant_branches(rewriter, removal.coupling.demand.constants, _NAME)
             removal = rewriter.analysis(Removal)
+            if not removal.empty:
+                cutter = Cutter(rewriter, removal)
+                affected = cutter.affected()
+                with rewriter.rewrite(_NAME, affected[0]):
+                    cutter.run(affected)
+                removal = rewriter.analysis(Removal)
         for blocked in removal.blocked:
             weight, blocker = blocked.weight, blocked.blocker
             place = _place(blocker)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fxopt.passes.eliminate.eliminate_dead_weights import EliminateDeadWeights
+from fxopt.testing import ProgramBuilder, check_once
 from tests import zoo
 from tests.passes.eliminate.test_eliminate_dead_weights import Attention, shapes
 from tests.passes.helpers import applied, calls, program, rand, unchanged
@@ -117,3 +118,17 @@ def test_a_branch_that_varies_stays() -> None:
     w = torch.zeros(4, 4)
     w[1, 2] = 1.0
     unchanged(EliminateDeadWeights(), program(function, rand(2, 4), w=w, v=rand(3, 4)))
+
+
+def test_a_branch_that_is_seen_to_be_constant_once_it_is_cut_goes_too() -> None:
+    """All units of the first gate are shut: the output, which stays, is constant, and so is what leads to it."""
+    b = ProgramBuilder()
+    gated = b.input((b.batch, 2))
+    shut, half_open = b.weight((2,), seed=5), b.weight((2,))
+    for gate in (shut, half_open):
+        product = b.call("aten.linear", gated, b.weight((2, 2)), None)
+        product = b.call("aten.mul.Tensor", product, b.call("aten.relu", gate))
+        gated = b.call("aten.linear", b.call("aten.relu", product), b.weight((2, 2)), None)
+        if gate is shut:
+            gated = b.call("aten.linear", gated, b.weight((2, 2)), None)
+    check_once(EliminateDeadWeights(), b.finish(gated))
