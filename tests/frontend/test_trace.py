@@ -388,7 +388,7 @@ def test_a_model_without_inputs():
         (lambda: trace(nn.Linear(3, 3).eval(), (torch.ones(2, 3).long(),)), "the model itself fails"),
         (
             lambda: trace(nn.Linear(3, 3).eval(), (noise(2, 3).double(),)),
-            r"'input' is float64, the weights are float32: pass input.to\(torch.float32\)",
+            "'input' is float64, the weights are float32: pass input.to(torch.float32)",
         ),
         (
             lambda: trace(nn.Conv1d(3, 3, 1).eval(), (noise(2, 3, 1).half(),)),

@@ -1,9 +1,9 @@
 """Criteria by name: the built-in ones, functions that are registered, functions in a file.
 
 >>> @register_criterion
-... def spread(layer: "LayerView") -> torch.Tensor:
+... def deviation(layer: "LayerView") -> torch.Tensor:
 ...     return layer.rows[0].std(1)
->>> criterion_of("spread") is spread
+>>> criterion_of("deviation") is deviation
 True
 """
 
