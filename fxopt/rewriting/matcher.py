@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch.fx import Node
 
-from fxopt.ops import is_commutative, op_key
+from fxopt.ops import argument_kinds, is_commutative, op_key
 from fxopt.program import value_key
 from fxopt.rewriting.rule import ArgumentKind
 from fxopt.rewriting.terms import (
@@ -54,6 +54,8 @@ class Miss:
 
     score: int = 0
     """How many calls matched."""
+    absent: bool = False
+    """Whether an argument was in the way: another way to call the same op, with the argument, says more."""
     owner: Node | None = None
     """The call whose argument did not suit."""
     given: object = None
@@ -211,18 +213,20 @@ class Matcher:
 
     def _fail(self, owner: Node, wanted: Argument, given: object, *, score: int = 0) -> None:
         """Keeps the attempt that got furthest."""
-        score = score or len(self._nodes)
-        if score > self.miss.score:
-            self.miss.score, self.miss.owner, self.miss.given = score, owner, given
-            self.miss.wanted = self._expected(wanted, given)
+        score, miss = score or len(self._nodes), self.miss
+        absent = isinstance(wanted, Literal) and wanted.value is None
+        if score > miss.score or (score == miss.score and miss.absent and not absent):
+            miss.score, miss.absent, miss.owner, miss.given = score, absent, owner, given
+            miss.wanted = self._expected(owner, wanted, given)
 
-    def _expected(self, wanted: Argument, given: object) -> str:
+    def _expected(self, owner: Node, wanted: Argument, given: object) -> str:
         if isinstance(wanted, Use):
             return op_key(self.template.nodes[wanted.index].target)
         if isinstance(wanted, Listed):
             return f"a list of {len(wanted.items)}"
         if isinstance(wanted, Literal):
-            return repr(wanted.value)
+            what = "no" if wanted.value is None else f"{wanted.value!r} for"
+            return f"{what} {_argument_name(owner, given)} of {op_key(owner.target)}"
         assert isinstance(wanted, (Bind, BindLiteral))
         bound = self._bindings.get(wanted.name)
         if bound is not None and bound is not given:
@@ -254,9 +258,29 @@ def _is_kind(value: object, kind: ArgumentKind) -> bool:
     return isinstance(value, int if kind is ArgumentKind.INT else (int, float))
 
 
+def _is_size(value: object) -> bool:
+    return isinstance(value, Node) and isinstance(value.meta.get("val"), torch.SymInt)
+
+
+def _argument_name(owner: Node, given: object) -> str:
+    """What the schema calls an argument of a call; by identity, as operands may have been swapped."""
+    place = next((i for i, argument in enumerate(owner.args) if argument is given), None)
+    name = next((k for k, argument in owner.kwargs.items() if argument is given), None)
+    if place is not None and isinstance(owner.target, torch._ops.OpOverload):
+        name = argument_kinds(owner.target)[place].name
+    return "an element" if name is None else repr(name)
+
+
 def _text(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, (list, tuple)) and any(map(_is_size, value)):
+        varying = dict.fromkeys(v.name for v in value if isinstance(v, Node) and _is_size(v))
+        return f"{list(value)!r}, where {', '.join(varying)} var{'ies' if len(varying) == 1 else 'y'}"
     if not isinstance(value, Node):
         return repr(value)
+    if _is_size(value):
+        return f"the size {value.name}, which varies"
     if value.op == "call_function":
         return op_key(value.target)
     return f"the {'weight' if value.op == 'get_attr' else 'input'} {value.name}"

@@ -651,6 +651,72 @@ class TestRefusals:
         assert refusal.reason == "nearest miss, 2 matched: expected aten.sin.default, found aten.exp.default"
         assert refusal.where.startswith("test_rules.py:")
 
+    def test_the_miss_of_an_optional_argument_is_told_of_the_pattern_that_has_it(self) -> None:
+        def pattern(x, w: Const, b: Const | None):
+            return torch.nn.functional.linear(x.exp(), w, b).relu()
+
+        class Layer(torch.nn.Linear):
+            def forward(self, x):
+                return super().forward(x.tanh()).relu()
+
+        for bias in (True, False):
+            before = fxopt.trace(Layer(3, 3, bias=bias).eval(), (rand(2, 3),))
+            result = run(before, pattern, lambda x, w, b: x)
+            (refusal,) = result.passes[0].refusals
+            assert refusal.reason == (
+                "nearest miss, 2 matched: expected aten.exp.default, found aten.tanh.default"
+            )
+            assert refusal.node == "tanh" and refusal.where.startswith("test_rules.py:")
+
+    def test_an_argument_that_the_pattern_does_not_give_is_told_by_its_name(self) -> None:
+        w = rand(3, 3)
+        biased = fxopt.trace(
+            torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU()).eval(), (rand(2, 3),)
+        )
+
+        def pattern(x, w: Const):
+            return torch.nn.functional.linear(x, w).relu()
+
+        result = run(biased, pattern, lambda x, w: x)
+        (refusal,) = result.passes[0].refusals
+        assert refusal.reason == (
+            "nearest miss, 2 matched: expected no 'bias' of aten.linear.default, found the weight _0_bias"
+        )
+        assert refusal.node == "linear" and refusal.where.endswith(" 0")
+        bare = program(lambda x: torch.nn.functional.linear(x, w).relu(), rand(2, 3))
+
+        def given(x, w: Const, b: Const):
+            return torch.nn.functional.linear(x, w, b).relu()
+
+        assert reasons(run(bare, given, lambda x, w, b: x)) == [
+            "nearest miss, 2 matched: expected a tensor for 'b', found nothing"
+        ]
+
+    def test_a_literal_that_differs_is_told_with_its_argument(self) -> None:
+        before = program(lambda x: x.softmax(0).relu(), rand(2, 3))
+        result = run(before, lambda x: x.softmax(1).relu(), lambda x: x)
+        assert reasons(result) == [
+            "nearest miss, 2 matched: expected 1 for 'dim' of aten.softmax.int, found 0"
+        ]
+
+    def test_a_size_that_varies_is_told(self) -> None:
+        before = program(lambda x: x.reshape(x.shape[0], 12).relu(), rand(2, 3, 4), dynamic=True)
+
+        def pattern(x, size: list[int]):
+            return x.reshape(size).relu()
+
+        assert reasons(run(before, pattern, lambda x, size: x)) == [
+            "nearest miss, 2 matched: expected list[int] for 'size', found [sym_size, 12], where sym_size varies"
+        ]
+        before = program(lambda x: (x * x.shape[0]).relu(), rand(2, 3), dynamic=True)
+
+        def scaled(x, k: int):
+            return (x * k).relu()
+
+        assert reasons(run(before, scaled, lambda x, k: x)) == [
+            "nearest miss, 2 matched: expected int for 'k', found the size sym_size, which varies"
+        ]
+
     def test_an_op_that_the_program_does_not_have_is_told(self) -> None:
         result = run(program(lambda x: x.relu(), rand(2)), lambda x: x.sin().cos(), lambda x: x)
         assert reasons(result) == ["the program has no aten.cos.default"]
