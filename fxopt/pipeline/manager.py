@@ -7,11 +7,13 @@
 True
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
 from fxopt.errors import PipelineError
 from fxopt.pipeline.base import Pass
+from fxopt.pipeline.collector import full_collections_put_off
 from fxopt.pipeline.instruments import Instrument
 from fxopt.pipeline.named import NAMED, expand_named
 from fxopt.pipeline.options import make_pass, step_of
@@ -111,6 +113,13 @@ class PassManager:
             raise PipelineError(f"pass {needy.pass_name()!r} needs calibration data: pass calibration=")
         if isinstance(calibration, Iterator):
             calibration = list(calibration)  # the first pass would leave nothing for the second
+        # Calibration runs programs on data, whose tensors may wait for a collection.
+        with full_collections_put_off() if calibration is None else contextlib.nullcontext():
+            return self._run(program, calibration, instruments)
+
+    def _run(
+        self, program: Program, calibration: object, instruments: Sequence[Instrument]
+    ) -> PipelineResult:
         run = Run(program, instruments, calibration)
         for instrument in instruments:
             instrument.begin(self, run.program)

@@ -45,7 +45,7 @@ def test_of_several_misses_the_furthest_is_told() -> None:
         (lambda x: x + x.relu(), lambda x, y: x + y.relu(), "expected the input args_1 for 'x' again, found the input args_0"),
         (lambda x, s: (x * s).relu() * s, lambda x, y: (x * 2.0).relu() * 3.0, "expected 3.0 for 's' again, found 2.0"),
         (lambda x, s: (x * s).relu(), lambda x, y: (x * y).relu(), "expected float for 's', found the input args_1"),
-        (lambda x: (x * 2.0).relu(), lambda x, y: (x * 3.0).relu(), "expected 2.0, found 3.0"),
+        (lambda x: (x * 2.0).relu(), lambda x, y: (x * 3.0).relu(), "expected 2.0 for 'other' of aten.mul.Tensor, found 3.0"),
         (lambda x: x.permute(1, 0).relu(), lambda x, y: x[None].permute(1, 0, 2).relu(), "expected a list of 2"),
     ],
 )  # fmt: skip
