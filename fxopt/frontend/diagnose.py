@@ -65,9 +65,11 @@ def _advice(chain: list[BaseException]) -> str:
             return _LEAK
         if "in output, which is not a known type" in str(error):
             kind = str(error).split("Found ", 1)[-1].split(" in output", 1)[0]
+            name = kind.removeprefix("<class '").removesuffix("'>").rpartition(".")[2]
             return (
-                f"it returns {kind}, which torch can't look into: return tensors in tuples, lists or dicts, "
-                "or register the class (torch.utils._pytree.register_pytree_node)"
+                f"it returns {'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}, which torch can't look into: "
+                "return tensors in tuples, lists or dicts, or register the class "
+                "(torch.utils._pytree.register_pytree_node, torch.export.register_dataclass)"
             )
     return ""
 

@@ -35,6 +35,7 @@ from fxopt.frontend.untouched import inference_mode
 from fxopt.frontend.writes import check_refusal, check_written
 from fxopt.program.archive import check_archive
 from fxopt.program.caches import register_caches
+from fxopt.program.containers import keyed_containers
 from fxopt.program.program import Program
 from fxopt.program.recurrent import whole_layers
 from fxopt.program.signature import solve_sizes
@@ -102,7 +103,7 @@ def _from_module(
 ) -> Program:
     _check_parts(model)
     _check_weights(model)
-    with inference_mode(model):
+    with inference_mode(model), keyed_containers():
         example = example_inputs(model.forward, args, kwargs, dynamic_shapes)
         if _is_planning(model):
             example = example.on_meta()

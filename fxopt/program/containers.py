@@ -8,13 +8,14 @@ it holds the same things under the same keys.
 [1, 2, 3]
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import InputError
 
-__all__ = ["field_names", "match_tree", "numpy_hint", "short_text", "tree_text"]
+__all__ = ["field_names", "keyed_containers", "match_tree", "numpy_hint", "short_text", "tree_text"]
 
 Key = str | int
 
@@ -36,6 +37,27 @@ def field_names(tree: pytree.TreeSpec) -> list[Key] | None:
             return list(candidate)
     fields = getattr(context, "_fields", None) or getattr(tree.type, "_fields", None)
     return list(fields) if fields is not None and len(fields) == tree.num_children else None
+
+
+@contextlib.contextmanager
+def keyed_containers() -> Iterator[None]:
+    """Gives classes that were registered without keys some, which torch.export asks for: fields or positions."""
+    bare = {k: node for k, node in pytree.SUPPORTED_NODES.items() if node.flatten_with_keys_fn is None}
+    pytree.SUPPORTED_NODES.update({kind: _keyed(node) for kind, node in bare.items()})
+    try:
+        yield
+    finally:
+        pytree.SUPPORTED_NODES.update(bare)
+
+
+def _keyed(node: pytree.NodeDef) -> pytree.NodeDef:
+    def flatten(value: object) -> tuple[list[tuple[pytree.KeyEntry, object]], object]:
+        contents, context = node.flatten_fn(value)
+        leaves = [pytree.tree_structure(0)] * len(contents)
+        names = field_names(pytree.TreeSpec(node.type, context, leaves)) or range(len(contents))
+        return [(pytree.MappingKey(k), c) for k, c in zip(names, contents, strict=True)], context
+
+    return node._replace(flatten_with_keys_fn=flatten)
 
 
 def _children(value: object) -> list[tuple[object, object]] | None:

@@ -551,3 +551,36 @@ def test_a_long_chain_takes_linear_time():
             return x
 
     assert len(list(trace(Chain().eval(), (noise(2, 3),)).calls())) == 1200
+
+
+class Pair:
+    def __init__(self, a, b):
+        self.a, self.b = a, b
+
+
+def test_a_class_registered_without_keys_goes_in_and_comes_out():
+    class Swap(nn.Module):
+        def forward(self, pair):
+            return Pair(pair.b, pair.a + 1)
+
+    pytree.register_pytree_node(Pair, lambda p: ([p.a, p.b], None), lambda parts, _: Pair(*parts))
+    node = pytree.SUPPORTED_NODES[Pair]
+    try:
+        program = trace(Swap().eval(), (Pair(noise(3, 2), noise(3, 2)),), dynamic_shapes={"pair": {0: "n"}})
+        assert pytree.SUPPORTED_NODES[Pair] is node
+        given = Pair(noise(5, 2), noise(5, 2))
+        swapped = program(given)
+        assert type(swapped) is Pair
+        assert torch.equal(swapped.a, given.b)
+        assert [s.name for s in program.signature.inputs] == ["pair_0", "pair_1"]
+    finally:
+        pytree._deregister_pytree_node(Pair)
+
+
+def test_a_class_that_is_not_registered_is_named():
+    class Bare(nn.Module):
+        def forward(self, x):
+            return Pair(x, x + 1)
+
+    with pytest.raises(TraceError, match=r"it returns a Pair, .* or register the class"):
+        trace(Bare().eval(), (noise(2),))
