@@ -4,6 +4,10 @@ import re
 
 import pytest
 
+from fxopt.errors import VerificationError
+from fxopt.lowering import lower
+from fxopt.passes.eliminate.eliminate_dead_code import EliminateDeadCode
+from fxopt.passes.quantize.insert_fake_quant import InsertFakeQuant
 from fxopt.pipeline import Pass, registry
 from fxopt.testing import CheckFailure, ProgramBuilder, check_once, check_pass, reproducer
 from tests.testing.wrong_passes import PAIRS
@@ -58,3 +62,17 @@ def test_the_float64_program_is_judged_by_the_bound_of_the_algebra() -> None:
     shift, variance = b.weight((6,)), b.weight((6,), kind="positive")
     norm = b.call("aten.batch_norm", conv, None, None, shift, variance, False, 0.5, 0.5, True)
     assert check_once(registry.get("fuse-conv-bn")(), b.finish(norm)) == 1
+
+
+def test_files_are_held_to_what_is_finite() -> None:
+    """onnxruntime's PRelu makes 0 of 0 times NaN."""
+    b = ProgramBuilder()
+    program = b.finish(b.call("aten.prelu", b.input((b.batch, 4)), b.weight((4,), kind="nan")))
+    with pytest.raises(VerificationError, match="NaN or infinite"):
+        lower(program, "onnx")
+    assert check_once(EliminateDeadCode(), program, targets=("onnx",)) == 0
+
+
+def test_a_pass_that_calibrates_gets_data() -> None:
+    counts = check_pass(InsertFakeQuant(), examples=5, targets=())
+    assert counts["fired"] > 0

@@ -40,23 +40,33 @@ class UnflattenLinear(Pass):
     motifs: ClassVar[tuple[Callable[..., object], ...]] = (_motif,)
 
     def run(self, rewriter: Rewriter) -> None:
-        """One sweep over the linear layers."""
-        for node in rewriter.nodes(_LINEAR):
-            flat = operand(node)
-            shaped = [user for user in node.users if is_op(user, "reshape")]
-            if not is_reshape(flat) or not shaped:
-                continue
-            x, rows = operand(flat), _rows(node, shaped[0])
-            why = _objection(rewriter, node, rows)
-            if why:
-                rewriter.refuse(node, why, rule="unflatten-linear")
-                continue
-            with rewriter.rewrite("unflatten-linear", shaped[0]):
-                if not _has_shape(rewriter, x, rows):
-                    x = rewriter.call(_RESHAPE, x, rows)
-                unflattened = rewriter.call(_LINEAR, x, *node.args[1:])
-                for user in shaped:
-                    rewriter.replace(user, unflattened)
+        """Sweeps over the linear layers until one changes nothing: a layer's reshape is another's user."""
+        before = -1
+        objections: dict[Node, str] = {}
+        while rewriter.program.version != before:
+            before = rewriter.program.version
+            objections = {n: why for n in rewriter.nodes(_LINEAR) if (why := _unflatten(rewriter, n))}
+        for node, why in objections.items():
+            rewriter.refuse(node, why, rule="unflatten-linear")
+
+
+def _unflatten(rewriter: Rewriter, node: Node) -> str:
+    """Lets one layer do without its reshapes, or says why it can't; empty too if it has none."""
+    flat = operand(node)
+    shaped = [user for user in node.users if is_op(user, "reshape")]
+    if not is_reshape(flat) or not shaped:
+        return ""
+    x, rows = operand(flat), _rows(node, shaped[0])
+    why = _objection(rewriter, node, rows)
+    if why:
+        return why
+    with rewriter.rewrite("unflatten-linear", shaped[0]):
+        if not _has_shape(rewriter, x, rows):
+            x = rewriter.call(_RESHAPE, x, rows)
+        unflattened = rewriter.call(_LINEAR, x, *node.args[1:])
+        for user in shaped:
+            rewriter.replace(user, unflattened)
+    return ""
 
 
 def _rows(node: Node, shaped: Node) -> Sizes | None:

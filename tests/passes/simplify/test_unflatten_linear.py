@@ -170,3 +170,16 @@ def test_one_that_stays_does_not_keep_the_next_from_going():
     result = applied(UnflattenLinear(), before)
     assert sum(r.rewrites for r in result.passes) == 1
     assert calls(result.program).count("reshape") < calls(before).count("reshape")
+
+
+def test_a_layer_whose_reshapes_agree_once_a_later_one_has_gone():
+    """The second layer's reshape is a user of the first."""
+
+    def function(x, w, v):
+        y = F.linear(x.reshape(-1, 4), w)
+        return y.reshape(-1, 4, 4), F.linear(y.reshape(-1, 4), v).reshape(-1, 4, 4)
+
+    after = applied(
+        UNFLATTEN, program(function, rand(4, 4), w=rand(4, 4, seed=1), v=rand(4, 4, seed=2))
+    ).program
+    assert calls(after) == ["reshape", "linear", "linear"]
