@@ -66,15 +66,15 @@ class Constants:
         self.readings[node] = reading
         folded = self._folded(node)
         if folded is not None:
-            self._note(node, folded)
+            self.known[node] = folded  # its slices are uniform by what it is computed from, which may be cut
         self.products[node] = products_of(reading, self.known)
-        if folded is None and reading.is_known:
+        if reading.is_known:
             for part, side in enumerate(reading.outputs):
                 for dim, axis, names in side.places():
                     self.values[axis.span] = self._along(reading, part, dim, names, axis.size)
 
     def _note(self, node: Node, tensor: torch.Tensor) -> None:
-        """A known tensor, and its uniform slices."""
+        """A weight, and its uniform slices."""
         self.known[node] = tensor
         if tensor.is_complex() or tensor.is_quantized or not tensor.numel():
             return

@@ -124,7 +124,9 @@ def _product(reading: Reading, x: Side, weight: Side, tensor: torch.Tensor) -> P
     bias = others[0] if others else None
     if bias is not None and not ({n for d in bias.dims for n in d} <= set(row_names)):
         return None
-    if reading.marks and any(reading.marks.get(n) is Mark.MIXED for n in own):
+    if any(reading.marks.get(n, Mark.CARRIED) is not Mark.CARRIED for n in own):
+        return None  # an image that is known stands in no fixed place to what it meets
+    if any(size != 1 and not names for size, names in zip(tensor.shape, weight.dims, strict=False)):
         return None
     grid = tuple(n for d in weight.dims for n in d if n in names or n in row_names)
     return Product(reading, x, channel, names, weight, out, row_names, bias, grid, tensor)
