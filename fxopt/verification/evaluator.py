@@ -15,6 +15,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch._prims_common import make_contiguous_strides_for
 from torch.fx import Node
 
 from fxopt.draws import same_draws
@@ -236,13 +237,20 @@ def _reference_mode() -> Iterator[None]:
 def _plain(value: object) -> object:
     """Tensors as contiguous memory of their own: strides and alignment may choose another kernel."""
     if isinstance(value, torch.Tensor):
-        if value.layout is torch.strided and (not value.is_contiguous() or value.storage_offset()):
+        if value.layout is torch.strided and (not _is_row_major(value) or value.storage_offset()):
             return value.clone(memory_format=torch.contiguous_format)
         return value
     if isinstance(value, (list, tuple)):
         items = [_plain(v) for v in value]
         return items if isinstance(value, list) else tuple(items)
     return value
+
+
+def _is_row_major(tensor: torch.Tensor) -> bool:
+    """Whether strides are those of fresh memory; a contiguous tensor may have any at axes of size one."""
+    if not tensor.is_contiguous():
+        return False
+    return 1 not in tensor.shape or tensor.stride() == make_contiguous_strides_for(tensor.shape)
 
 
 def _walk(

@@ -51,6 +51,30 @@ def test_tensors_are_contiguous_and_start_at_their_storage():
         assert torch.equal(a, b)
 
 
+class RowsOnce(nn.Module):
+    """[n, k] as [1, n, k], by moving an axis of size one or by a reshape."""
+
+    def __init__(self, moves: bool) -> None:
+        super().__init__()
+        self.moves = moves
+        self.register_buffer("weight", torch.randn(4, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.unsqueeze(1).permute(1, 0, 2) if self.moves else x.reshape(1, 2, 4)
+        return nn.functional.linear(rows, self.weight)
+
+
+def test_the_stride_of_an_axis_of_size_one_chooses_no_kernel():
+    """Such a tensor is contiguous whatever that stride is, but matmul folds by it, and sums in another order."""
+    moved, reshaped = RowsOnce(True).eval(), RowsOnce(False).eval()
+    reshaped.load_state_dict(moved.state_dict())
+    programs = [trace(module, (torch.randn(2, 4),)) for module in (moved, reshaped)]
+    for seed in range(20):
+        x = torch.randn(2, 4, generator=torch.Generator().manual_seed(seed))
+        a, b = (evaluate(program, [x])[0] for program in programs)
+        assert torch.equal(a, b)
+
+
 class Chain(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for _ in range(6):
