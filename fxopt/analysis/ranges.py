@@ -39,12 +39,22 @@ class Grid:
     @property
     def low(self) -> int:
         """The lowest integer."""
-        return -(1 << (self.bits - 1)) + self.narrow if self.signed else 0
+        return self.lowest + self.narrow
 
     @property
     def high(self) -> int:
         """The highest integer."""
         return (1 << (self.bits - self.signed)) - 1
+
+    @property
+    def largest(self) -> int:
+        """The largest magnitude of an integer of the type."""
+        return max(-self.lowest, self.high)
+
+    @property
+    def lowest(self) -> int:
+        """The lowest integer of the type, which a narrow grid leaves out."""
+        return -(1 << (self.bits - 1)) if self.signed else 0
 
 
 def affine(low: float, high: float, grid: Grid) -> tuple[float, int]:

@@ -13,8 +13,8 @@ from fxopt.program import Program
 
 __all__ = ["Contraction", "Edges", "contraction_of", "find_edges"]
 
-_MOST_PRODUCTS = (2**31 - 1) // (255 * 128)
-"""So many products of an unsigned and a signed byte fit a 32-bit accumulator whatever their values."""
+_ACCUMULATOR = 2**31 - 1
+"""The largest sum of products that integer kernels hold."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ def contraction_of(node: Node) -> Contraction | str:
         and (not bias or operands[bias].dims[0].indices == dim.indices)
     ]
     channel = channels[0] if len(channels) == 1 else None
-    found = Contraction(tuple(n for n in factors if n != weight), weight, bias, channel)
-    return found if _fits(found, values) else f"its sums of more than {_MOST_PRODUCTS} products may overflow"
+    return Contraction(tuple(n for n in factors if n != weight), weight, bias, channel)
 
 
 def is_weight(argument: object) -> bool:
@@ -76,15 +75,6 @@ def is_weight(argument: object) -> bool:
         and isinstance(value := argument.meta["val"], torch.Tensor)
         and value.dtype is torch.float32
     )
-
-
-def _fits(found: Contraction, values: dict[str, object]) -> bool:
-    factor = values[found.weight or found.activations[0]]
-    assert isinstance(factor, torch.Tensor)
-    if not found.weight:
-        return isinstance(factor.shape[-1], int) and factor.shape[-1] <= _MOST_PRODUCTS
-    channels = 1 if found.channel is None else factor.shape[found.channel]
-    return factor.numel() <= _MOST_PRODUCTS * channels
 
 
 @dataclass
@@ -128,12 +118,14 @@ def find_edges(program: Program, placement: Placement, left_out: Callable[[Node]
     for node in reversed(list(program.calls())):
         reads = _reads(node, node in asked, placement, edges, left_out)
         if reads:
-            if aten_name(node) in placement.rounds_result and node not in asked:
-                edges.results.append(_last_absorbed(node, placement))
+            if aten_name(node) in placement.rounds_result:
+                given = _last_absorbed(node, placement)
+                if given not in wanted or any(given not in chosen.get(u, ()) for u in given.users):
+                    edges.results.append(given)
             chosen[node] = reads
             wanted.update(reads)
             asked.update(reads)
-        elif node in asked and aten_name(node) in placement.absorbed:
+        elif node in asked and _is_absorbed(node, placement):
             asked.update(n for n in node.all_input_nodes if len(n.users) == 1)
     edges.results.reverse()
     edges.integer = dict(reversed(chosen.items()))
@@ -173,7 +165,23 @@ def _no_kernel(node: Node, found: Contraction, placement: Placement) -> str:
         return f"{placement.name} has no integer kernel for it"
     if not found.weight and not placement.product_of_activations:
         return "products of two activations stay in float"
-    return ""
+    largest = (
+        placement.activations.largest * (placement.weights if found.weight else placement.activations).largest
+    )
+    most, count = _ACCUMULATOR // largest, _products(node, found)
+    return (
+        "" if count is not None and count <= most else f"its sums of more than {most} products may overflow"
+    )
+
+
+def _products(node: Node, found: Contraction) -> int | None:
+    """How many products are summed for one result, at most; None if that varies."""
+    factor = bind_values(node)[found.weight or found.activations[0]]
+    assert isinstance(factor, torch.Tensor)
+    if not found.weight:
+        return factor.shape[-1] if isinstance(factor.shape[-1], int) else None
+    channels = 1 if found.channel is None else factor.shape[found.channel]
+    return factor.numel() // max(channels, 1)
 
 
 def _tensors(node: Node) -> tuple[Node, ...]:
@@ -195,9 +203,17 @@ def _is_activation(node: Node) -> bool:
 
 def _last_absorbed(node: Node, placement: Placement) -> Node:
     """The value that a kernel gives: after the activations that are part of it."""
-    while len(node.users) == 1 and aten_name(user := next(iter(node.users))) in placement.absorbed:
+    while len(node.users) == 1 and _is_absorbed(user := next(iter(node.users)), placement):
         node = user
     return node
+
+
+def _is_absorbed(node: Node, placement: Placement) -> bool:
+    """Whether a call is an activation that clips at zero, which is where the integers of its result begin."""
+    if aten_name(node) not in placement.absorbed:
+        return False
+    bound = bind(node)
+    return all(bound.get(name, 0) == 0 for name in ("min", "min_val"))
 
 
 def _source(node: Node, integer: dict[Node, tuple[Node, ...]], placement: Placement) -> Node:

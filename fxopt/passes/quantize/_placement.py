@@ -21,7 +21,7 @@ class Placement:
 
     Ops are named as in `aten.<name>`; contractions of weights are taken from the op table's roles. A value is rounded
     where an integer kernel reads it. Between an integer kernel and an activation of `absorbed` that alone reads
-    its result nothing is rounded: clipping is part of the rounding.
+    its result and clips at zero nothing is rounded: clipping is part of the rounding.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Placement:
     """Ops whose integer kernels take and give values of different scales."""
     same_scale: frozenset[str] = frozenset()
     """Ops that move values or choose among them: their result has their input's scale."""
-    absorbed: frozenset[str] = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max"})
+    absorbed: frozenset[str] = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min"})
     product_of_activations: bool = False
     """Products of two activations are integer ones too."""
 
@@ -87,7 +87,7 @@ def placement_of(name: str) -> Placement:
     return found
 
 
-# onnxruntime 1.32, CPU: which Q/DQ patterns its graph transformers fuse (qdq_selectors.cc), tried one by one: u8
+# onnxruntime 1.32, CPU: which Q/DQ patterns its graph transformers fuse; a test reads the optimised graphs. u8
 # activations with s8 weights (s8 activations leave half of the convolutions in float on x86), int32 biases, sums
 # and pools between rounded values. GELU, norms and softmax have no kernel that pays; nor has a transposed
 # convolution any.

@@ -124,8 +124,9 @@ class _Insertion:
                 operands |= self._constants(node, contraction, reads)
             args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda n: operands.get(n, n))
             new = self.now[node] = self.rewriter.call(node.target, *args, **kwargs)
-            rounds = node in self.edges.results and node in self.numbers
-            self.rewriter.replace(node, self._rounded(node, node) if rounds else new)
+            if node in self.edges.results and node in self.numbers:
+                new = self.rounded[node] = self._rounded(node, node)
+            self.rewriter.replace(node, new)
 
     def _activation(self, value: Node) -> Node:
         """A value, rounded; once for all that read it."""
@@ -173,13 +174,8 @@ class _Insertion:
             name = f"zero_point_{zero_point}"
             self.zero_points[zero_point] = self.rewriter.constant(torch.tensor(zero_point), name=name)
         return self.rewriter.call(
-            fake_quantize, x, scale, self.zero_points[zero_point], _low(grid), grid.high
+            fake_quantize, x, scale, self.zero_points[zero_point], grid.lowest, grid.high
         )
-
-
-def _low(grid: Grid) -> int:
-    """The lowest integer of the type: runtimes clip to types, a scale keeps narrow grids within."""
-    return Grid(grid.bits, grid.signed).low
 
 
 def _weight_scale(weight: torch.Tensor, channel: int | None, grid: Grid, least: torch.Tensor) -> torch.Tensor:
