@@ -22,7 +22,7 @@ from fxopt.ops.info import (
     register_op,
     registered_ops,
 )
-from fxopt.ops.quantized import dequantize, fake_quantize
+from fxopt.ops.quantized import dequantize, fake_quantize, quantize
 from fxopt.ops.resolve import UnknownOpError, resolve_op
 from fxopt.ops.schema import (
     ArgumentKind,
@@ -80,6 +80,7 @@ __all__ = [
     "outline",
     "parse_index_map",
     "plain",
+    "quantize",
     "register_op",
     "registered_ops",
     "resolve_op",

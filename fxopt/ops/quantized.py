@@ -19,7 +19,7 @@ tensor([-0.5000,  0.0000,  0.5000,  9.0000])
 
 import torch
 
-__all__ = ["dequantize", "fake_quantize"]
+__all__ = ["dequantize", "fake_quantize", "quantize"]
 
 _LIBRARY = torch.library.Library("fxopt", "DEF")
 _LIBRARY.define(
@@ -28,12 +28,19 @@ _LIBRARY.define(
 _LIBRARY.define("dequantize(Tensor q, Tensor scale, Tensor zero_point) -> Tensor")
 
 
+def quantize(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, quant_min: int, quant_max: int
+) -> torch.Tensor:
+    """The integers of `fake_quantize`, in the dtype of `x`."""
+    steps = torch.round(x / scale.to(x.dtype)) + zero_point.to(x.dtype)
+    return torch.clamp(steps, quant_min, quant_max)
+
+
 def _fake_quantize(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, quant_min: int, quant_max: int
 ) -> torch.Tensor:
-    scale, zero_point = scale.to(x.dtype), zero_point.to(x.dtype)
-    q = torch.clamp(torch.round(x / scale) + zero_point, quant_min, quant_max)
-    return (q - zero_point) * scale
+    q = quantize(x, scale, zero_point, quant_min, quant_max)
+    return (q - zero_point.to(x.dtype)) * scale.to(x.dtype)
 
 
 def _dequantize(q: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:

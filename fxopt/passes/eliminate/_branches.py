@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 from fxopt.analysis.channels import Constants
 from fxopt.analysis.channels.space import is_part
-from fxopt.ops import argument_kinds, bind, op_info
+from fxopt.ops import bind, op_info
 from fxopt.ops.sizes import same_size
 from fxopt.passes._names import aten_name
 from fxopt.program import trained_as
@@ -103,25 +104,8 @@ def _replace(rewriter: Rewriter, node: Node, constant: Mapping[Node, _Constant],
             if asked is not None:
                 sized = [s if isinstance(s, int) else rewriter.call("aten.sym_size.int", *s) for s in asked]
                 made[n] = rewriter.call("aten.expand", made[n], sized)
-        rewriter.replace(node, _renewed(rewriter, node, made))
-
-
-def _renewed(rewriter: Rewriter, node: Node, made: Mapping[Node, Node]) -> Node:
-    target = node.target
-    assert isinstance(target, torch._ops.OpOverload)
-    arguments = {k: _swapped(v, made) for k, v in bind(node).items()}
-    kinds = argument_kinds(target)
-    return rewriter.call(
-        target,
-        *(arguments[k.name] for k in kinds if not k.keyword_only and k.name in arguments),
-        **{k.name: arguments[k.name] for k in kinds if k.keyword_only and k.name in arguments},
-    )
-
-
-def _swapped(value: object, made: Mapping[Node, Node]) -> object:
-    if isinstance(value, Node):
-        return made.get(value, value)
-    return [_swapped(v, made) for v in value] if isinstance(value, (list, tuple)) else value
+        args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda n: made.get(n, n))
+        rewriter.replace(node, rewriter.call(node.target, *args, **kwargs))
 
 
 def _summand(rewriter: Rewriter, node: Node, constant: Mapping[Node, _Constant]) -> Node | None:

@@ -47,9 +47,7 @@ class EliminateDeadWeights(Pass):
     def run(self, rewriter: Rewriter) -> None:
         """Cuts until nothing goes: what went may have been the last that demanded something, or that varied."""
         removal, before = rewriter.analysis(Removal), -1
-        while (
-            rewriter.program.version != before
-        ):  # a cut that is not allowed, in a bisection, leaves it as it is
+        while rewriter.program.version != before:  # in a bisection a cut may not be allowed
             before = rewriter.program.version
             replace_constant_branches(rewriter, removal.coupling.demand.constants, _NAME)
             removal = rewriter.analysis(Removal)
