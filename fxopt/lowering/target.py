@@ -71,6 +71,8 @@ class Target(ABC):
     """Of its files, with the dot."""
     runner: str
     """Which kind of worker process runs its files: "onnx", "torchscript" or "eager"."""
+    placement: str = "generic"
+    """The name of a `Placement`: where its runtime wants values rounded."""
 
     @abstractmethod
     def has_rule(self, node: Node) -> bool:

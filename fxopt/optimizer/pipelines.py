@@ -69,7 +69,8 @@ def checked_manager(pipeline: Pipeline, target: str | Target | None) -> PassMana
         LoweringError: an unknown target.
     """
     manager = PassManager.parse(pipeline)
-    chosen = None if target is None else get_target(target).name
+    lowered = None if target is None else get_target(target)
+    chosen = None if lowered is None else lowered.name
     for step in _plain(manager.steps):
         wanted = dict(step.options).get("target")
         if step.name == "O2" and isinstance(wanted, str):
@@ -78,7 +79,7 @@ def checked_manager(pipeline: Pipeline, target: str | Target | None) -> PassMana
                 raise PipelineError(
                     f"{print_steps((step,))} is not for the target {chosen!r}: leave its target out, or make them agree"
                 )
-    return manager if chosen is None else manager.for_target(chosen)
+    return manager if lowered is None else manager.placed(lowered.placement)
 
 
 def _plain(steps: Iterable[Step]) -> Iterator[Named]:

@@ -65,8 +65,8 @@ class Pass:
         """Whether this pass, with its options, needs calibration data: as the class declares by default."""
         return self.needs_calibration
 
-    def for_target(self, target: str) -> "Pass":
-        """The pass as a target of this name wants it: by default itself, whatever the target."""
+    def placed(self, placement: str) -> "Pass":
+        """The pass as a target's runtime wants it (`Target.placement`): by default itself, whatever that is."""
         return self
 
     def run(self, rewriter: Rewriter) -> None:

@@ -67,10 +67,10 @@ class PassManager:
         manager._check_properties()
         return manager
 
-    def for_target(self, target: str) -> "PassManager":
-        """The same pipeline, with what its passes leave to the target chosen: `expand` shows it."""
+    def placed(self, placement: str) -> "PassManager":
+        """The same pipeline, with what its passes leave to the target's runtime chosen: `expand` shows it."""
         manager = PassManager(())
-        manager.steps, manager._bound = self.steps, self._bound.for_target(target)
+        manager.steps, manager._bound = self.steps, self._bound.placed(placement)
         return manager
 
     def __str__(self) -> str:

@@ -76,9 +76,9 @@ class Bound:
         """The passes in order, those of a fixpoint once."""
         return [p for item in self.passes for p in (item.flat() if isinstance(item, Bound) else [item])]
 
-    def for_target(self, target: str) -> "Bound":
-        """The same passes as a target wants them."""
-        return Bound(tuple(item.for_target(target) for item in self.passes), self.fixpoint)
+    def placed(self, placement: str) -> "Bound":
+        """The same passes as a target's runtime wants them."""
+        return Bound(tuple(item.placed(placement) for item in self.passes), self.fixpoint)
 
     def steps(self) -> tuple[Step, ...]:
         """The steps that make it, named pipelines written out."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import fxopt
@@ -18,7 +19,7 @@ from fxopt.program import Program
 from fxopt.report import Verdict
 from fxopt.verification import check_programs
 from tests import zoo
-from tests.passes.helpers import calls, rand
+from tests.passes.helpers import calls, program, rand
 
 TARGETS = ("eager", "torchscript", "onnx")
 CHEAP = ("mlp", "digits", "tied_encoder")
@@ -76,35 +77,59 @@ def test_files_are_smaller_and_agree_with_the_simulation(
     assert artifact.size < 0.3 * size
 
 
-def test_onnxruntime_runs_the_whole_network_on_integers(quantized: Program, tmp_path: Path) -> None:
+def kernels(program: Program, folder: Path) -> Counter[str]:
+    """What onnxruntime makes of the file."""
     ort = pytest.importorskip("onnxruntime")
-    path = tmp_path / "net.onnx"
-    lower(quantized, "onnx", path=path)
-    assert {i.data_type for i in onnx.load(path).graph.initializer if len(i.dims) > 1} == {
-        onnx.TensorProto.INT8
-    }
+    lower(program, "onnx", path=folder / "net.onnx")
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    ort.InferenceSession(path, options)
-    kinds = Counter(n.op_type for n in onnx.load(tmp_path / "optimized.onnx").graph.node)
-    assert kinds["QLinearConv"] == 2
-    assert kinds["QGemm"] == 1
-    assert kinds["QuantizeLinear"] == 1, "of the input"
-    assert not {"Conv", "Gemm", "Relu", "DequantizeLinear"} & set(kinds)
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    ort.InferenceSession(folder / "net.onnx", options)
+    return Counter(n.op_type for n in onnx.load(folder / "optimized.onnx").graph.node)
+
+
+def test_onnxruntime_runs_the_whole_network_on_integers(quantized: Program, tmp_path: Path) -> None:
+    found = kernels(quantized, tmp_path)
+    assert found["QLinearConv"] == 2
+    assert found["QGemm"] == 1
+    assert found["QuantizeLinear"] == 1, "of the input"
+    assert not {"Conv", "Gemm", "Relu", "DequantizeLinear"} & set(found)
+    stored = onnx.load(tmp_path / "net.onnx").graph.initializer
+    assert {i.data_type for i in stored if len(i.dims) > 1} == {onnx.TensorProto.INT8}
 
 
 def test_a_linear_layer_of_sequences_is_one_integer_product(tmp_path: Path) -> None:
-    ort = pytest.importorskip("onnxruntime")
-    path = tmp_path / "net.onnx"
-    lower(int8(nn.Linear(16, 8).eval(), (rand(2, 5, 16),)), "onnx", path=path)
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    ort.InferenceSession(path, options)
-    kinds = Counter(n.op_type for n in onnx.load(tmp_path / "optimized.onnx").graph.node)
-    assert kinds["QGemm"] == 1
-    assert not {"Gemm", "MatMul", "DequantizeLinear"} & set(kinds)
+    found = kernels(int8(nn.Linear(16, 8).eval(), (rand(2, 5, 16),)), tmp_path)
+    assert found["QGemm"] == 1
+    assert not {"Gemm", "MatMul", "DequantizeLinear"} & set(found)
+
+
+BETWEEN = {
+    "average": lambda y: F.avg_pool2d(y, 2),
+    "maximum": lambda y: F.max_pool2d(y, 2),
+    "sum": lambda y: y + y.flip(0),
+    "product": lambda y: y * y.flip(0),
+    "gate": lambda y: y * y.mean((2, 3), keepdim=True).sigmoid(),
+    "join": lambda y: torch.cat([y[:, :2], y.abs()[:, :2]], 1),
+    "upsample": lambda y: F.interpolate(y, scale_factor=2),
+    "permute": lambda y: y.permute(0, 1, 3, 2),
+    "slice": lambda y: y[:, :, 1:],
+    "shuffle": lambda y: F.channel_shuffle(y, 2),
+    "relu6": F.relu6,
+    "clip": lambda y: y.clamp(-1, 1),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_convolutions_stay_integer_around(name: str, tmp_path: Path) -> None:
+    def net(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(BETWEEN[name](F.conv2d(x, w, padding=1)), v, padding=1)
+
+    x = rand(2, 4, 8, 8)
+    before = program(net, x, w=rand(4, 4, 3, 3, seed=1), v=rand(4, 4, 3, 3, seed=2))
+    found = kernels(fxopt.run_pipeline(before, "int8", calibration=[x], target="onnx"), tmp_path)
+    assert found["QLinearConv"] == 2
+    assert not {"Conv", "FusedConv", "Add", "Mul", "Concat", "AveragePool"} & set(found)
 
 
 def test_torchscript_loads_with_torch_alone(quantized: Program, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ class OnnxTarget(Target):
     name = "onnx"
     suffix = ".onnx"
     runner = "onnx"
+    placement = "onnx:onnxruntime"
 
     def __init__(self, *, external_threshold: int | None = None) -> None:
         """Makes the target.

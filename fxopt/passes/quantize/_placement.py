@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fxopt.analysis.ranges import Grid
 from fxopt.errors import PipelineError, nearest
 
-__all__ = ["Placement", "placement_for", "placement_names", "placement_of", "register_placement"]
+__all__ = ["Placement", "placement_names", "placement_of", "register_placement"]
 
 
 _BYTES, _SIGNED = Grid(8, signed=False), Grid(8, signed=True, narrow=True)
@@ -68,11 +68,6 @@ def placement_names() -> list[str]:
     return sorted(_PLACEMENTS)
 
 
-def placement_for(target: str) -> Placement:
-    """The placement that a target is lowered with, unless another is asked for."""
-    return _PLACEMENTS.get(_DEFAULTS.get(target, target), _GENERIC)
-
-
 def placement_of(name: str) -> Placement:
     """The placement of a name, the generic one for an empty name.
 
@@ -101,5 +96,3 @@ _ONNXRUNTIME = register_placement(
     )
 )
 _GENERIC = register_placement(replace(_ONNXRUNTIME, name="generic"))
-_DEFAULTS = {"onnx": "onnx:onnxruntime"}
-"""The placement of a target that has not its own name."""

@@ -15,7 +15,7 @@ from fxopt.ops import bind, fake_quantize
 from fxopt.passes._names import aten_name
 from fxopt.passes.quantize._calibration import calibrate
 from fxopt.passes.quantize._edges import Contraction, Edges, find_edges
-from fxopt.passes.quantize._placement import Placement, placement_for, placement_of
+from fxopt.passes.quantize._placement import Placement, placement_of
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.program import origins_of
 from fxopt.rewriting import Const, Rewriter
@@ -65,9 +65,9 @@ class InsertFakeQuant(Pass):
         """
         placement_of(self.placement)
 
-    def for_target(self, target: str) -> Pass:
+    def placed(self, placement: str) -> Pass:
         """The target's placement, where none was asked for."""
-        return self if self.placement else replace(self, placement=placement_for(target).name)
+        return self if self.placement else replace(self, placement=placement)
 
     def run(self, rewriter: Rewriter) -> None:
         """Finds what is rounded, calibrates, and gives each integer call rounded operands."""

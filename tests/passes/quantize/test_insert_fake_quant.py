@@ -9,6 +9,7 @@ from torch import nn
 
 import fxopt
 from fxopt.errors import InputError, PassError, PipelineError
+from fxopt.lowering import get_target
 from fxopt.ops import bind, fake_quantize
 from fxopt.passes.quantize._edges import contraction_of
 from fxopt.passes.quantize._placement import Placement, placement_names, placement_of, register_placement
@@ -140,6 +141,36 @@ def test_the_result_of_a_last_convolution_is_rounded() -> None:
     x = rand(2, 3, 5, 5)
     after = quantized(program(lambda x, w: F.conv2d(x, w).relu(), x, w=rand(4, 3, 3, 3, seed=1)), [x])
     assert calls(after) == ["fake_quantize", "fake_quantize", "conv2d", "relu", "fake_quantize"]
+
+
+def test_a_convolution_that_floats_read_too_is_rounded_for_all() -> None:
+    x, w = rand(2, 4, 5, 5), rand(4, 4, 3, 3, seed=1)
+    both = program(
+        lambda x, w: F.conv2d(F.conv2d(x, w, padding=1).abs() + F.conv2d(x, w, padding=1), w), x, w=w
+    )
+    after = quantized(both, [x])
+    (absolute,) = (n for n in after.calls() if "abs" in str(n.target))
+    assert absolute.args[0].target is fake_quantize
+
+
+@pytest.mark.parametrize(
+    ("clip", "inside"),
+    [
+        (F.relu6, True),
+        (lambda y: y.clamp(0, 2), True),
+        (lambda y: y.clamp(-1, 1), False),
+        (F.hardtanh, False),
+    ],
+    ids=["relu6", "clamp at zero", "clamp below zero", "hardtanh"],
+)
+def test_only_clipping_at_zero_is_part_of_the_rounding(clip, inside: bool) -> None:
+    x = rand(2, 3, 5, 5)
+    after = quantized(
+        program(lambda x, w, v: F.conv2d(clip(F.conv2d(x, w)), v), x, w=rand(4, 3, 3, 3), v=rand(4, 4, 1, 1)),
+        [x],
+    )
+    convolution = next(n for n in after.calls() if "conv2d" in str(n.target))
+    assert (next(iter(convolution.users)).target is fake_quantize) is not inside
 
 
 def test_several_readers_share_one_rounding() -> None:
@@ -297,10 +328,10 @@ def test_an_empty_batch() -> None:
 
 
 def test_a_target_chooses_its_placement() -> None:
-    manager = PassManager.parse("int8").for_target("onnx")
+    manager = PassManager.parse("int8").placed(get_target("onnx").placement)
     assert manager.expand().endswith("insert-fake-quant{placement=onnx:onnxruntime}")
     assert str(manager) == "int8"
-    asked = PassManager.parse("insert-fake-quant{placement=generic}").for_target("onnx")
+    asked = PassManager.parse("insert-fake-quant{placement=generic}").placed("onnx:onnxruntime")
     assert asked.expand() == "insert-fake-quant{placement=generic}"
 
 
