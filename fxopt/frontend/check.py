@@ -26,7 +26,7 @@ from fxopt.frontend.untouched import Snapshot
 from fxopt.frontend.unwritten import filled, unwritten
 from fxopt.ops import is_random, op_key
 from fxopt.program.program import Program, origins_of
-from fxopt.program.signature import TensorSpec, evaluate_dim, solve_sizes
+from fxopt.program.signature import STATE, TensorSpec, evaluate_dim, solve_sizes
 
 __all__ = ["check_against_model"]
 
@@ -221,7 +221,7 @@ class _Comparison:
             return None
         self._check_repeatable(example, expected, snapshot)
         args, kwargs = example.copied()
-        given = {f"state.{name}": value for name, value in self._states().items()}
+        given = {f"{STATE}{name}": value for name, value in self._states().items()}
         try:
             with same_draws():
                 got = pytree.tree_leaves(self.program(*args, **kwargs, **given))
@@ -231,19 +231,21 @@ class _Comparison:
 
     def _states(self) -> dict[str, torch.Tensor]:
         """Copies of the buffers that the program takes and returns."""
-        names = [
-            s.name.removeprefix("state.") for s in self.program.signature.inputs[len(self.example.names) :]
-        ]
+        names = [s.name.removeprefix(STATE) for s in self.program.signature.inputs[len(self.example.names) :]]
         return {name: self.model.get_buffer(name).clone() for name in names}
 
     def _run_model(self, example: Example, states: dict[str, torch.Tensor]) -> list[object]:
-        """The model's results, flat, and its new states behind them."""
+        """The model's results, flat, its new states behind them, and what the inputs became that it writes to."""
         args, kwargs = example.copied()
+        named = dict(zip(self.example.names, pytree.tree_leaves((args, kwargs)), strict=True))
         with same_draws(), filled() if self.unwritten is not None else contextlib.nullcontext():
-            if not states:
-                return pytree.tree_leaves(self.model(*args, **kwargs))
-            result = torch.func.functional_call(self.model, states, args, kwargs)
-        return [*pytree.tree_leaves(result), *states.values()]
+            result = (
+                torch.func.functional_call(self.model, states, args, kwargs)
+                if states
+                else self.model(*args, **kwargs)
+            )
+        written = [named[name] for name in self.program.signature.written_inputs()]
+        return [*pytree.tree_leaves(result), *states.values(), *written]
 
     def _check_repeatable(self, example: Example, expected: list[object], snapshot: Snapshot) -> None:
         """A model that assigns to attributes must not depend on them; afterwards they are as before."""

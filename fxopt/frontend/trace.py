@@ -70,7 +70,9 @@ def trace(
         kwargs: example keyword inputs.
         dynamic_shapes: torch.export's form, or the short form `{"x": {0: "batch"}}`.
         state: keep the model's effects: buffers that it writes to become inputs and outputs `state.<name>`, after its
-            own; random numbers (dropout of a model that trains, too) are drawn from torch's generator at each call.
+            own; what an input that it writes to becomes is an output `state.<name>` behind them (the caller's tensor
+            stays as it was); random numbers (dropout of a model that trains, too) are drawn from torch's generator at
+            each call.
         trust: open a `.pt2` file, which can run code of its author's choosing.
 
     Returns:

@@ -26,7 +26,7 @@ from fxopt.ops import canonical_arguments, is_mutating, op_key
 from fxopt.ops.spelling import DROPPED, canonical_call
 from fxopt.program.inference import infer_value
 from fxopt.program.program import Origin, Program, new_fake_mode
-from fxopt.program.signature import ConstantSpec, ScalarSpec, Signature, Spec, TensorSpec
+from fxopt.program.signature import STATE, ConstantSpec, ScalarSpec, Signature, Spec, TensorSpec
 
 __all__ = ["unlift"]
 
@@ -121,7 +121,7 @@ class _Unlift:
 
     def _state_input(self, node: Node, spec: InputSpec) -> None:
         value = node.meta["val"]
-        name = f"state.{spec.target}"
+        name = f"{STATE}{spec.target}"
         self.env[node] = self._placeholder(name, value)
         self.states.append((str(spec.target), self._tensor_spec(name, value)))
 
@@ -209,16 +209,25 @@ class _Unlift:
         return canonical_call(self._emit, torch.ops.aten.batch_norm.default, given, {}, value[0])
 
     def _finish(self) -> Program:
-        results, states = self._results()
-        if not states and results and all(r is None for r in results):
+        results, states, written = self._results()
+        if not states and not written and results and all(r is None for r in results):
             raise TraceError("the model returns no tensor: return what it computes")
         input_tree, output_tree = self.exported.call_spec.in_spec, self.exported.call_spec.out_spec
         assert input_tree is not None and output_tree is not None
         names = output_names(output_tree, {s.name for s in self.inputs})
         if self.states:
-            input_tree, output_tree = _with_states(input_tree, output_tree, [s.name for _, s in self.states])
-            names += [s.name for _, s in self.states]
-            results += [states[target] for target, _ in self.states]
+            input_tree = _with_keywords(input_tree, [s.name for _, s in self.states])
+        becomes = {s.name: states[target] for target, s in self.states}
+        for name, value in written.items():
+            if name in becomes:
+                raise TraceError(
+                    f"the model writes to an input and a buffer that are both {name[len(STATE) :]!r}: rename one"
+                )
+            becomes[name] = value
+        if becomes:
+            output_tree = _with_results(output_tree, len(becomes))
+            names += becomes
+            results += becomes.values()
         outputs = tuple(self._output_spec(n, r) for n, r in zip(names, results, strict=True))
         self.graph.output(tuple(r for r in results if isinstance(r, Node)))
         self.graph.output_node().meta = {}
@@ -228,18 +237,24 @@ class _Unlift:
         self.program.ties = self._ties()
         return self.program
 
-    def _results(self) -> tuple[list[object], dict[str, object]]:
-        """What the model returns, and the new states by buffer."""
+    def _results(self) -> tuple[list[object], dict[str, object], dict[str, object]]:
+        """What the model returns, the new states by buffer, and what inputs become that it does not return."""
         returned = pytree.tree_leaves(self.source.output_node().args[0])
         results: list[object] = []
         states: dict[str, object] = {}
-        for spec, value in zip(self.exported.graph_signature.output_specs, returned, strict=True):
+        written: dict[str, object] = {}
+        signature = self.exported.graph_signature
+        user = dict(zip(map(str, signature.user_inputs), self.names, strict=True))
+        own = {s.arg.name for s in signature.output_specs if s.kind is OutputKind.USER_OUTPUT}
+        for spec, value in zip(signature.output_specs, returned, strict=True):
             result = self._lookup(value) if isinstance(value, Node) else value
             if spec.kind is OutputKind.USER_OUTPUT:
                 results.append(result)
             elif spec.kind is OutputKind.BUFFER_MUTATION:
                 states[str(spec.target)] = result
-        return results, states
+            elif spec.kind is OutputKind.USER_INPUT_MUTATION and spec.arg.name not in own:
+                written[f"{STATE}{user[str(spec.target)]}"] = result
+        return results, states, written
 
     def _output_spec(self, name: str, result: object) -> Spec:
         if not isinstance(result, Node):
@@ -309,17 +324,17 @@ def _own_attributes() -> frozenset[str]:
     return frozenset(dir(GraphModule({}, graph)))
 
 
-def _with_states(
-    inputs: pytree.TreeSpec, outputs: pytree.TreeSpec, names: list[str]
-) -> tuple[pytree.TreeSpec, pytree.TreeSpec]:
-    """The trees with the states behind the model's own: as keyword arguments, and as further results."""
+def _with_keywords(inputs: pytree.TreeSpec, names: list[str]) -> pytree.TreeSpec:
+    """The tree of a call with further keyword arguments behind the model's own."""
     args, kwargs = pytree.tree_unflatten(list(range(inputs.num_leaves)), inputs)
+    return pytree.tree_structure((args, {**kwargs, **dict.fromkeys(names, 0)}))
+
+
+def _with_results(outputs: pytree.TreeSpec, count: int) -> pytree.TreeSpec:
+    """The tree of a result with further ones behind the model's own."""
     result = pytree.tree_unflatten(list(range(outputs.num_leaves)), outputs)
     results = result if type(result) is tuple else (result,)
-    return (
-        pytree.tree_structure((args, {**kwargs, **dict.fromkeys(names, 0)})),
-        pytree.tree_structure((*results, *(0 for _ in names))),
-    )
+    return pytree.tree_structure((*results, *(0 for _ in range(count))))
 
 
 def unlift(

@@ -1,4 +1,4 @@
-"""What a model may write to: nothing of the caller's, but what it also returns; buffers with `state=True`.
+"""What a model may write to: nothing of the caller's, but what it also returns; with `state=True` buffers and inputs.
 
 A decoder that fills a static cache in place and returns it is the usual case: its program returns the new
 cache and leaves the old one as it was.
@@ -66,7 +66,7 @@ def check_written(
         decomposed: functional, its signature says what was written.
         names: of the inputs.
         where: the first line that our own functionalisation refused.
-        state: whether buffers may be written.
+        state: whether buffers and inputs may be written.
 
     Raises:
         TraceError: names what is written.
@@ -75,11 +75,11 @@ def check_written(
     user = [s.arg.name for s in signature.input_specs if s.kind is InputKind.USER_INPUT]
     returned = {s.arg.name for s in signature.output_specs if s.kind is OutputKind.USER_OUTPUT}
     for spec in signature.output_specs:
-        if spec.kind is OutputKind.USER_INPUT_MUTATION and spec.arg.name not in returned:
+        if spec.kind is OutputKind.USER_INPUT_MUTATION and spec.arg.name not in returned and not state:
             name = names[user.index(str(spec.target))] if names else str(spec.target)
             raise TraceError(
-                f"the model writes into its input {name!r}{where}: "
-                "work on a copy (x = x.clone()), or return it too"
+                f"the model writes into its input {name!r}{where}: work on a copy (x = x.clone()), return it too, "
+                "or pass state=True to make what it becomes an output"
             )
         if spec.kind in _KINDS:
             _check_kind(_KINDS[spec.kind], spec.target, "", state=state)

@@ -3,6 +3,7 @@
 from fxopt.program.inference import fake_value, infer_value, value_key
 from fxopt.program.program import Origin, Program, expect_program, new_fake_mode, origins_of
 from fxopt.program.signature import (
+    STATE,
     ConstantSpec,
     Dim,
     ScalarSpec,
@@ -19,6 +20,7 @@ from fxopt.program.trained import trained_as
 from fxopt.program.trees import signature_from_json, signature_to_json
 
 __all__ = [
+    "STATE",
     "ConstantSpec",
     "Dim",
     "Origin",

@@ -13,7 +13,7 @@ import ast
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, islice
+from itertools import accumulate, islice, takewhile
 
 import torch
 from torch.utils import _pytree as pytree
@@ -23,6 +23,7 @@ from fxopt.program.binding import Known, bind_arguments, same_literal
 from fxopt.program.containers import numpy_hint, short_text
 
 __all__ = [
+    "STATE",
     "ConstantSpec",
     "Dim",
     "ScalarSpec",
@@ -38,6 +39,9 @@ __all__ = [
 
 Dim = int | str
 """A size: a number, or an expression over symbol names such as "batch" or "2*batch"."""
+
+STATE = "state."
+"""Before the name of a buffer that is an input and an output, and of an output that an input is written to become."""
 
 _SHORT = {
     torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16",
@@ -274,6 +278,13 @@ class Signature:
         computed = iter(flat)
         leaves = [s.value if isinstance(s, ConstantSpec) else next(computed) for s in self.outputs]
         return pytree.tree_unflatten(leaves, self.output_tree)
+
+    def written_inputs(self) -> list[str]:
+        """The names of the inputs whose new values are the last outputs, `state.<name>`: the model writes to them."""
+        names = {s.name for s in self.inputs}
+        behind = takewhile(lambda s: s.name.startswith(STATE), reversed(self.outputs))
+        written = [s.name.removeprefix(STATE) for s in behind if s.name not in names]
+        return [name for name in reversed(written) if name in names]
 
     def flatten_outputs(self, result: object) -> list[object]:
         """The computed outputs of a result in the model's own containers, constants left out."""

@@ -32,7 +32,7 @@ from torch.utils import _pytree as pytree
 
 from fxopt.draws import same_draws
 from fxopt.frontend.untouched import Snapshot
-from fxopt.program import Signature
+from fxopt.program import STATE, Signature
 from fxopt.verification.doubling import as_double
 from fxopt.verification.evaluator import float64_kernels, moved
 from fxopt.verification.interception import Moving, Ordering, Widening, default_float64
@@ -41,9 +41,6 @@ from fxopt.verification.sampling import arguments_of
 from fxopt.verification.subjects import PERTURBED_RUNS, Subject, varied_runs
 
 __all__ = ["call_problem", "module_subject"]
-
-_STATE = "state."
-"""Before the name of a buffer that is an input and an output."""
 
 
 def call_problem(module: nn.Module, signature: Signature) -> str:
@@ -56,7 +53,7 @@ def call_problem(module: nn.Module, signature: Signature) -> str:
     args, kwargs = pytree.tree_unflatten([s.name for s in signature.inputs], signature.input_tree)
     own = inspect.signature(module.forward)
     try:
-        own.bind(*args, **{k: v for k, v in kwargs.items() if not k.startswith(_STATE)})
+        own.bind(*args, **{k: v for k, v in kwargs.items() if not k.startswith(STATE)})
     except TypeError:
         count = len(args) + len(kwargs)
         names = ", ".join(s.name for s in signature.inputs)
@@ -181,12 +178,18 @@ class _Module:
 
 
 def _call(module: nn.Module, signature: Signature, tensors: list[torch.Tensor]) -> list[object]:
-    args, kwargs = arguments_of(signature, tensors)
+    written = signature.written_inputs()
+    given = [t.clone() for t in tensors] if written else tensors
+    named = dict(zip((s.name for s in signature.tensor_inputs), given, strict=True))
+    args, kwargs = arguments_of(signature, given)
     # A signature that was traced with `state=True` takes and returns buffers, behind the model's own.
-    states = {k.removeprefix(_STATE): kwargs.pop(k) for k in list(kwargs) if k.startswith(_STATE)}
+    states = {k.removeprefix(STATE): kwargs.pop(k) for k in list(kwargs) if k.startswith(STATE)}
     states = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in states.items()}
     with torch.no_grad(), same_draws():
-        if not states:
-            return signature.flatten_outputs(module(*args, **kwargs))
-        result = torch.func.functional_call(module, states, args, kwargs)  # type: ignore[arg-type]  # tensors, by name
-        return signature.flatten_outputs((result, *states.values()))
+        result = (
+            torch.func.functional_call(module, states, args, kwargs)  # type: ignore[arg-type]  # tensors, by name
+            if states
+            else module(*args, **kwargs)
+        )
+    becomes = (*states.values(), *(named[name] for name in written))
+    return signature.flatten_outputs((result, *becomes) if becomes else result)

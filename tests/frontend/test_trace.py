@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from fxopt import lower, verify
 from fxopt.dialect import violations
 from fxopt.errors import ArtifactError, TraceError
 from fxopt.frontend import trace
@@ -274,6 +275,57 @@ def test_state_becomes_inputs_and_outputs(
         assert all(
             torch.equal(states[name], model.get_buffer(name.removeprefix("state."))) for name in states
         )
+
+
+class Fills(nn.Module):
+    """A decoder step that fills its cache in place and does not return it."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x, cache, position):
+        self.calls += 1
+        cache["keys"].index_copy_(1, position, self.linear(x))
+        return cache["keys"].sum(1) * x[:, 0] * self.calls
+
+
+def test_what_an_input_is_written_to_become_is_an_output_with_state():
+    model = Fills().eval()
+    args = noise(2, 1, 4), {"keys": noise(2, 8, 4)}, torch.tensor([3])
+    dynamic = {"x": {0: "n"}, "cache": {"keys": {0: "n", 1: "length"}}}
+    with pytest.raises(TraceError, match="state=True"):
+        trace(model, args, dynamic_shapes=dynamic)
+    program = trace(model, args, dynamic_shapes=dynamic, state=True)
+    given = [s.name for s in program.signature.inputs]
+    assert [s.name for s in program.signature.outputs] == ["output", "state.calls", f"state.{given[1]}"]
+    assert program.signature.written_inputs() == [given[1]]
+    x, cache = noise(5, 1, 4), {"keys": noise(5, 9, 4)}
+    before = cache["keys"].clone()
+    y, calls, keys = program(x, cache, torch.tensor([8]), **{"state.calls": torch.zeros(())})
+    assert torch.equal(cache["keys"], before)  # the caller's is left as it was
+    with torch.no_grad():
+        assert torch.equal(model(x, cache, torch.tensor([8])), y)
+    assert torch.equal(cache["keys"], keys)
+    assert calls == 1
+    for target in ("eager", "torchscript", "onnx"):
+        assert verify(model, lower(program, target)).ok
+
+
+class SameName(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("x", torch.zeros(1))
+
+    def forward(self, x):
+        self.x += 1
+        return x.add_(self.x) * 2
+
+
+def test_a_written_input_and_a_written_buffer_of_one_name():
+    with pytest.raises(TraceError, match="both 'x': rename one"):
+        trace(SameName().eval(), (noise(2),), state=True)
 
 
 def equal(a: object, b: object) -> bool:

@@ -18,8 +18,8 @@ def test_the_record_reaches_the_bars() -> None:
     every = len(exported(rows))
     assert every > 650
     assert done[STATE] + sum(refused(rows).values()) == every
-    assert sum(refused(rows).values()) <= 15
-    assert done["eager"] == done[STATE]
+    assert sum(refused(rows).values()) <= 11
+    assert done["eager"] == done[STATE] >= 0.98 * every
     assert done["torchscript"] >= 0.95 * every
     assert done["onnx"] >= 0.80 * every
 
