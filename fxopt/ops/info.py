@@ -134,6 +134,8 @@ class OpInfo:
     values some flush to zero."""
     steps: bool = False
     """A step function: near a step the value hangs on the last bit of the first argument."""
+    centres: bool | Callable[[dict[str, object]], bool] = False
+    """Takes a mean off its first argument: where that holds one number, the first output is nothing but rounding."""
     pure: bool | Callable[[dict[str, object]], bool] | None = None
     """No effect beyond its outputs, same inputs same outputs. None: by the schema and its tags."""
     aliasing: Aliasing = Aliasing.SCHEMA

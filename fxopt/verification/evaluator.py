@@ -20,7 +20,7 @@ from torch.fx import Node
 
 from fxopt.draws import same_draws
 from fxopt.errors import FxoptError
-from fxopt.ops import op_info, op_key
+from fxopt.ops import bind_call, op_info, op_key
 from fxopt.program import Program, origins_of
 from fxopt.verification.arguments import with_values
 from fxopt.verification.doubling import NoFloat64Error, as_double, double_program
@@ -28,6 +28,7 @@ from fxopt.verification.precision import rounds
 from fxopt.verification.ties import IN_ORDER
 
 __all__ = [
+    "centred",
     "evaluate",
     "evaluate_beside_steps",
     "evaluate_double",
@@ -112,7 +113,8 @@ def evaluate_perturbed(program: Program, tensors: Sequence[torch.Tensor], *, see
     Another order of summation or a folded constant moves values by as much, so that the spread of the outputs
     over a few seeds is what equivalent programs may differ by at these inputs: much where a normalisation
     divides by next to nothing, everything where a comparison hangs on the last bit. Results of ops that kernels
-    give to an eps of 1 only (`OpInfo.absolute`) move by half an eps of 1 at least.
+    give to an eps of 1 only (`OpInfo.absolute`) move by half an eps of 1 at least. What an op that takes a mean off
+    (`OpInfo.centres`) gives for equal elements is rounding alone, 0 or not: see `centred`.
 
     Args:
         program: as for `evaluate`.
@@ -124,7 +126,7 @@ def evaluate_perturbed(program: Program, tensors: Sequence[torch.Tensor], *, see
     def visit(node: Node, value: object) -> object:
         return moved(value, generator, finest(node.target)) if _rounds(node) else value
 
-    return _walk(program, tensors, visit)
+    return _walk(program, tensors, visit, instead=lambda node: centred(node.target, generator))
 
 
 def evaluate_in_order(program: Program, tensors: Sequence[torch.Tensor]) -> list[object] | None:
@@ -188,22 +190,54 @@ def _reads_steps(node: Node) -> bool:
     return isinstance(value, torch.Tensor) and value.dtype.is_floating_point
 
 
-def moved(value: object, generator: torch.Generator, least: float = 0.0) -> object:
+def centred(target: object, generator: torch.Generator) -> Callable[..., object] | None:
+    """An op that takes a mean off as a function that may miss that mean by as much as kernels do.
+
+    What of its values that changes by their own size or more is nothing but rounding (the variance of equal
+    elements), and is as the change makes it; all others are the op's own.
+
+    Args:
+        target: of a call.
+        generator: of the errors.
+
+    Returns:
+        A function in the op's place; None for other ops.
+    """
+    if not isinstance(target, torch._ops.OpOverload) or not op_info(target).centres:
+        return None
+    centres = op_info(target).centres
+
+    def beside(x: torch.Tensor, *args: object, **kwargs: object) -> object:
+        value = target(x, *args, **kwargs)
+        if callable(centres) and not centres(bind_call(target, (x, *args), kwargs)):
+            return value
+        other = target(moved(x, generator, by=_KERNEL_ERROR), *args, **kwargs)
+        return tuple(map(_lost, value, other)) if isinstance(value, tuple) else _lost(value, other)
+
+    return beside
+
+
+def _lost(value: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return torch.where((other - value).abs() >= value.abs(), other, value)
+
+
+def moved(value: object, generator: torch.Generator, least: float = 0.0, *, by: float = 0.5) -> object:
     """A tensor, or those of a list or tuple, moved.
 
     Args:
         value: finite elements of floats are moved, all else stays.
         generator: of the steps.
-        least: each element moves by at most half an eps of itself, or of `least` where that is more.
+        least: each element moves by at most so many eps of itself, or of `least` where that is more.
+        by: how many.
     """
     if isinstance(value, (list, tuple)):
-        return [moved(v, generator, least) for v in value]
+        return [moved(v, generator, least, by=by) for v in value]
     if not isinstance(value, torch.Tensor) or not value.dtype.is_floating_point or value.numel() == 0:
         return value
     noise = 2 * torch.rand(value.shape, generator=generator, dtype=torch.float64).to(value.device) - 1
     wide = value.double()
     scale = wide.abs().clamp_min(least) if least else wide
-    step = torch.nan_to_num(scale, posinf=0.0, neginf=0.0) * noise * (torch.finfo(value.dtype).eps / 2)
+    step = torch.nan_to_num(scale, posinf=0.0, neginf=0.0) * noise * (torch.finfo(value.dtype).eps * by)
     return (wide + step).to(value.dtype)
 
 

@@ -128,6 +128,18 @@ def check_steps(info: OpInfo) -> Outcome:
     return outcome
 
 
+def check_centres(info: OpInfo) -> Outcome:
+    """The same number more in all of the first argument changes nothing of the first output."""
+    outcome = Outcome()
+    for case in pure_cases(info):
+        if callable(info.centres) and not info.centres(case.bound):
+            continue
+        name, before = argument_kinds(case.op)[0].name, case.run()[0]
+        after = case.run(**case.mapped(name, lambda t: t + 3))[0]
+        outcome.expect(bool(torch.allclose(after, before, rtol=1e-9, atol=1e-12)), f"{case} sees the mean")
+    return outcome
+
+
 def check_zero_preserving(info: OpInfo) -> Outcome:
     """Zeros in, zeros out, wherever the sample itself gives something finite."""
     outcome = Outcome()
@@ -278,6 +290,7 @@ CHECKS: dict[str, Callable[[OpInfo], Outcome]] = {
     "affine_in": check_affine_in,
     "monotone": check_monotone,
     "steps": check_steps,
+    "centres": check_centres,
     "zero_preserving": check_zero_preserving,
     "commutative": check_commutative,
     "pure": check_pure,

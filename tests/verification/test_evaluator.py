@@ -206,6 +206,46 @@ def test_perturbed_runs_show_bad_conditioning():
     assert float(moved.abs().max()) > 1e-6
 
 
+class Spread(nn.Module):
+    """Statistics along an axis that holds each element several times, and along one that does not."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times = times
+        self.norm = nn.GroupNorm(1, times, affine=False)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        alike = x.expand(self.times, -1)
+        spread = torch.var_mean(alike, 0)
+        return alike.var(0, correction=0), alike.std(0), *spread, self.norm(alike.t()), x.var(0), x.std(0)
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_the_spread_of_equal_elements_is_rounding_alone(double: bool):
+    """torch gives exactly 0 for some lengths, another kernel the square of its mean's error."""
+    program = trace(Spread(5).eval(), (torch.randn(8),))
+    program = double_program(program) if double else program
+    x = torch.randn(8, dtype=torch.float64 if double else torch.float32)
+    var, std, var2, mean, norm, apart, apart_std = evaluate_perturbed(program, [x], seed=0)
+    eps = torch.finfo(x.dtype).eps
+    assert 0 < var.max() < (100 * eps) ** 2
+    assert 0 < std.max() < 100 * eps
+    assert 0 < var2.max() < (100 * eps) ** 2
+    assert 0 < norm.abs().max() < 1000 * 100 * eps
+    assert relative(mean, x) < 2 * eps
+    assert relative(apart, x.var(0)) < 2 * eps  # what is no rounding moves by no more than else
+    assert relative(apart_std, x.std(0)) < 2 * eps
+
+
+def test_a_mean_that_is_given_is_not_missed():
+    """An instance norm by running statistics takes off what it is given: nothing is lost in it."""
+    norm = nn.InstanceNorm1d(3, affine=True, track_running_stats=True).eval()
+    norm.running_mean.fill_(1.0)
+    program = trace(norm, (torch.ones(2, 3, 4),))
+    (y,) = evaluate_perturbed(program, [torch.ones(2, 3, 4)], seed=0)
+    assert y.abs().max() < 2 * torch.finfo(torch.float32).eps
+
+
 def test_what_is_not_rounded_is_not_moved():
     class Moves(nn.Module):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -36,6 +36,12 @@ def test_what_does_not_round_is_not_moved():
     assert all(map(torch.equal, moved, function(X)))
 
 
+def test_the_spread_of_equal_elements_is_rounding_alone():
+    with Moving(seed=0):
+        var = X.flatten().expand(5, -1).var(0, correction=0)
+    assert 0 < var.max() < 1e-10
+
+
 def test_infinite_values_stay_infinite():
     with Moving(seed=0):
         moved = torch.tensor([torch.inf, -torch.inf, torch.nan]).repeat(9) + 1

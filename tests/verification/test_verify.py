@@ -422,6 +422,25 @@ def test_ties_that_rounding_decides_are_no_difference():
     assert report.verdict is Verdict.DIFFERENT
 
 
+class EqualSpread(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.expand(5, -1).var(0, correction=0)
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [(2.0**-23, Verdict.UNDECIDED), (2.0**-21, Verdict.UNDECIDED), (1e-4, Verdict.DIFFERENT)],
+)
+def test_a_spread_of_equal_elements_is_judged_by_the_rounding_of_their_mean(error: float, verdict: Verdict):
+    """torch's mean of five equal numbers is exact, so that its variance is 0; another is off by an eps or few: no
+    rounding is told from another, but an error is."""
+    program = trace(EqualSpread().eval(), (torch.randn(8),))
+    inputs = [(torch.randn(8, generator=torch.Generator().manual_seed(s)),) for s in range(3)]
+    assert all(bool((program(*x) == 0).all()) for x in inputs)
+    report = verified_run(program, lambda tensors: [(error * tensors[0]) ** 2], inputs=inputs)
+    assert report.verdict is verdict, report.reason
+
+
 def test_algebra_needs_the_references_own_float64():
     """A rewritten float64 program is compared with the one that it was made from, or not at all."""
     _, program = conv_bn()

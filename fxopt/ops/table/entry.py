@@ -53,6 +53,7 @@ class Facts(TypedDict, total=False):
     commutative: bool
     absolute: bool
     steps: bool
+    centres: bool | Callable[[Bound], bool]
     pure: bool | Callable[[Bound], bool]
     aliasing: Aliasing
     dims: tuple[str, ...]

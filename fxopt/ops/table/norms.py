@@ -67,6 +67,7 @@ entry(
     shifted_by="bias",
     index_map=_instance,
     affine_in=("weight", "bias"),
+    centres=_statistics,
     pure=lambda bound: bound["running_mean"] is None or bound["use_input_stats"] is False,
     flops=_each(7),
 )
@@ -75,6 +76,7 @@ entry(
     lambda d: [call(d(2, 4, 3), [3], d(3), d(3)), call(d(2, 4, 3), [4, 3], d(4, 3)), call(d(2, 3), [3])],
     _ISLAND,
     index_map=trailing("normalized_shape", 2),
+    centres=True,
     scaled_by="weight",
     shifted_by="bias",
     affine_in=("weight", "bias"),
@@ -95,6 +97,7 @@ entry(
     lambda d: [call(d(2, 6, 3), 2, d(6), d(6)), call(d(2, 4, 2, 3), 4, None, None), call(d(2, 4), 2, d(4))],
     _ISLAND,
     index_map=_group,
+    centres=True,
     scaled_by="weight",
     shifted_by="bias",
     resize=resizing.groups("num_groups"),

@@ -8,6 +8,7 @@ from fxopt.ops.table.maps import along, reduced
 
 _KEPT = Facts(role=QuantRole.SAME_SCALE, zero_preserving=True)
 _FLOAT = Facts(role=QuantRole.ISLAND)
+_SPREAD = Facts(role=QuantRole.ISLAND, zero_preserving=True, centres=True)
 
 
 def _all(d: Draw) -> Sequence[SampleArgs]:
@@ -98,18 +99,15 @@ entry("logsumexp", _lists, _FLOAT, index_map=reduced("dim"), dims=("dim",))
 entry(
     "std var",
     lambda d: [call(d(2, 3)), call(d(2, 3), False)],
-    _FLOAT,
+    _SPREAD,
     index_map=reduced(),
-    zero_preserving=True,
 )
 entry(
     "std_mean var_mean",
     lambda d: [call(d(2, 3))],
-    _FLOAT,
+    _SPREAD,
     index_map=reduced(outputs=2),
-    zero_preserving=True,
 )
-_SPREAD = Facts(role=QuantRole.ISLAND, dims=("dim",), zero_preserving=True)
 
 
 def _correction(d: Draw) -> Sequence[SampleArgs]:
@@ -125,15 +123,23 @@ entry(
     lambda d: [call(d(2, 3, 4), [1, -1]), call(d(2, 3), -1, False, True)],
     _SPREAD,
     index_map=reduced("dim"),
+    dims=("dim",),
 )
-entry("std.correction var.correction", _correction, _SPREAD, index_map=reduced("dim"))
+entry("std.correction var.correction", _correction, _SPREAD, index_map=reduced("dim"), dims=("dim",))
 entry(
     "std_mean.dim var_mean.dim",
     lambda d: [call(d(2, 3, 4), [1, -1])],
     _SPREAD,
     index_map=reduced("dim", outputs=2),
+    dims=("dim",),
 )
-entry("std_mean.correction var_mean.correction", _correction, _SPREAD, index_map=reduced("dim", outputs=2))
+entry(
+    "std_mean.correction var_mean.correction",
+    _correction,
+    _SPREAD,
+    index_map=reduced("dim", outputs=2),
+    dims=("dim",),
+)
 entry(
     "norm",
     lambda d: [call(d(2, 3)), call(d(2, 3), 1), call(d(2, 3), 2, dtype=d(1).dtype)],

@@ -119,6 +119,8 @@ LIES = [
     ("div", "linear_in", {"linear_in": ("other",)}),
     ("add", "linear_in", {"linear_in": ("self",)}),
     ("relu", "steps", {"steps": True}),
+    ("rms_norm", "centres", {"centres": True}),
+    ("mean", "centres", {"centres": True}),
     ("gelu", "affine_in", {"affine_in": ("self",)}),
     ("gelu", "monotone", {"monotone": True}),
     ("leaky_relu", "monotone", {"monotone": True}),
