@@ -45,7 +45,8 @@ class Moving(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: object, args: Arguments = (), kwargs: Mapping[str, object] | None = None
     ) -> object:
-        result = (centred(func, self._generator) or func)(*args, **(kwargs or {}))
+        run: Any = centred(func, self._generator) or func
+        result = run(*args, **(kwargs or {}))
         target = functional_twin(func) or func
         made_of_floats = any(_is_float(leaf) for leaf in pytree.tree_leaves((args, kwargs)))
         if not made_of_floats or not rounds(target):
