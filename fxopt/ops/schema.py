@@ -219,8 +219,11 @@ def is_pure(node: Node) -> bool:
             target is operator.getitem or getattr(target, "__module__", "") in ("_operator", "math", "torch")
         )
     declared = _declared_pure(target, node)
-    if declared is not None:
-        return declared
-    if not target._schema.returns or target._schema.is_mutable:
+    return _pure_by_schema(target) if declared is None else declared
+
+
+@cache
+def _pure_by_schema(op: torch._ops.OpOverload) -> bool:
+    if not op._schema.returns or op._schema.is_mutable:
         return False
-    return _SEEDED not in target.tags
+    return _SEEDED not in op.tags

@@ -39,8 +39,7 @@ from fxopt.rewriting.terms import (
 __all__ = ["Found", "Matcher", "Miss"]
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A structural match: values by argument name, calls in template order, what stands for the wildcards."""
 
     bindings: dict[str, object]

@@ -370,10 +370,10 @@ class Rewriter:
         for node in kept:
             if node.op == "call_function":
                 node.meta["origins"] = edits.own.get(node, origins)
-        changed = [*(u for u, _, _ in edits.uses), *kept, *removed]
-        self.journal.touched.update(changed)
+        self.journal.touched.update([u for u, _, _ in edits.uses], kept, removed)
         if self._ledger is not None:
-            self._ledger.note(changed)
+            self._ledger.note(kept)  # users were noted when they got their new arguments
+            self._ledger.note(removed)
         names = (tuple([n.name for n in kept]), tuple([n.name for n in removed]))
         self.journal.rewrites.append(Rewrite(edits.rule, edits.root.name, *names, origins))
         self.program.touch()

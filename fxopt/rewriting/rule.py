@@ -18,6 +18,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch.fx import Node
@@ -126,7 +127,7 @@ class Rule:
     The pattern is not prepared for programs that lack one. It is checked when it is.
     """
 
-    @property
+    @cached_property
     def title(self) -> str:
         """The rule's name, by default its pattern's."""
         return self.name or getattr(self.pattern, "__name__", "rule").strip("_<>").replace("_", "-")
@@ -171,7 +172,13 @@ def _signature(rule: Rule, function: object) -> list[str]:
     method = getattr(function, "__func__", None) if hasattr(function, "__self__") else None
     if method is not None and next(iter(inspect.signature(method).parameters), "") != "self":
         raise PassError(f"rule {rule.title!r}: {method.__name__} is not static: write @staticmethod above it")
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError as error:  # of most functions that are written in C
+        name = getattr(function, "__name__", repr(function))
+        raise PassError(
+            f"rule {rule.title!r}: the arguments of {name!r} can't be read; write `lambda x: {name}(x)`"
+        ) from error
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     other = next((p for p in parameters if p.kind not in plain), None)
     if other is not None:

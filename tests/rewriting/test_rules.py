@@ -785,6 +785,7 @@ class TestBadRules:
             (lambda x: x + rand(3), r"the pattern draws random numbers \(aten\.randn"),
             (lambda *x: x[0], r"argument '\*x' is not positional"),
             (lambda x, *, y: x + y, "is not positional"),
+            (torch.relu, r"arguments of 'relu' can't be read; write `lambda x: relu\(x\)`"),
             (lambda: torch.ones(2), "takes no tensor"),
         ],
     )
