@@ -17,17 +17,22 @@ from torch.fx import Node
 from fxopt.errors import LoweringError
 from fxopt.lowering.onnx.dtypes import is_float
 from fxopt.lowering.onnx.graph import Attribute, Graph, Value
+from fxopt.lowering.onnx.kernels import lacks_kernel
 from fxopt.lowering.onnx.sizes import Sizes, UnknownSizeError, aligned
 from fxopt.ops.info import op_key
 from fxopt.ops.sizes import Size
 from fxopt.program.program import Program, origins_of
 
-__all__ = ["Builder", "Result", "place_of"]
+__all__ = ["Builder", "NoKernelError", "Result", "place_of"]
 
 Result = Value | tuple[Value, ...]
 """What stands for a node: a value, or one for each of its results."""
 _SMALL = 4096
 """Elements up to which a constant is stored instead of computed when the file runs."""
+
+
+class NoKernelError(LoweringError):
+    """A rule wrote an op that onnxruntime has no kernel for; the lowering tries the call's parts."""
 
 
 def place_of(node: Node) -> str:
@@ -128,13 +133,20 @@ class Builder:
         self, op_type: str, *inputs: Value, dtype: torch.dtype | None = None, **attributes: Attribute | None
     ) -> Value:
         """A node with one output; equal calls give the same value. See `Graph.op`."""
+        self._check_kernel(op_type, inputs)
         return self.graph.op(op_type, *inputs, dtype=dtype, **attributes)
 
     def ops(
         self, op_type: str, *inputs: Value, outputs: int, **attributes: Attribute | None
     ) -> tuple[Value, ...]:
         """A node with several outputs."""
+        self._check_kernel(op_type, inputs)
         return self.graph.ops(op_type, inputs, outputs, attributes=attributes)
+
+    def _check_kernel(self, op_type: str, inputs: Sequence[Value]) -> None:
+        if lacks_kernel(op_type, [self.graph.dtypes.get(v) for v in inputs]):
+            why = f"onnxruntime has no {op_type} of float64: lower the float32 model (model.float())"
+            raise NoKernelError(str(self.error(why)))
 
     def cast(self, value: Value, dtype: torch.dtype) -> Value:
         """The value in a dtype; itself if it has it."""

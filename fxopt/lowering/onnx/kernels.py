@@ -3,7 +3,8 @@
 Two reasons, in one table, so that no rule thinks of them: the ONNX schema does not list the dtype (ReduceSum
 of int8, Add of bool), or onnxruntime's CPU provider, which checks the files, has no kernel (Where of bool,
 nearly all of bfloat16). The op then runs between casts: for integers that is the same function, and bfloat16
-is rounded after each op as torch's CPU kernels do.
+is rounded after each op as torch's CPU kernels do. Nothing is wider than float64: what has no kernel for it is
+lowered by parts, or refused.
 
 >>> wider_dtype("Where", torch.bool), wider_dtype("Add", torch.float32)
 (torch.int32, None)
@@ -13,7 +14,7 @@ import torch
 
 from fxopt.lowering.onnx.dtypes import SMALL_INTEGERS
 
-__all__ = ["data_inputs", "output_dtypes", "wider_dtype"]
+__all__ = ["data_inputs", "lacks_kernel", "output_dtypes", "wider_dtype"]
 
 _MOVES = {
     "Cast", "CastLike", "Compress", "Concat", "ConstantOfShape", "DequantizeLinear", "Flatten", "Gather",
@@ -52,6 +53,21 @@ _WIDE: dict[torch.dtype, frozenset[str]] = {
     torch.uint16: frozenset(_ARITHMETIC | _SUMS | _EXTREMES | _SHAPING | _ORDER),
     torch.float16: frozenset({"Range"}),
 }
+
+
+_NOT_FLOAT64 = frozenset({
+    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "Attention", "AveragePool", "Celu", "Col2Im", "Conv",
+    "ConvTranspose", "Cosh", "Det", "Elu", "Erf", "Gelu", "GlobalAveragePool", "GlobalMaxPool", "HardSigmoid",
+    "HardSwish", "Hardmax", "InstanceNormalization", "LRN", "LeakyRelu", "LpPool", "MaxUnpool",
+    "MeanVarianceNormalization", "Mish", "NonZero", "OneHot", "PRelu", "Resize", "Selu", "Shrink", "Sinh", "Softplus",
+    "Softsign", "Tan", "ThresholdedRelu",
+})  # fmt: skip
+"""Tried one by one in onnxruntime 1.32. Shrink has a kernel, but its numbers are float32."""
+
+
+def lacks_kernel(op_type: str, dtypes: list[torch.dtype | None]) -> bool:
+    """Whether onnxruntime can't run an op on inputs of these dtypes, in no wider dtype either."""
+    return op_type in _NOT_FLOAT64 and torch.float64 in dtypes
 
 
 def wider_dtype(op_type: str, dtype: torch.dtype) -> torch.dtype | None:

@@ -11,7 +11,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from fxopt.lowering.onnx.branches import with_branches
-from fxopt.lowering.onnx.builder import Builder, Result
+from fxopt.lowering.onnx.builder import Builder, NoKernelError, Result
 from fxopt.lowering.onnx.decompose import decomposed, lower_decomposed
 from fxopt.lowering.onnx.graph import OnnxNode, Value
 from fxopt.lowering.onnx.recipes import RecipeError
@@ -136,8 +136,7 @@ def _lower(builder: Builder, node: Node) -> Result:
         return builder.ints([value])
     rule = find_rule("onnx", node.target)
     if rule is not None:
-        result: Result = rule(builder, node)  # type: ignore[assignment]
-        return result
+        return _by_rule(builder, node, rule)
     if _is_constant(node):
         assert callable(node.target)
         with torch.no_grad():
@@ -150,6 +149,23 @@ def _lower(builder: Builder, node: Node) -> Result:
 
     builder.notes.append(op_key(node.target))
     return lower_by_torchlib(builder, node)
+
+
+def _by_rule(builder: Builder, node: Node, rule: object) -> Result:
+    """By the rule, or where that writes an op that has no kernel, by parts, if there are any."""
+    assert callable(rule)
+    try:
+        result: Result = rule(builder, node)
+    except NoKernelError as error:
+        # By ops with rules alone: torch's decompositions go on to its own primitives, which onnxscript takes for the op again.
+        parts = decomposed(node, _has_own_rule)
+        if parts is None:
+            raise
+        try:
+            return lower_decomposed(builder, node, parts, _lower)
+        except NoKernelError:
+            raise error from None
+    return result
 
 
 def _parts(builder: Builder, node: Node) -> GraphModule | None:

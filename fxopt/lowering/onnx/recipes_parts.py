@@ -211,3 +211,12 @@ def hfftn(
     x: Tensor, s: list[int] | None = None, dim: list[int] | None = None, norm: str | None = None
 ) -> Tensor:
     return _inverse_real(x, s, dim, norm, -1)
+
+
+# Of float64, where onnxruntime has no kernel for the op of ONNX.
+
+
+@recipe("aten.prelu.default")
+def prelu(x: Tensor, weight: Tensor) -> Tensor:
+    slope = weight.reshape([-1] + [1] * (x.dim() - 2)) if x.dim() > 1 and weight.dim() else weight
+    return torch.where(x > 0, x, x * slope)

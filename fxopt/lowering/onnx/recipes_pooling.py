@@ -148,7 +148,8 @@ def _average_pool(spatial: int) -> None:
         if divisor_override is not None:
             count = torch.full_like(count, divisor_override)
         kept = torch.where(inside.reshape(*inside.shape[:spatial], -1), elements, torch.zeros_like(elements))
-        return torch.div(kept.sum(-1), count, rounding_mode="trunc").to(x.dtype)
+        rounding = None if x.dtype.is_floating_point else "trunc"
+        return torch.div(kept.sum(-1), count, rounding_mode=rounding).to(x.dtype)
 
 
 for _spatial in (1, 2, 3):

@@ -237,7 +237,7 @@ def spherical_bessel_j0(x: Tensor) -> Tensor:
     return torch.where(torch.isinf(x), torch.zeros_like(x), value)
 
 
-# The error function. ONNX's own Erf is float32.
+# The error function. ONNX's own Erf is float32 in onnxruntime, and float32's too in its definition of Gelu.
 
 _STEP, _TERMS = 0.5, 13
 """Of the trapezoidal rule for erfcx (Matta and Reichel 1971): its error is exp(-(pi / step)^2)."""
@@ -262,6 +262,36 @@ def _erf_series(x: Tensor) -> Tensor:
     """erf(x) for |x| <= 1/2: Taylor's series."""
     terms = [(-1) ** n / (math.factorial(n) * (2 * n + 1)) for n in range(14)]
     return 2 / math.sqrt(math.pi) * x * _horner(terms, x * x)
+
+
+@recipe("aten.erf.default", "aten.special_erf.default")
+@_double
+def erf(x: Tensor) -> Tensor:
+    """By its series near 0, beyond by erfc."""
+    beyond = torch.sign(x) * (1 - _erfc(x.abs()))
+    return torch.where(x.abs() < 0.5, _erf_series(x.clamp(-0.5, 0.5)), beyond)
+
+
+def _erfc(x: Tensor) -> Tensor:
+    """erfc(x) for x >= 0; it is 0 in float64 from 28 on."""
+    bounded = x.clamp(max=30)
+    return torch.exp(-bounded * bounded) * _scaled_erfc(bounded)
+
+
+@recipe("aten.erfc.default", "aten.special_erfc.default")
+@_double
+def erfc(x: Tensor) -> Tensor:
+    """By that of |x|; below 0, 2 less that."""
+    value = _erfc(x.abs())
+    return torch.where(x < 0, 2 - value, value)
+
+
+@recipe("aten.gelu.default")
+def gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """X times the normal distribution function, or the approximation of that by tanh."""
+    if approximate == "tanh":
+        return x * 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    return x * 0.5 * torch.erfc(x * -math.sqrt(0.5))
 
 
 @recipe("aten.special_erfcx.default")

@@ -126,7 +126,10 @@ def _groups(b: Builder, c: Call, x: Value, axis: int, *, cut: bool, to_the_end: 
 def addmm(b: Builder, c: Call) -> Value:
     x, left, right = (c.tensor(n) for n in ("self", "mat1", "mat2"))
     alpha, beta = float(c.number("alpha")), float(c.number("beta"))
-    if is_float(c.out.dtype):
+    exact = c.out.dtype is not torch.float64 or (
+        alpha in (0, 1) and beta in (0, 1)
+    )  # Gemm's factors are float32
+    if is_float(c.out.dtype) and exact:
         return b.op("Gemm", left, right, x if beta else "", alpha=alpha, beta=beta)
     return b.op("Add", _times(b, x, beta), _times(b, b.op("MatMul", left, right), alpha))
 
@@ -214,12 +217,12 @@ def _window(c: Call, spatial: int) -> Attributes:
 
 
 def _convolve(b: Builder, c: Call, op_type: str, x: Value, attributes: Attributes) -> Value:
-    if b.dtype(x) not in (torch.float32, torch.float16, torch.bfloat16):
+    if not b.dtype(x).is_floating_point:
         raise c.error(
             f"onnxruntime has no convolution of {b.dtype(x)}: lower the float32 model (model.float())"
         )
     given = {**attributes, "group": c.integer("groups")}
-    return b.graph.ops(op_type, (x, c.tensor("weight"), c.optional("bias")), 1, attributes=given)[0]
+    return b.ops(op_type, x, c.tensor("weight"), c.optional("bias"), outputs=1, **given)[0]
 
 
 def _batched(b: Builder, c: Call, spatial: int, lower: Callable[[Value], Value]) -> Value:

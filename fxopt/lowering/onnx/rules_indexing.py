@@ -77,14 +77,19 @@ def take(b: Builder, c: Call) -> Value:
 @rule("aten.nonzero")
 def nonzero(b: Builder, c: Call) -> Value:
     if c.rank == 0:  # one row, or none, of no position
-        rows = b.op("Transpose", b.op("NonZero", b.unsqueeze(c.x, 0)), perm=[1, 0])
+        rows = b.op("Transpose", _places(b, b.unsqueeze(c.x, 0)), perm=[1, 0])
         return b.slice(rows, 1, 0, 0)
-    return b.op("Transpose", b.op("NonZero", c.x), perm=[1, 0])
+    return b.op("Transpose", _places(b, c.x), perm=[1, 0])
+
+
+def _places(b: Builder, x: Value) -> Value:
+    """NonZero, which onnxruntime has not for float64."""
+    return b.op("NonZero", b.cast(x, torch.bool) if b.dtype(x) is torch.float64 else x)
 
 
 @rule("aten.where.default", "aten.nonzero_numpy")
 def positions(b: Builder, c: Call) -> tuple[Value, ...]:
-    rows = b.op("NonZero", c.x)
+    rows = _places(b, c.x)
     return tuple(b.op("Gather", rows, b.constant(i, torch.int64), axis=0) for i in range(c.rank))
 
 

@@ -41,11 +41,27 @@ def _with_statistics(b: Builder, c: Call) -> Value:
     if c.rank < 2:
         raise c.error("a vector has no channels")
     channels = c.shape[1]
+    if c.fake().dtype is torch.float64:
+        mean, variance = (_by_channel(b, c, name) for name in ("running_mean", "running_var"))
+        return _scaled(b, c, b.op("Mul", b.op("Sub", c.x, mean), _factor(b, c, variance)))
     scale, bias = _vector(b, c, "weight", channels, 1.0), _vector(b, c, "bias", channels, 0.0)
     return b.op(
         "BatchNormalization", c.x, scale, bias, c.tensor("running_mean"), c.tensor("running_var"),
         epsilon=float(c.number("eps")),
     )  # fmt: skip
+
+
+def _by_channel(b: Builder, c: Call, name: str) -> Value:
+    """A vector by channel, as it broadcasts against the first argument."""
+    return b.reshape(c.tensor(name), (), [c.shape[1]] + [1] * (c.rank - 2))
+
+
+def _scaled(b: Builder, c: Call, normal: Value) -> Value:
+    """Times weight, plus bias, by channel, where there are any."""
+    for name, op_type in (("weight", "Mul"), ("bias", "Add")):
+        if c.has(name):
+            normal = b.op(op_type, normal, _by_channel(b, c, name))
+    return normal
 
 
 @rule("aten.layer_norm")
@@ -65,9 +81,8 @@ def layer_norm(b: Builder, c: Call) -> Value:
 
 
 def _layer_norm_in_double(b: Builder, c: Call, axes: int) -> Value:
-    """By parts: LayerNormalization's epsilon is a float32."""
-    mean, factor = _statistics(b, c, c.x, list(range(c.rank - axes, c.rank)))
-    result = b.op("Mul", b.op("Sub", c.x, mean), factor)
+    """By parts."""
+    result = _standard(b, c, c.x, list(range(c.rank - axes, c.rank)))
     if c.has("weight"):
         result = b.op("Mul", result, c.tensor("weight"))
     return b.op("Add", result, c.tensor("bias")) if c.has("bias") else result
@@ -93,20 +108,34 @@ def native_layer_norm(b: Builder, c: Call) -> tuple[Value, ...]:
 
 
 def _statistics(b: Builder, c: Call, x: Value, axes: list[int]) -> tuple[Value, Value]:
-    """Mean and 1 / deviation over axes, which stay with size 1; they are dropped again where nothing reads them."""
+    """Mean and 1 / deviation over axes, which stay with size 1; they are dropped again where nothing reads them.
+
+    Of ONNX's own normalisations epsilon is a float32, so that they do not serve float64.
+    """
     vector = b.ints(axes)
     mean = b.op("ReduceMean", x, vector, keepdims=1)
     gap = b.op("Sub", x, mean)
     variance = b.op("ReduceMean", b.op("Mul", gap, gap), vector, keepdims=1)
-    root = b.op("Sqrt", b.op("Add", variance, b.like(float(c.number("eps")), x)))
-    return mean, b.op("Reciprocal", root)
+    return mean, _factor(b, c, variance)
+
+
+def _factor(b: Builder, c: Call, variance: Value) -> Value:
+    """1 / deviation."""
+    root = b.op("Sqrt", b.op("Add", variance, b.like(float(c.number("eps")), variance)))
+    return b.op("Reciprocal", root)
+
+
+def _standard(b: Builder, c: Call, x: Value, axes: list[int]) -> Value:
+    """Less its mean over axes, divided by its deviation."""
+    mean, factor = _statistics(b, c, x, axes)
+    return b.op("Mul", b.op("Sub", x, mean), factor)
 
 
 @rule("aten.rms_norm")
 def rms_norm(b: Builder, c: Call) -> Value:
     x, shape, dtype = c.x, _normalized(c), c.fake().dtype
     eps = float(c.number("eps")) if c.has("eps") else torch.finfo(_precise(dtype)).eps
-    if b.opset >= 23:
+    if b.opset >= 23 and dtype is not torch.float64:
         scale = c.tensor("weight", dtype) if c.has("weight") else _ones(b, shape, dtype)
         return b.op("RMSNormalization", x, scale, axis=-len(shape), epsilon=eps)
     precise = b.cast(x, _precise(dtype))
@@ -141,21 +170,23 @@ def _group_norm(b: Builder, c: Call, groups: int) -> Value:
     GroupNormalization, from opset 21, would be one node; but its definition, which onnxruntime computes, takes the mean of
     squares less the square of the mean, and lost two digits on data with a mean of 10.
     """
-    x, shape, eps = c.x, c.shape, float(c.number("eps"))
-    ones, zeros = (b.constant([v] * groups, c.fake().dtype) for v in (1.0, 0.0))
+    x, shape, dtype = c.x, c.shape, c.fake().dtype
     grouped = b.reshape(x, shape, [shape[0], groups, product(shape[1:]) // groups])
-    normal = b.op("InstanceNormalization", grouped, ones, zeros, epsilon=eps)
-    result = b.reshape(normal, (shape[0],), shape)
-    for name, op_type in (("weight", "Mul"), ("bias", "Add")):
-        if c.has(name):
-            result = b.op(op_type, result, b.reshape(c.tensor(name), (), [shape[1]] + [1] * (len(shape) - 2)))
-    return result
+    if dtype is torch.float64:
+        normal = _standard(b, c, grouped, [2])
+    else:
+        ones, zeros = (b.constant([v] * groups, dtype) for v in (1.0, 0.0))
+        eps = float(c.number("eps"))
+        normal = b.op("InstanceNormalization", grouped, ones, zeros, epsilon=eps)
+    return _scaled(b, c, b.reshape(normal, (shape[0],), shape))
 
 
 @rule("aten.instance_norm")
 def instance_norm(b: Builder, c: Call) -> Value:
     if not c.flag("use_input_stats"):
         return _with_statistics(b, c)
+    if c.fake().dtype is torch.float64:
+        return _scaled(b, c, _standard(b, c, c.x, list(range(2, c.rank))))
     channels = c.shape[1]
     scale, bias = _vector(b, c, "weight", channels, 1.0), _vector(b, c, "bias", channels, 0.0)
     return b.op("InstanceNormalization", c.x, scale, bias, epsilon=float(c.number("eps")))

@@ -212,7 +212,7 @@ def _bounds(before: Size, after: Size) -> list[tuple[int, int]]:
 def _shares(b: Builder, x: Value, before: Size, after: Size, from_end: int) -> Value:
     """Averages along one axis as a product with a fixed matrix, for windows of unequal length."""
     bounds = _bounds(before, after)
-    matrix = torch.zeros(len(bounds), int(before))
+    matrix = torch.zeros(len(bounds), int(before), dtype=torch.float64)
     for row, (start, end) in enumerate(bounds):
         matrix[row, start:end] = 1 / (end - start)
     if from_end == 1:

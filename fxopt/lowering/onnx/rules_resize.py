@@ -52,7 +52,7 @@ def _resize(b: Builder, c: Call, spatial: int, **attributes: Attribute) -> Value
         sizes = (b.constant([1.0, 1.0, *scales], torch.float32),)
     else:
         sizes = ("", b.shape(tuple(c.out.shape)))
-    return b.graph.ops("Resize", (c.x, "", *sizes), 1, attributes=attributes)[0]
+    return b.ops("Resize", c.x, "", *sizes, outputs=1, **attributes)[0]
 
 
 def _scales(c: Call, spatial: int) -> list[float] | None:

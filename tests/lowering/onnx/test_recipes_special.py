@@ -4,7 +4,10 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from fxopt import LoweringError, lower, trace
+from tests.lowering.onnx.harness import Apply
 from tests.lowering.onnx.recipes import agrees, lowers
 
 aten = torch.ops.aten
@@ -54,3 +57,40 @@ def test_infinities_and_nan() -> None:
                                       torch.special.bessel_j1, lambda x: torch.polygamma(2, x)])  # fmt: skip
 def test_files(function: object) -> None:
     lowers(function, torch.linspace(-0.95, 0.9, 24).reshape(4, 6), fixed=False)
+
+
+@pytest.mark.parametrize("name", ["erf", "erfc", "special_erf", "special_erfc"])
+def test_the_error_function_of_float64(name: str) -> None:
+    at = torch.cat([X, torch.linspace(-30, 30, 601, dtype=torch.float64), torch.tensor([0.5, -0.5])])
+    # exp(-x^2) has x^2 times the rounding of its argument
+    agrees(getattr(aten, name).default, at, rtol=1e-13 if name.endswith("erf") else 2e-12)
+    agrees(getattr(aten, name).default, torch.tensor([math.inf, -math.inf, math.nan], dtype=torch.float64))
+
+
+ROWS = torch.linspace(-8, 8, 34, dtype=torch.float64).reshape(2, 17)
+DOUBLE = {
+    "gelu": lambda x: F.gelu(x), "gelu-tanh": lambda x: F.gelu(x, approximate="tanh"), "erf": torch.erf,
+    "erfc": torch.erfc, "elu": lambda x: F.elu(x, 0.7), "selu": F.selu, "celu": lambda x: F.celu(x, 1.3),
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.1), "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid,
+    "mish": F.mish, "softplus": F.softplus, "softsign": F.softsign, "hardshrink": lambda x: F.hardshrink(x, 0.3),
+    "prelu": lambda x: F.prelu(x, torch.tensor([0.2], dtype=x.dtype)),
+    "interpolate": lambda x: F.interpolate(x[:, None], scale_factor=2.0, mode="linear"),
+    "avg_pool": lambda x: F.avg_pool1d(x, 3), "adaptive": lambda x: F.adaptive_avg_pool1d(x, 5),
+    "nonzero": lambda x: torch.nonzero(x > 1) + torch.nonzero(x.floor())[:1],
+    "addmm": lambda x: torch.addmm(x[:1], x[:, :2], x[:2], alpha=0.3, beta=1 / 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOUBLE)
+def test_float64_where_onnxruntime_has_no_kernel_for_the_op(name: str) -> None:
+    lowers(DOUBLE[name], ROWS)
+
+
+@pytest.mark.parametrize("name", ["asin", "sinh", "atan2"])
+def test_float64_without_a_kernel_or_parts_is_refused_early(name: str) -> None:
+    function = getattr(torch, name)
+    call = Apply((lambda x: function(x, x)) if name == "atan2" else function)
+    with pytest.raises(
+        LoweringError, match=r"aten.a?.* of float64: lower the float32 model \(model.float\(\)\) \("
+    ):
+        lower(trace(call, (ROWS,)), "onnx")

@@ -47,6 +47,14 @@ CASES = [
     Case("layer_norm-no-bias", prepared(nn.LayerNorm(8, bias=False)), (ROWS,)),
     Case("layer_norm-plain", nn.LayerNorm(8, elementwise_affine=False), (ROWS,)),
     Case("layer_norm-double", prepared(nn.LayerNorm(8)).double(), (ROWS.double(),)),
+    Case("batch_norm2d-double", prepared(nn.BatchNorm2d(4, eps=1e-3)).double(), (IMAGE.double(),)),
+    Case(
+        "batch_norm1d-double-plain", prepared(nn.BatchNorm1d(8, affine=False)).double(), (ROWS[0].double(),)
+    ),
+    Case("group_norm-double", prepared(nn.GroupNorm(2, 4)).double(), (IMAGE.double(),)),
+    Case("instance_norm-double", prepared(nn.InstanceNorm2d(4, affine=True)).double(), (IMAGE.double(),)),
+    Case("instance_norm-double-plain", nn.InstanceNorm1d(5).double(), (ROWS.double(),)),
+    Case("rms_norm-double", Rms(eps=1e-3, scaled=True).double(), (ROWS.double(),)),
     Case("layer_norm-half", prepared(nn.LayerNorm(8)).half(), (ROWS.half(),)),
     Case("layer_norm-bf16", prepared(nn.LayerNorm(8)).bfloat16(), (ROWS.bfloat16(),)),
     Case("instance_norm", prepared(nn.InstanceNorm2d(4, affine=True)), (IMAGE,)),
