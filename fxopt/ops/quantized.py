@@ -52,6 +52,12 @@ def _like_x(
 ) -> torch.Tensor:
     if not x.is_floating_point():
         raise TypeError(f"fake_quantize takes floating-point tensors, got {x.dtype}")
+    for numbers in (scale, zero_point):
+        fits = all(n in (1, d) for n, d in zip(reversed(numbers.shape), reversed(x.shape), strict=False))
+        if numbers.dim() > x.dim() or not fits:
+            raise RuntimeError(
+                f"numbers of the shape {list(numbers.shape)} do not broadcast to {list(x.shape)}"
+            )
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 

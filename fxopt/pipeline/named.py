@@ -3,7 +3,8 @@
 `O0` traces only. `clean` is exact cleaning that keeps a model trainable: norms, dropout sites, tied
 weights, scales of ones and provenance stay. `O1` is every exact or equivalent rewrite, to a fixpoint: run
 again it changes nothing. `O2{target=onnx}` is O1 and what a target adds; no target adds anything yet.
-Precision is never hidden in an O-level: `int8` is O1 and `insert-fake-quant`, whose options it takes.
+Precision is never hidden in an O-level: `int8` is O1, `insert-fake-quant`, whose options it takes, and
+`correct-bias`.
 
 >>> expand_named(Named("O2", (("target", "onnx"),)))
 'O1'
@@ -46,9 +47,9 @@ def _o2(options: dict[str, object]) -> str:
 
 
 def _int8(options: dict[str, object]) -> str:
-    """BatchNorm must be folded before weights are rounded."""
+    """BatchNorm must be folded before weights are rounded; what rounding does to means is then taken off biases."""
     step = Named("insert-fake-quant", tuple({"scheme": "int8", **options}.items()))  # type: ignore[arg-type]
-    return f"O1,{print_steps((step,))}"
+    return f"O1,{print_steps((step,))},correct-bias"
 
 
 _CLEAN = (

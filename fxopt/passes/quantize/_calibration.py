@@ -1,6 +1,6 @@
 """Ranges of values over calibration data."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from fxopt.errors import InputError
 from fxopt.program import Program, origins_of
 from fxopt.verification.sampling import call_of
 
-__all__ = ["calibrate", "place_of"]
+__all__ = ["calibrate", "each_batch", "place_of"]
 
 
 class _Watcher(Interpreter):
@@ -46,6 +46,21 @@ def calibrate(program: Program, nodes: Sequence[Node], data: Iterable[object]) -
     """
     ranges = {node: Histogram() for node in nodes}
     watcher = _Watcher(program, ranges)
+    each_batch(program, data, watcher.run)
+    return ranges
+
+
+def each_batch(program: Program, data: Iterable[object], run: Callable[..., object]) -> None:
+    """Calls a function with the input tensors of each batch, without gradients.
+
+    Args:
+        program: whose inputs they are.
+        data: as for `calibrate`.
+        run: takes one tensor an input.
+
+    Raises:
+        InputError: no data, data that does not fit, or what the function raises; names the batch.
+    """
     count = 0
     for count, item in enumerate(data, 1):
         args, kwargs = call_of(item)
@@ -53,12 +68,11 @@ def calibrate(program: Program, nodes: Sequence[Node], data: Iterable[object]) -
         try:
             tensors = program.signature.flatten_inputs(args if kwargs else args[:taken], kwargs)
             with torch.no_grad():
-                watcher.run(*tensors)
+                run(*tensors)
         except InputError as error:
             raise InputError(f"batch {count - 1} of the calibration data: {error}") from error
     if not count:
         raise InputError("the calibration data is empty: ranges need at least one batch")
-    return ranges
 
 
 def place_of(node: Node) -> str:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import Node
 
-from fxopt.ops import QuantRole, align_inputs, bind, bind_values, call_index_map, op_info
+from fxopt.ops import Dimension, IndexMap, QuantRole, align_inputs, bind, bind_values, call_index_map, op_info
 from fxopt.passes._names import aten_name
 from fxopt.passes.quantize._placement import Placement
 from fxopt.program import Program
 
-__all__ = ["Contraction", "Edges", "contraction_of", "find_edges"]
+__all__ = ["Contraction", "Edges", "contraction_of", "find_edges", "is_weight"]
 
 _ACCUMULATOR = 2**31 - 1
 """The largest sum of products that integer kernels hold."""
@@ -26,16 +26,33 @@ class Contraction:
         weight: that of the factor that is a weight; "" for two activations.
         bias: that of what is added, a weight; "" for none.
         channel: the weight's axis of the output channels; None where no one axis is.
+        result_channel: the result's dimension of them, counted from the right; None where none is.
     """
 
     activations: tuple[str, ...]
     weight: str
     bias: str
     channel: int | None
+    result_channel: int | None
 
 
-def contraction_of(node: Node) -> Contraction | str:
-    """How a call is a product that integers can do, or why it is none."""
+def is_weight(argument: object) -> bool:
+    """Whether an argument is a floating-point weight."""
+    return (
+        isinstance(argument, Node)
+        and argument.op == "get_attr"
+        and isinstance(value := argument.meta["val"], torch.Tensor)
+        and value.dtype is torch.float32
+    )
+
+
+def contraction_of(node: Node, is_weight: Callable[[object], bool] = is_weight) -> Contraction | str:
+    """How a call is a product that integers can do, or why it is none.
+
+    Args:
+        node: any call.
+        is_weight: which arguments are weights.
+    """
     target, value = node.target, node.meta["val"]
     if not isinstance(target, torch._ops.OpOverload) or op_info(target).role is not QuantRole.CONTRACTION:
         return "it is no product"
@@ -64,17 +81,15 @@ def contraction_of(node: Node) -> Contraction | str:
         and (not bias or operands[bias].dims[0].indices == dim.indices)
     ]
     channel = channels[0] if len(channels) == 1 else None
-    return Contraction(tuple(n for n in factors if n != weight), weight, bias, channel)
+    result = None if channel is None else _result_channel(index_map, operands[weight].dims[channel], value)
+    return Contraction(tuple(n for n in factors if n != weight), weight, bias, channel, result)
 
 
-def is_weight(argument: object) -> bool:
-    """Whether an argument is a floating-point weight."""
-    return (
-        isinstance(argument, Node)
-        and argument.op == "get_attr"
-        and isinstance(value := argument.meta["val"], torch.Tensor)
-        and value.dtype is torch.float32
-    )
+def _result_channel(index_map: IndexMap, channel: Dimension, value: torch.Tensor) -> int | None:
+    """The result's dimension of the weight's output channels, counted from the right."""
+    dims = index_map.outputs[0].expanded(value.dim())
+    places = [i - len(dims) for i, d in enumerate(dims) if d.indices == channel.indices]
+    return places[0] if len(places) == 1 else None
 
 
 @dataclass
