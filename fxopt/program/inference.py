@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch._dispatch.python import enable_python_dispatcher
+from torch._subclasses.fake_tensor import disable_fake_tensor_cache
 from torch.fx import Node
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
@@ -105,7 +106,10 @@ def infer_value(
     result: object = None if elementwise is None else elementwise.value()
     if result is None:
         whole = whole_layers() if op in RECURRENT else contextlib.nullcontext()
-        with torch.no_grad(), enable_python_dispatcher(), mode, by_example(mode.shape_env), whole:
+        once = disable_fake_tensor_cache(
+            mode
+        )  # the memo keeps the types; torch's own cache costs as much again
+        with torch.no_grad(), enable_python_dispatcher(), mode, by_example(mode.shape_env), whole, once:
             result = op(*values, **named)  # type: ignore[operator]
     check_taken(op, values, named, result)
     if elementwise is not None:
