@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fxopt.diagnosis import check_values, diagnose, effects_difference
 from fxopt.dialect import violations
 from fxopt.errors import FxoptError
-from fxopt.pipeline import Contract, Pass, PassManager, PipelineResult
+from fxopt.pipeline import Contract, Pass, PassManager, PipelineResult, registry
 from fxopt.program import Program
 from fxopt.report import Verdict
 from fxopt.testing.motifs import focused
@@ -63,6 +63,8 @@ def check_pass(
     dialect holds, values are those that a fresh propagation gives, provenance is complete; for one in twenty
     the file round trip and, if its values are finite, every target.
 
+    A pass that requires properties gets programs that a registered pass which establishes them has run on.
+
     Args:
         item: the pass.
         examples: how many programs; by default hypothesis's profile says.
@@ -81,7 +83,9 @@ def check_pass(
     Raises:
         CheckFailure: what it broke, and a short script that repeats it.
     """
-    functions = item.all_motifs() if motifs is None else motifs
+    first = _first(item)
+    own = item.all_motifs() or (() if first is None else first.all_motifs())
+    functions = own if motifs is None else motifs
     planted = [focused(m, lambda program: _fires(item, program)) for m in functions]
     counts = {"programs": 0, "fired": 0, "rewrites": 0, "refused": 0}
     failing: list[Program] = []
@@ -103,7 +107,7 @@ def check_pass(
     def run(program: Program, turn: int) -> None:
         counts["programs"] += 1
         lowered = targets if turn == _LOWER_EVERY else ()  # drawn: the same when the example is run again
-        if _calibration(item, program) == []:
+        if [] in [_calibration(p, program) for p in (item, first) if p is not None]:
             return  # nothing that it could calibrate on
         try:
             result = _checked(item, program, idempotent=idempotent, targets=lowered)
@@ -167,6 +171,7 @@ def check_once(item: Pass, program: Program, *, idempotent: bool = True, targets
 
 def _checked(item: Pass, program: Program, *, idempotent: bool, targets: Sequence[str]) -> PipelineResult:
     """The result, held to everything that a pass promises."""
+    program = _ready(item, program)
     before = str(program)
     weights = {n: (id(t), t._version) for n, t in program.weights.items()}
     result = _run(item, program)
@@ -197,9 +202,27 @@ def _checked(item: Pass, program: Program, *, idempotent: bool, targets: Sequenc
 def _fires(item: Pass, program: Program) -> bool:
     """Whether there is something to check: the pass changes the program, or fails on it."""
     try:
-        return any(p.changed for p in _run(item, program).passes)
+        return any(p.changed for p in _run(item, _ready(item, program)).passes)
     except CheckFailure:
         return True
+
+
+def _first(item: Pass) -> Pass | None:
+    """A registered pass that establishes what the pass requires; None if it requires nothing."""
+    if not item.requires:
+        return None
+    found = next((cls() for cls in registry.all().values() if item.requires <= cls.establishes), None)
+    if found is None:
+        raise CheckFailure(f"no registered pass establishes what {item.pass_name()} requires")
+    return found
+
+
+def _ready(item: Pass, program: Program) -> Program:
+    """The program with the properties that the pass requires."""
+    first = _first(item)
+    if first is None or item.requires <= program.properties:
+        return program
+    return _run(first, program).program
 
 
 def _run(item: Pass, program: Program) -> PipelineResult:

@@ -76,3 +76,28 @@ def test_files_are_held_to_what_is_finite() -> None:
 def test_a_pass_that_calibrates_gets_data() -> None:
     counts = check_pass(InsertFakeQuant(), examples=5, targets=())
     assert counts["fired"] > 0
+
+
+def test_a_pass_that_requires_a_property_gets_programs_that_have_it() -> None:
+    class CountRoundings(Pass):
+        """Sees what insert-fake-quant leaves."""
+
+        contract = Contract.APPROXIMATE
+        requires = frozenset({"quantized"})
+
+        def run(self, rewriter) -> None:
+            seen.append(len(rewriter.nodes("fxopt.fake_quantize")))
+
+    seen: list[int] = []
+    check_pass(CountRoundings(), examples=5, targets=(), min_fired=0)
+    assert any(seen)
+
+
+def test_a_property_that_no_pass_establishes_is_told() -> None:
+    class NeedsWings(Pass):
+        """Flies."""
+
+        requires = frozenset({"wings"})
+
+    with pytest.raises(CheckFailure, match="no registered pass establishes what needs-wings requires"):
+        check_pass(NeedsWings(), examples=5)

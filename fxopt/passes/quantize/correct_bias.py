@@ -6,7 +6,7 @@ empirical form of its appendix D.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch.fx import Node
@@ -38,6 +38,9 @@ class CorrectBias(Pass):
     """
 
     contract = Contract.APPROXIMATE
+    requires: ClassVar[frozenset[str]] = frozenset({"quantized"})
+    establishes: ClassVar[frozenset[str]] = frozenset({"bias-corrected"})
+    excludes: ClassVar[frozenset[str]] = frozenset({"bias-corrected"})
     needs_calibration = True
 
     def run(self, rewriter: Rewriter) -> None:
