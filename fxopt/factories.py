@@ -116,19 +116,19 @@ def _call(function: Callable[[], object], file: Path, what: str) -> object:
         return function()
     except FxoptError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # `parser.parse_args()` in the user's file leaves by the latter
         place, kind = _place(error, file), type(error).__name__
         raise UserCodeError(f"{what}: {place}{kind}: {_first_line(error)}") from error
 
 
-def _place(error: Exception, file: Path) -> str:
+def _place(error: BaseException, file: Path) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{Path(error.filename).name}:{error.lineno}: "
     own = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == file.resolve()]
     return f"{file.name}:{own[-1].lineno}: " if own else ""
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return error.msg
     return next(iter(str(error).splitlines()), "")

@@ -63,6 +63,8 @@ def test_a_factory_can_import_its_neighbours(tmp_path: Path, monkeypatch: pytest
         ("import no_such_module_anywhere\n", r"net_of_user\.py:1: ModuleNotFoundError: No module"),
         ("def build(:\n", r"can't be imported: net_of_user\.py:1: SyntaxError"),
         ("\ndef build():\n    return 1 / 0\n", r"net_of_user\.py:3: ZeroDivisionError: division by zero"),
+        ("import sys\nsys.exit(4)\n", r"net_of_user\.py:2: SystemExit: 4"),
+        ("import sys\ndef build():\n    sys.exit()\n", r"net_of_user\.py:3: SystemExit"),
     ],
 )
 def test_a_wrong_factory_is_one_line(tmp_path: Path, source: str, message: str):

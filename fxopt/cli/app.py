@@ -83,13 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:
         return _fail(_usage_message(error), MISTAKE)
     except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        code = INTERRUPTED
     except OSError as error:  # a full disk, a folder that went away
         return _fail(str(error), MISTAKE)
     except Exception:
         # A fault of fxopt, not of the user: shown in full, and never with the exit code of a verdict.
         traceback.print_exc()
         return _fail("internal error, see above", MISTAKE)
+    if code == INTERRUPTED:  # typer makes this number of Ctrl-C
+        return _fail("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else DONE
 
 

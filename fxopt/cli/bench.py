@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fxopt.cli.console import progress, stdout
-from fxopt.cli.options import JsonFlag, QuietFlag, TrustFlag, check_side
+from fxopt.cli.options import JsonFlag, PluginOption, QuietFlag, TrustFlag, check_side, load_plugins
 from fxopt.cli.values import parse_sizes, read_npz
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def bench(
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads that compute an op.")] = 1,
     starts: Annotated[int, typer.Option("--starts", min=1, help="Starts of each side's process.")] = 3,
     seconds: Annotated[float, typer.Option("--seconds", help="How long each side is timed.")] = 3.0,
+    plugin: PluginOption = None,
     trust: TrustFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -48,6 +49,7 @@ def bench(
     from fxopt.measure import bench as measure
     from fxopt.reporting.bench import bench_table
 
+    load_plugins(plugin or ())
     for side in sides:
         check_side(side)
     with progress(quiet=quiet or json):
@@ -58,6 +60,7 @@ def bench(
             threads=threads,
             starts=starts,
             seconds=seconds,
+            plugins=[str(file.resolve()) for file in plugin or ()],
             trust=trust,
         )
     if json:

@@ -114,6 +114,8 @@ def read_check(target: str | None, test: str | None, slower: float | None) -> "C
     if test is not None:
         return CommandCheck(test, target)
     if slower is not None:
+        if not slower > 1:
+            raise InputError(f"--slower {slower:g}: expected a factor above 1, such as 1.3")
         return SlowerCheck(slower, target)
     return check_values if target is None else TargetCheck(target)
 

@@ -34,6 +34,7 @@ from fxopt.factories import ModelSource, read_function, split_factory
 from fxopt.report import Report
 
 if TYPE_CHECKING:
+    from fxopt.cli.values import Arrays
     from fxopt.optimizer import Retrain
     from fxopt.pipeline import PassManager
 
@@ -121,6 +122,8 @@ class _Request:
     metric: "Callable[[Callable[..., object]], float] | None"
     retrain: "Retrain | None"
     folder: Path | None
+    arrays: "Arrays | None"
+    """Calibration data."""
 
 
 @dataclass(frozen=True)
@@ -192,18 +195,20 @@ def _prepared(
 ) -> _Request:
     """Checks what can be checked before the model is built, which may take long; then builds it."""
     from fxopt.lowering import get_target
-    from fxopt.pipeline import PassManager
+    from fxopt.pipeline import PassManager, check_calibration
 
     get_target(asked.target).resolve_opset(asked.opset)
     manager = PassManager.parse(asked.pipeline)
     _check_explained(explain, manager)
+    arrays = None if asked.calibration is None else read_npz(asked.calibration)
+    check_calibration(manager, arrays)
     metric = _metric(asked.metric, asked.max_drop)
     retrain = None if asked.distill is None else read_retraining(asked.distill, metric, shown=shown)
     if script is not None:
         write_script(script, asked)
     source = read_model(asked.model)
     folder = _made(asked.output) if write and asked.output is not None else None
-    return _Request(asked, source, manager, metric, retrain, folder)
+    return _Request(asked, source, manager, metric, retrain, folder, arrays)
 
 
 def _file_name(target: str, plugins: Iterable[Path]) -> str:
@@ -296,7 +301,7 @@ def _run(request: _Request) -> tuple[Report | None, VerificationError | None]:
 def _records(request: _Request) -> list[tuple[object, ...]] | None:
     """Calibration data in batches of the example's size; what the model takes by name, tracing finds."""
     source, asked = request.source, request.asked
-    if asked.calibration is None:
+    if request.arrays is None:
         return None
     import torch
 
@@ -311,7 +316,7 @@ def _records(request: _Request) -> list[tuple[object, ...]] | None:
         trust=asked.trust,
     ).signature
     first = next((a for a in source.args or () if isinstance(a, torch.Tensor) and a.dim()), None)
-    return calls(read_npz(asked.calibration), signature, batch=None if first is None else len(first))
+    return calls(request.arrays, signature, batch=None if first is None else len(first))
 
 
 def _carry_out(request: _Request, view: _View) -> int:

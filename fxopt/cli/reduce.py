@@ -25,6 +25,7 @@ from fxopt.cli.bisect import (
 )
 from fxopt.cli.console import progress
 from fxopt.cli.options import QuietFlag, TrustFlag
+from fxopt.errors import InputError
 
 __all__ = ["reduce"]
 
@@ -57,6 +58,8 @@ def reduce(
     """
     from fxopt.diagnosis import diagnose, slice_onnx
 
+    if output.exists() and not output.is_dir():
+        raise InputError(f"--output {output} is a file; expected a folder, or a name for one")
     if artifact is not None:
         with progress(quiet=quiet):
             cut = slice_onnx(read_program(model, dynamic, trust=trust), str(artifact), output)

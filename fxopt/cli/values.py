@@ -9,7 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from fxopt.errors import FxoptError, InputError
 
@@ -25,6 +25,7 @@ __all__ = ["DataError", "calls", "parse_dynamic", "parse_sizes", "read_npz", "wr
 
 _DYNAMIC = re.compile(r"(?P<input>[^:=]+):(?P<axis>-?\d+)(?:=(?P<name>\w+))?")
 _SIZE = re.compile(r"(?P<name>[^=]+)=(?P<size>\d+)")
+_NPZ = "an .npz with one array per input name, as numpy.savez(path, x=...) writes it"
 _MOST_RECORDS = 256
 """Records a call where the model takes any number."""
 
@@ -73,18 +74,32 @@ def read_npz(path: Path) -> "dict[str, np.ndarray]":
     """The arrays of a data file by name.
 
     Raises:
-        DataError: The file is missing, is no .npz, or holds Python objects.
+        DataError: The file is missing, is no .npz, or holds other things than numbers.
     """
     import numpy as np
 
     try:
         with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise DataError(f"{path} is a single array; expected an .npz with one array per input name")
-            return {name: archive[name] for name in archive.files}
+            if not zipfile.is_zipfile(file):
+                raise DataError(f"can't read {path}: it is {_other_than_npz(file)}; expected {_NPZ}")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"can't read {path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise DataError(f"can't read {path}: {reason or error}") from error
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biufc" or array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
+            raise DataError(
+                f"{path}: the array {name!r} holds {array.dtype}, expected numbers that torch has"
+            )
+    return {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
+
+
+def _other_than_npz(file: IO[bytes]) -> str:
+    """What a file is that is no .npz."""
+    file.seek(0)
+    return "a single array" if file.read(6) == b"\x93NUMPY" else "damaged, or no .npz file"
 
 
 def calls(
@@ -110,6 +125,8 @@ def calls(
     if missing:
         raise DataError(f"the data has no array named {missing[0]!r}; it has {', '.join(arrays) or 'none'}")
     tensors = [_cast(torch.from_numpy(arrays[spec.name]), spec) for spec in specs]
+    if any(t.dim() and not len(t) for t in tensors):
+        raise DataError("the data has no records: axis 0 of every array must be the records")
     if batch is None and all(_fits(t, spec) for t, spec in zip(tensors, specs, strict=True)):
         return [_arguments(signature, tensors)]
     lengths = {spec.name: len(t) if t.dim() else None for t, spec in zip(tensors, specs, strict=True)}

@@ -18,6 +18,7 @@ _WORDS = {
     r"dynamic_shapes": "--dynamic",
     r"opset=": "--opset ",
     r"path=": "--output ",
+    r"import what defines it before loading": "give the file that defines it as --plugin FILE.py",
 }
 _ANY = re.compile("|".join(f"(?<![\\w.])(?:{word})" for word in _WORDS))
 

@@ -8,6 +8,7 @@ fxopt.errors.InputError: expected at least two models or files to compare, got 1
 import contextlib
 import difflib
 import logging
+import math
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,7 @@ def bench(
     threads: int = 1,
     starts: int = 3,
     seconds: float = 3.0,
+    plugins: Sequence[str] = (),
     trust: bool = False,
 ) -> BenchReport:
     """Times models and files in turns, each in a process of its own.
@@ -58,6 +60,7 @@ def bench(
             machine does not add to; on more, time by the wall clock.
         starts: how often each side's process is started anew.
         seconds: how long each side is timed, all starts together.
+        plugins: files of Python that define what the sides need, such as ops; run in each process.
         trust: as in `fxopt.load`.
 
     Raises:
@@ -65,8 +68,8 @@ def bench(
     """
     if len(sides) < 2:
         raise InputError(f"expected at least two models or files to compare, got {len(sides)}")
-    if min(threads, starts) < 1 or not seconds > 0:
-        raise InputError("threads, starts and seconds must be positive")
+    if min(threads, starts) < 1 or not 0 < seconds < math.inf:
+        raise InputError("threads, starts and seconds must be positive and finite")
     machine = this_machine()
     runs: list[_Start] = []
     for number in range(starts):
@@ -74,7 +77,7 @@ def bench(
         with contextlib.ExitStack() as stack:
             opened = [stack.enter_context(Side(name, threads=threads)) for name in sides]
             for side in opened:
-                side.open(trust=trust)
+                side.open(trust=trust, plugins=plugins)
             # Drawn once: every start is to measure the same.
             inputs = _inputs(opened, inputs, sizes or {}, trust=trust)
             runs.append(_measured(opened, inputs, seconds / starts, seed=number))

@@ -40,13 +40,14 @@ class Side:
         self.example: dict[str, torch.Tensor] = {}
         self._worker = Worker(name, module="fxopt.measure.worker", threads=threads)
 
-    def open(self, *, trust: bool) -> None:
-        """Opens it.
+    def open(self, *, trust: bool, plugins: Sequence[str] = ()) -> None:
+        """Opens it, after the plugins that it may need.
 
         Raises:
             InputError: it can't be opened.
         """
-        reply, values = self._ask({"do": "open", "threads": self.threads, "trust": trust}, [], "opened")
+        header: Header = {"do": "open", "threads": self.threads, "trust": trust, "plugins": list(plugins)}
+        reply, values = self._ask(header, [], "opened")
         slots = reply["slots"]
         assert slots is None or isinstance(slots, list)
         self.kind = str(reply["kind"])

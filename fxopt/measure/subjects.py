@@ -83,7 +83,8 @@ def _onnx(path: str, threads: int) -> Subject:
     from fxopt.lowering.onnx.run import open_session
 
     if not os.path.isfile(path):
-        raise ArtifactError(f"{path} does not exist")
+        what = "is a folder" if os.path.isdir(path) else "does not exist"
+        raise ArtifactError(f"{path} {what}")
     try:
         session = open_session(path, threads=threads)
     except Exception as error:  # what the runtime raises has no common class

@@ -40,6 +40,7 @@ class _Stand:
             case "open":
                 threads = header["threads"]
                 assert isinstance(threads, int)
+                self._load_plugins(header["plugins"])
                 return self._open(threads, trust=bool(header["trust"]))
             case "bind":
                 return self._bind([v for v in values if isinstance(v, Packed)]), []
@@ -52,6 +53,15 @@ class _Stand:
             case "memory":
                 return {}, [peak_memory()]
         raise ValueError(f"unknown request {header['do']!r}")
+
+    def _load_plugins(self, files: object) -> None:
+        """Runs the plugins; an ONNX file's process, which needs none, stays without torch."""
+        if files and not self.side.endswith(".onnx"):
+            from fxopt.pipeline import load_plugin
+
+            assert isinstance(files, list)
+            for file in files:
+                load_plugin(str(file))
 
     def _open(self, threads: int, *, trust: bool) -> tuple[Header, list[Value]]:
         start = time.perf_counter()

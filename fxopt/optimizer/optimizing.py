@@ -25,7 +25,7 @@ from fxopt.lowering.lower import check_destination
 from fxopt.optimizer.description import Clock, describe_model, describe_passes, noting_warnings
 from fxopt.optimizer.metric import Judge, Metric, check_metric, verification_of
 from fxopt.optimizer.pipelines import Pipeline, checked_manager, run_manager, unused_calibration
-from fxopt.pipeline import PassManager, PipelineResult
+from fxopt.pipeline import PassManager, PipelineResult, check_calibration
 from fxopt.program import Program, expect_program
 from fxopt.program.file import SUFFIX, load_program
 from fxopt.report import ArtifactReport, Report, Verdict, VerifyReport
@@ -112,6 +112,7 @@ def optimize(
     """
     chosen = get_target(target)
     manager = checked_manager(pipeline, chosen)
+    check_calibration(manager, calibration)
     number = chosen.resolve_opset(opset)
     check_destination(chosen, path)
     check_metric(metric, max_drop)

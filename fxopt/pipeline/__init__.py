@@ -9,7 +9,7 @@ from fxopt.pipeline.instruments import (
     RewriteLimit,
     StructuralVerify,
 )
-from fxopt.pipeline.manager import PassManager, PipelineResult
+from fxopt.pipeline.manager import PassManager, PipelineResult, check_calibration
 from fxopt.pipeline.named import register_pipeline
 from fxopt.pipeline.options import option_help
 from fxopt.pipeline.registry import load_plugin, register_pass, registry
@@ -29,6 +29,7 @@ __all__ = [
     "RewriteLimit",
     "RewritePass",
     "StructuralVerify",
+    "check_calibration",
     "load_plugin",
     "option_help",
     "register_pass",

@@ -22,7 +22,7 @@ from fxopt.pipeline.run import Bound, PipelineResult, Run
 from fxopt.pipeline.text import Fixpoint, Named, Step, marked, parse_steps, print_steps
 from fxopt.program import Program, expect_program
 
-__all__ = ["PassManager", "PipelineResult"]
+__all__ = ["PassManager", "PipelineResult", "check_calibration"]
 
 
 class PassManager:
@@ -108,9 +108,7 @@ class PassManager:
             InputError: it is no program.
         """
         expect_program(program, "a pipeline")
-        needy = next((p for p in self.passes() if p.takes_calibration()), None)
-        if needy is not None and calibration is None:
-            raise PipelineError(f"pass {needy.pass_name()!r} needs calibration data: pass calibration=")
+        check_calibration(self, calibration)
         if isinstance(calibration, Iterator):
             calibration = list(calibration)  # the first pass would leave nothing for the second
         # Calibration runs programs on data, whose tensors may wait for a collection.
@@ -197,3 +195,14 @@ def _in_time(bound: Bound) -> Iterator[Pass]:
                 yield from _in_time(item)
             else:
                 yield item
+
+
+def check_calibration(manager: PassManager, calibration: object) -> None:
+    """Whether there is calibration data if a pass needs it.
+
+    Raises:
+        PipelineError: there is none; names the pass.
+    """
+    needy = next((p for p in manager.passes() if p.takes_calibration()), None)
+    if needy is not None and calibration is None:
+        raise PipelineError(f"pass {needy.pass_name()!r} needs calibration data: pass calibration=")

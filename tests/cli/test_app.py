@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -110,3 +111,10 @@ def test_a_fault_of_fxopt_is_shown_in_full_and_is_no_verdict(
 def test_the_module_runs():
     done = subprocess.run(HELP, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: fxopt ")
+
+
+def test_ctrl_c_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Raised below typer, which swallows it, as the user's does."""
+    (tmp_path / "stopped_net.py").write_text("def build():\n    raise KeyboardInterrupt\n")
+    assert main(["optimize", f"{tmp_path}/stopped_net.py:build", "--dry-run"]) == 130
+    assert capsys.readouterr().err == "fxopt: error: interrupted\n"

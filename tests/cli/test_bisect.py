@@ -84,6 +84,7 @@ def test_optimize_does_the_whole_chain(net: str, capsys: pytest.CaptureFixture[s
         (["--target", "onix"], "onix"),
         (["--pipeline", "no-such-pass"], "no-such-pass"),
         (["--test", "./missing.sh"], "can't be run"),
+        (["--slower", "0"], "--slower 0: expected a factor above 1"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -92,3 +93,8 @@ def test_mistakes_are_one_line(
     assert main(["bisect", f"{net}:build", *options]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+def test_a_file_in_place_of_the_folder_is_told_first(net: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["reduce", f"{net}:build", "--output", net]) == 2
+    assert f"--output {net} is a file" in capsys.readouterr().err

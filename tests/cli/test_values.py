@@ -104,6 +104,33 @@ def test_unreadable_data_is_one_line(tmp_path: Path):
     np.savez(path, x=np.array([{}], dtype=object))
     with pytest.raises(DataError, match="can't read"):
         read_npz(path)
+    path.write_bytes(b"junk")
+    with pytest.raises(
+        DataError, match=r"damaged, or no \.npz file; expected an \.npz with one array per input"
+    ):
+        read_npz(path)
+
+
+@pytest.mark.parametrize(
+    "array", [np.array(["a"]), np.zeros(2, "datetime64[s]"), np.zeros(2, np.longdouble), np.zeros(2, "V4")]
+)
+def test_arrays_of_other_things_than_numbers_are_refused(array: np.ndarray, tmp_path: Path):
+    np.savez(tmp_path / "d.npz", x=array)
+    with pytest.raises(DataError, match=r"the array 'x' holds .*, expected numbers that torch has"):
+        read_npz(tmp_path / "d.npz")
+
+
+def test_the_order_of_bytes_is_the_machines_own(tmp_path: Path):
+    np.savez(tmp_path / "d.npz", x=np.array([1.5, 2.0], dtype=">f4"))
+    takes = signature(TensorSpec("x", torch.float32, (2,)))
+    (call,) = calls(read_npz(tmp_path / "d.npz"), takes)
+    assert torch.equal(call[0], torch.tensor([1.5, 2.0]))  # type: ignore[arg-type]
+
+
+def test_no_records_are_no_call():
+    takes = signature(TensorSpec("x", torch.float32, ("batch", 3)))
+    with pytest.raises(DataError, match="the data has no records"):
+        calls({"x": np.zeros((0, 3), np.float32)}, takes)
 
 
 def test_arrays_must_agree_on_the_records():

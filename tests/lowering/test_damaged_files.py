@@ -338,24 +338,32 @@ LAZY = """
 import sys
 import fxopt
 from fxopt.lowering import open_artifact
-def anonymous():
+def kilobytes(name):
     with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon"))
+        return next(int(line.split()[1]) for line in file if line.startswith(name))
 open_artifact(sys.argv[1])
-before = anonymous()
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")  # the peak is counted from here
+before = [kilobytes(name) for name in ("RssAnon", "VmRSS")]
 opened = open_artifact(sys.argv[2])
-print(anonymous() - before)
+print(*(kilobytes(name) - b for name, b in zip(("RssAnon", "VmHWM"), before)))
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
-def test_weights_are_mapped(written: dict[str, bytes], tmp_path: Path):
-    (tmp_path / "small.fxopt").write_bytes(written["eager.fxopt"])
-    program = fxopt.trace(torch.nn.Linear(4000, 4000).eval(), (torch.zeros(1, 4000),))
-    fxopt.lower(program, "eager", path=tmp_path / "large.fxopt", verify=False)
-    command = [sys.executable, "-c", LAZY, str(tmp_path / "small.fxopt"), str(tmp_path / "large.fxopt")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 16_000  # kB, of 64 MB
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc")
+@pytest.mark.parametrize("target", ["eager", "torchscript", "onnx"])
+def test_opening_takes_at_most_twice_the_weights_and_the_eager_file_is_mapped(target: str, tmp_path: Path):
+    suffix = {"eager": "fxopt", "torchscript": "pt", "onnx": "onnx"}[target]
+    names = [str(tmp_path / f"{size}.{suffix}") for size in (4, 4000)]
+    for size, name in zip((4, 4000), names, strict=True):
+        program = fxopt.trace(torch.nn.Linear(size, size).eval(), (torch.zeros(1, size),))
+        fxopt.lower(program, target, path=name, verify=False)
+    done = subprocess.run([sys.executable, "-c", LAZY, *names], capture_output=True, text=True, check=True)
+    anonymous, peak = (int(number) * 1024 for number in done.stdout.split())
+    slack = 16_000_000
+    assert peak <= 2 * 4 * 4000 * 4000 + slack
+    if target == "eager":
+        assert anonymous < slack
 
 
 # --- folders of entry points

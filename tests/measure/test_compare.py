@@ -5,11 +5,13 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from torch import nn
 
 import fxopt
 from fxopt.errors import FxoptError, InputError
 from fxopt.measure import BenchReport, bench, compare
 from fxopt.measure.machine import Machine
+from fxopt.pipeline import load_plugin
 from tests.traced import traced
 
 NET = """
@@ -35,6 +37,21 @@ def fails():
 def no_model():
     return 3, (torch.randn(4, 64),)
 """
+
+PLUGIN = """
+import torch
+
+@torch.library.custom_op("mine::triple", mutates_args=())
+def triple(x: torch.Tensor) -> torch.Tensor:
+    return x * 3
+
+triple.register_fake(torch.empty_like)
+"""
+
+
+class UsesTriple(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mine.triple(x)  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +141,13 @@ def test_a_busy_machine_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch):
     [
         (("mlp.onnx",), "expected at least two"),
         (("mlp.onnx", "none.onnx"), r"none\.onnx does not exist"),
+        (("mlp.onnx", "folder.onnx"), r"folder\.onnx is a folder"),
         (("mlp.onnx", "damaged.onnx"), r"damaged\.onnx can't be opened as an ONNX file: "),
         (("mlp.onnx", "tied.onnx"), r"tied\.onnx can't be run: .*(dimension|rank|shape|Rank)"),
     ],
 )
 def test_mistakes(folder: Path, names: tuple[str, ...], message: str):
+    (folder / "folder.onnx").mkdir(exist_ok=True)
     (folder / "damaged.onnx").write_bytes((folder / "mlp.onnx").read_bytes()[:100])
     with pytest.raises(FxoptError, match=message) as caught:
         quick(folder, *names)
@@ -151,3 +170,19 @@ def test_mistakes_of_a_factory(folder: Path, factory: str, message: str):
 def test_numbers_are_positive(folder: Path, option: str):
     with pytest.raises(InputError, match="must be positive"):
         quick(folder, "mlp.onnx", "mlp.onnx", **{option: 0})
+
+
+def test_a_time_without_an_end_is_refused(folder: Path):
+    with pytest.raises(InputError, match="must be positive and finite"):
+        quick(folder, "mlp.onnx", "mlp.onnx", seconds=float("inf"))
+
+
+def test_ops_of_the_users_are_defined_by_plugins(folder: Path):
+    plugin = folder / "ops_of_mine.py"
+    plugin.write_text(PLUGIN)
+    load_plugin(str(plugin))
+    program = fxopt.trace(UsesTriple(), (torch.zeros(2, 3),))
+    fxopt.lower(program, "eager", path=folder / "triple.fxopt", verify=False)
+    with pytest.raises(InputError, match=r"unknown op .mine\.triple"):
+        quick(folder, "triple.fxopt", "triple.fxopt")
+    assert quick(folder, "triple.fxopt", "triple.fxopt", plugins=[str(plugin)]).rounds

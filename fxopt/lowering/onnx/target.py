@@ -128,6 +128,8 @@ class OnnxTarget(Target):
         from fxopt.lowering.onnx.builder import place_of
         from fxopt.ops.info import op_key
 
+        if not program.signature.computed_outputs:
+            raise LoweringError("the model returns no tensor: an ONNX file would have nothing to compute")
         missing = self.missing(program)
         if missing:
             ops = ", ".join(f"{op_key(n.target)}{place_of(n)}" for n in missing)

@@ -46,11 +46,26 @@ def load_script(path: str, extra: dict[str, object] | None = None) -> torch.jit.
         try:
             module: torch.jit.ScriptModule = torch.jit.load(path, "cpu", _extra_files=extra)
         except (RuntimeError, ValueError, OSError, UnicodeDecodeError) as error:
+            if _saved_otherwise(path):
+                raise ArtifactError(
+                    f"can't read {path}: torch.save wrote it, not torch.jit.save; load it in a function that "
+                    "returns the model, and name that: FILE.py:FUNCTION"
+                ) from error
             first = str(error).strip().splitlines()
             raise ArtifactError(
                 f"can't read {path} as TorchScript: {first[0] if first else type(error).__name__}"
             ) from error
     return module
+
+
+def _saved_otherwise(path: str) -> bool:
+    """Whether it is a file of torch's without a module in it: weights, or a pickled model."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {n.split("/", 1)[-1] for n in archive.namelist()}
+    except ZIP_ERRORS:
+        return False
+    return "data.pkl" in names and "constants.pkl" not in names
 
 
 def written_by_fxopt(path: str) -> bool:

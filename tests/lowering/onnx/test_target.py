@@ -271,6 +271,12 @@ def test_a_rule_that_makes_an_invalid_model_is_caught_before_anything_is_written
         TARGET.emit(program_of(Case("wrong", lambda x: wrong(x), (X,))))
 
 
+def test_a_model_without_a_tensor_to_return():
+    program = trace(Apply(lambda x: {"count": 3}).eval(), (X,))
+    with pytest.raises(LoweringError, match="the model returns no tensor"):
+        TARGET.emit(program)
+
+
 def test_a_weight_without_values():
     with torch.device("meta"):
         module = nn.Linear(4, 2)

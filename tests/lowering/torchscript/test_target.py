@@ -243,6 +243,15 @@ def test_a_foreign_file_wants_trust(tmp_path: Path):
     assert [t.shape for t in artifact.run_flat([torch.zeros(3, 2)])] == [(3, 2)]  # type: ignore[attr-defined]
 
 
+def test_what_torch_save_wrote_is_told_from_a_damaged_file(tmp_path: Path):
+    path = str(tmp_path / "weights.pt")
+    torch.save(nn.Linear(2, 2).state_dict(), path)
+    with pytest.raises(
+        ArtifactError, match=r"torch\.save wrote it, not torch\.jit\.save; load it in a function"
+    ):
+        open_artifact(path, trust=True)
+
+
 def test_a_later_format_is_refused(tmp_path: Path):
     source = Source("def forward(self, x: Tensor) -> Tuple[Tensor]:\n    return (x,)\n")
     for text, reason in (
