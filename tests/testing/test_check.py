@@ -8,7 +8,7 @@ from fxopt.errors import VerificationError
 from fxopt.lowering import lower
 from fxopt.passes.eliminate.eliminate_dead_code import EliminateDeadCode
 from fxopt.passes.quantize.insert_fake_quant import InsertFakeQuant
-from fxopt.pipeline import Pass, registry
+from fxopt.pipeline import Contract, Pass, registry
 from fxopt.testing import CheckFailure, ProgramBuilder, check_once, check_pass, reproducer
 from tests.testing.wrong_passes import PAIRS
 
