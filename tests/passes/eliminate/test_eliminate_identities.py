@@ -87,6 +87,25 @@ def test_exact_identities_go(name: str, dynamic: bool):
     assert structure(cleaned) == structure(program(last, x, dynamic=dynamic))
 
 
+@pytest.mark.parametrize(
+    ("op", "arguments"),
+    [
+        ("aten.to.dtype", (torch.float32,)),
+        ("aten.to.device", (torch.device("cpu"), torch.float32)),
+        ("aten._to_copy", ()),
+        ("aten.contiguous", ()),
+        ("aten.clone", ()),
+        ("aten.alias", ()),
+        ("aten.detach", ()),
+    ],
+)
+def test_conversions_to_what_it_is_already_go(op: str, arguments: tuple[object, ...]):
+    # Tracing leaves none; other passes may make them.
+    b = ProgramBuilder()
+    before = b.finish(b.call("aten.sigmoid", b.call(op, b.input((b.batch, 4)), *arguments)))
+    assert calls(applied(EXACT, before).program) == ["sigmoid"]
+
+
 # Equal as real numbers; a zero may change its sign.
 EQUIVALENT_IDENTITIES: dict[str, Fn] = {
     "plus 0": lambda x: torch.sin(x) + 0,
