@@ -5,6 +5,7 @@ def test_my_pass():
 """
 
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from fxopt.program import Program
 from fxopt.report import Verdict
 from fxopt.testing.motifs import focused
 from fxopt.testing.strategies import programs, script_of
+from fxopt.testing.surroundings import storage, watched
 from fxopt.verification import (
     arguments_of,
     check_programs,
@@ -54,6 +56,7 @@ def check_pass(
     targets: Sequence[str] = _TARGETS,
     shrink: bool = True,
     reproduce: str | os.PathLike[str] | None = None,
+    progress: bool | None = None,
 ) -> dict[str, int]:
     """Runs a pass over drawn programs and checks all that it promises.
 
@@ -76,6 +79,7 @@ def check_pass(
         targets: to which one in twenty programs is lowered.
         shrink: make a failing program smaller before it is reported.
         reproduce: a folder; a failure is bisected to its rewrite, reduced, and written there.
+        progress: show how far it is on standard error; by default on a terminal.
 
     Returns:
         `programs`, `fired`, `rewrites` and `refused` (rewrites that a pass said no to, with a reason).
@@ -91,21 +95,13 @@ def check_pass(
     failing: list[Program] = []
     profile = settings.get_profile(settings.get_current_profile_name())
 
-    @settings(
-        profile,
-        max_examples=examples if examples is not None else profile.max_examples,
-        deadline=None,
-        report_multiple_bugs=False,  # one failure, which is a CheckFailure
-        phases=[p for p in profile.phases if shrink or p not in (Phase.shrink, Phase.explain)],
-    )
-    @given(
-        programs(
-            motifs=planted, families=families, max_ops=max_ops, non_finite=item.contract is Contract.EXACT
-        ),
-        st.integers(1, _LOWER_EVERY),
-    )
-    def run(program: Program, turn: int) -> None:
+    most = examples if examples is not None else profile.max_examples
+    non_finite = item.contract is Contract.EXACT
+    drawn = programs(motifs=planted, families=families, max_ops=max_ops, non_finite=non_finite)
+
+    def check(program: Program, turn: int) -> None:
         counts["programs"] += 1
+        show(counts)
         lowered = targets if turn == _LOWER_EVERY else ()  # drawn: the same when the example is run again
         if [] in [_calibration(p, program) for p in (item, first) if p is not None]:
             return  # nothing that it could calibrate on
@@ -121,7 +117,15 @@ def check_pass(
         counts["refused"] += sum(len(p.refusals) for p in result.passes)
 
     try:
-        run()
+        with storage() as database, watched(item.pass_name(), most, shown=progress) as show:
+            settings(
+                profile,
+                max_examples=most,
+                deadline=None,
+                database=database,
+                report_multiple_bugs=False,  # one failure, which is a CheckFailure
+                phases=[p for p in profile.phases if shrink or p not in (Phase.shrink, Phase.explain)],
+            )(given(drawn, st.integers(1, _LOWER_EVERY))(check))()
     except CheckFailure as failure:
         told = _diagnosed(item, failing, reproduce)
         raise (CheckFailure(f"{failure}\n\n{told}") if told else failure) from failure
@@ -152,12 +156,19 @@ def reproducer(item: Pass, program: Program, *, idempotent: bool = True, targets
         [
             "import operator, torch",
             "from fxopt.testing import ProgramBuilder, check_once",
-            f"from {cls.__module__} import {cls.__qualname__.split('.')[0]}",
+            f"from {_module(cls)} import {cls.__qualname__.split('.')[0]}",
             "",
             script_of(program) or "# program: not a drawn one",
             f"check_once({item!r}, program{options})",
         ]
     )
+
+
+def _module(cls: type[Pass]) -> str:
+    """What a class is imported from, also by another script than the one that runs."""
+    if cls.__module__ != "__main__":
+        return cls.__module__
+    return Path(getattr(sys.modules["__main__"], "__file__", None) or "__main__").stem
 
 
 def check_once(item: Pass, program: Program, *, idempotent: bool = True, targets: Sequence[str] = ()) -> int:

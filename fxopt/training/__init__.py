@@ -2,7 +2,7 @@
 
 from fxopt.training.distill import distill
 from fxopt.training.finetune import finetune
-from fxopt.training.observers import TensorBoard, stderr_console
+from fxopt.training.observers import TensorBoard, on_terminal, stderr_console
 from fxopt.training.settings import Options, Settings
 
-__all__ = ["Options", "Settings", "TensorBoard", "distill", "finetune", "stderr_console"]
+__all__ = ["Options", "Settings", "TensorBoard", "distill", "finetune", "on_terminal", "stderr_console"]
