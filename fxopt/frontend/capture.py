@@ -5,17 +5,19 @@ afterwards, so that one clear line says it. What torch raises becomes one `Trace
 """
 
 import contextlib
+import functools
 import inspect
 import logging
 import sys
 import traceback
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils import _pytree as pytree
 
 from fxopt.errors import FxoptError, InputError, TraceError
 from fxopt.frontend.diagnose import dtype_advice, trace_error
@@ -39,7 +41,9 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
         _silent_export(),
         _exact_frames(),
         _explicit_keywords(model, example),
+        _equal_sizes(model, example),
         _masks_as_given(),
+        _conversions_to_the_same(),
         whole_layers(),
     ):
         try:
@@ -115,6 +119,27 @@ def _masks_as_given() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _conversions_to_the_same() -> Iterator[None]:
+    """Lets `self.layer.to(dtype)` in forward be nothing where the layer has that dtype: torch can't convert while it traces."""
+    convert = nn.Module._apply
+
+    def apply(
+        module: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True
+    ) -> nn.Module:
+        own = (*module.parameters(recurse), *module.buffers(recurse))
+        if function.__module__ == nn.Module.__module__ and all(_same_kind(t, function(t)) for t in own):
+            return module
+        return convert(module, function, recurse)
+
+    with _patched(nn.Module, "_apply", apply):
+        yield
+
+
+def _same_kind(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return (a.dtype, a.device, a.layout) == (b.dtype, b.device, b.layout)
+
+
+@contextlib.contextmanager
 def _explicit_keywords(model: nn.Module, example: Example) -> Iterator[None]:
     """Names the keywords of a `forward(**kwargs)`: torch.export takes no dynamic sizes of nameless ones."""
     forward = model.forward
@@ -132,6 +157,31 @@ def _explicit_keywords(model: nn.Module, example: Example) -> Iterator[None]:
     named = [kinds(name, kinds.KEYWORD_ONLY) for name in example.kwargs]
     vars(explicit)["__signature__"] = inspect.Signature([*positional, *named])
     with _patched(model, "forward", explicit):
+        yield
+
+
+@contextlib.contextmanager
+def _equal_sizes(model: nn.Module, example: Example) -> Iterator[None]:
+    """Tells torch at the start which sizes have one name: found out later, it fixes them where they meet (`mask[:, -n:]`)."""
+    places: dict[str, list[tuple[int, int]]] = {}
+    for leaf, axes in enumerate(example.axes):
+        for i, axis in axes.items():
+            if axis.name is not None and not axis.is_expression:
+                places.setdefault(axis.name, []).append((leaf, i))
+    pairs = [(found[0], other) for found in places.values() for other in found[1:]]
+    if not pairs:
+        yield
+        return
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def equal(*args: object, **kwargs: object) -> object:
+        leaves = pytree.tree_leaves((args, {name: kwargs[name] for name in example.kwargs}))
+        for (one, i), (other, j) in pairs:
+            torch._check(leaves[one].shape[i] == leaves[other].shape[j])
+        return forward(*args, **kwargs)
+
+    with _patched(model, "forward", equal):
         yield
 
 

@@ -77,7 +77,9 @@ class _Walk:
                 and op_info(node.target).aliasing is Aliasing.MAYBE
             )
             storage.hidden = hidden
-            others = [n for n in node.all_input_nodes if not hidden or _may_share(node, n)]
+            # A size that two views are made by joins nothing.
+            tensors = [n for n in node.all_input_nodes if _has_tensor(n)]
+            others = [n for n in tensors if not hidden or _may_share(node, n)]
             for other in others:
                 joined = self.storage[other]
                 storage.members |= joined.members
@@ -97,7 +99,7 @@ class _Walk:
             raise Refused("it writes to an input or weight", node, root=next(iter(storage.roots)))
         twins = self.same[written]
         readers = [
-            m for m in storage.members - twins if any(self.order[u] > self.order[node] for u in m.users)
+            m for m in storage.members - twins if any(self.order[u] > self.order[node] for u in _readers(m))
         ]
         if readers:
             raise Refused(
@@ -138,6 +140,15 @@ def _may_share(node: Node, other: Node) -> bool:
         for n in (node, other)
     ]
     return not storages[0].isdisjoint(storages[1])
+
+
+def _readers(node: Node) -> list[Node]:
+    """The users that read more than its sizes."""
+    return [u for u in node.users if u.op != "call_function" or not op_key(u.target).startswith("aten.sym_")]
+
+
+def _has_tensor(node: Node) -> bool:
+    return any(isinstance(v, torch.Tensor) for v in pytree.tree_leaves(node.meta.get("val")))
 
 
 def _is_getitem(node: Node) -> bool:

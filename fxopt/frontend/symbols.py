@@ -70,7 +70,11 @@ class _Sizes:
         for symbol, sources in self.env.var_to_sources.items():
             fixed = self.env.replacements.get(symbol) == _expression(value.shape[i])
             if fixed and any(source.name.endswith(f".size()[{i}]") for source in sources):
-                return guard_place(self.env.replacements_slocs.get(symbol))
+                place = guard_place(self.env.replacements_slocs.get(symbol))
+                if (
+                    place
+                ):  # else it was replaced where sizes of one name were made equal, another became the number
+                    return place
         return ""
 
     def _given(self, expression: sympy.Basic, axis: Axis) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fxopt.errors import TraceError
+from fxopt.frontend import trace
 from fxopt.frontend.capture import _model_frame, capture, quiet_torch
 from fxopt.frontend.inputs import example_inputs
 from tests.frontend.good_models import noise
@@ -87,3 +88,43 @@ def test_looking_for_a_frame_keeps_nothing_alive():
         assert look()() is None
     finally:
         gc.enable()
+
+
+class Trimmed(nn.Module):
+    def forward(self, x, mask):
+        return x * mask[:, -x.shape[1] :]
+
+
+def test_sizes_of_one_name_are_equal_from_the_start():
+    shapes = {"x": {1: "n"}, "mask": {1: "n"}}
+    program = trace(Trimmed(), (noise(2, 5), noise(2, 5)), dynamic_shapes=shapes)
+    assert program(noise(2, 9), noise(2, 9)).shape == (2, 9)
+
+
+def test_a_size_that_is_counted_to_is_named_by_its_line():
+    class Loop(nn.Module):
+        def forward(self, x, y):
+            return [x[:, i] + y[:, i] for i in range(x.shape[1])]
+
+    shapes = {"x": {1: "n"}, "y": {1: "n"}}
+    with pytest.raises(
+        TraceError, match=r"'n' .* is fixed at 5 by the model at .*test_capture.py:\d+ \(return "
+    ):
+        trace(Loop(), (noise(2, 5), noise(2, 5)), dynamic_shapes=shapes)
+
+
+class Converting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x):
+        self.linear = self.linear.to(torch.float32).float()
+        return self.linear(x)
+
+
+def test_a_module_converted_in_forward_to_what_it_is():
+    model = Converting().eval()
+    assert trace(model, (noise(2, 3),)).weights.keys() == {"linear.weight", "linear.bias"}
+    with pytest.raises(TraceError, match=r"self\.linear = self\.linear\.to"):
+        trace(model.double(), (noise(2, 3).double(),))

@@ -184,3 +184,18 @@ def test_broadcasting_out_of_place_is_refused():
     node.args[1].meta["val"] = mode.from_tensor(wide)
     with pytest.raises(Refused, match="broadcasts differently"):
         functionalize(graph)
+
+
+def test_views_of_one_dynamic_size_share_no_memory():
+    def function(x):
+        first, second = (x * 1).view(x.shape[0], 3), (x * 2).view(x.shape[0], 3)
+        first.add_(1)
+        return first + second
+
+    with torch.no_grad():
+        shapes = ({0: torch.export.Dim.AUTO},)
+        exported = torch.export.export(
+            Function(function).eval(), (noise(2, 3),), dynamic_shapes=shapes, strict=False
+        )
+    functional = functionalize(exported.graph)
+    assert not any(is_mutating(n.target) for n in functional.nodes if n.op == "call_function")
