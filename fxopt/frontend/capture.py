@@ -121,7 +121,7 @@ def _masks_as_given() -> Iterator[None]:
 @contextlib.contextmanager
 def _conversions_to_the_same() -> Iterator[None]:
     """Lets `self.layer.to(dtype)` in forward be nothing where the layer has that dtype: torch can't convert while it traces."""
-    convert = nn.Module._apply
+    convert: Callable[..., nn.Module] = nn.Module._apply
 
     def apply(
         module: nn.Module, function: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True
