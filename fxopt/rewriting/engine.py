@@ -262,9 +262,7 @@ def _size_reads(match: Match) -> list[Node] | str:
 
 def _root(match: Match) -> Node:
     """Where the new calls go: the first result if every argument stands before it, else the last."""
-    first = min(match.outputs) if len(match.outputs) > 1 else match.outputs[0]
-    if len(match.outputs) == 1:
-        return first
+    first = min(match.outputs)
     bound = [b for b in match.bindings.values() if isinstance(b, Node)]
     return first if all(b < first for b in bound) else max(match.outputs)
 

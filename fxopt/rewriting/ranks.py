@@ -181,8 +181,7 @@ def _choices(count: int, samples: Iterable[_Choice], thorough: bool) -> Iterable
     if count > 1:
         for ranks in itertools.product(_RANKS, repeat=min(count, 4)):
             filled = (*ranks, *([ranks[-1]] * (count - len(ranks))))
-            if len(set(filled)) > 1:
-                yield tuple((r, torch.float32) for r in filled)
+            yield tuple((r, torch.float32) for r in filled)
     for dtype in _DTYPES[1:]:
         for which in range(count):
             for rank in _RANKS:

@@ -192,7 +192,7 @@ def _parameter(rule: Rule, name: str, hint: object) -> Parameter:
     optional = False
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         members = [a for a in typing.get_args(hint) if a is not type(None)]
-        optional = len(members) < len(typing.get_args(hint))
+        optional = type(None) in typing.get_args(hint)
         hint = members[0] if len(members) == 1 else hint
     if hint is None or hint is torch.Tensor:
         return Parameter(name, ArgumentKind.TENSOR, optional)

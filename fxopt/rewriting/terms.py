@@ -148,7 +148,7 @@ class Template:
         depth: list[int] = []
         for node in self.nodes:
             depth.append(1 + max((depth[u] for u in node.uses), default=0))
-        return max(depth, default=0)
+        return max(depth)
 
     @cached_property
     def fan_out(self) -> int | None:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from fxopt.errors import PassError
 from fxopt.pipeline import PassManager, RewritePass
 from fxopt.program import Program
-from fxopt.rewriting import Const, Rewriter, Rule, apply_rules, confirm
+from fxopt.rewriting import Const, Match, Refused, Rewriter, Rule, apply_rules, confirm
 from fxopt.rewriting.matcher import Matcher
 from tests.passes.helpers import calls, program, rand
 
@@ -158,3 +160,52 @@ def test_layers_that_share_a_weight_share_what_is_made_of_it() -> None:
     assert len(result.program.weights) == 2
     x = rand(2, 3)
     torch.testing.assert_close(result.program(x), before(x))
+
+
+def test_what_is_made_of_one_weight_by_other_literals_is_another() -> None:
+    def pattern(x, w: Const):
+        return x @ w
+
+    p = program(lambda x, w: x @ w, rand(4, 4), w=rand(4, 4)).copy()
+    w = p.weights["w"]
+    rule = Rule(pattern, lambda x, w: x + w.flip(0) * w.flip(1) - w.flip([0]))
+    apply_rules(Rewriter(p), [rule])
+    x = rand(4, 4, seed=1)
+    torch.testing.assert_close(p(x), x + w.flip(0) * w.flip(1) - w.flip(0))
+    p = program(lambda x, w: x @ w, rand(4, 4), w=w).copy()
+    apply_rules(Rewriter(p), [Rule(pattern, lambda x, w: (x + w.flip(0)) * w.flip(1) - w.flip([0]))])
+    torch.testing.assert_close(p(x), (x + w.flip(0)) * w.flip(1) - w.flip(0))
+    assert len(p.weights) == 2
+
+
+def test_one_value_for_several_arguments_says_nothing_of_other_values() -> None:
+    """What was recorded for a match serves others of the same types, whose arguments may be different nodes."""
+
+    def function(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        return torch.addcmul(a, a, a) * torch.addcmul(a, b, c)
+
+    p = program(function, rand(3), rand(3), rand(3)).copy()
+    rule = Rule(lambda x, y, z: torch.addcmul(x, y, z), lambda x, y, z: x.exp() + y.sin() * z.cos())
+    apply_rules(Rewriter(p), [rule])
+    a, b, c = rand(3, seed=1), rand(3, seed=2), rand(3, seed=3)
+    expected = (a.exp() + a.sin() * a.cos()) * (a.exp() + b.sin() * c.cos())
+    torch.testing.assert_close(p(a, b, c), expected)
+
+
+@pytest.mark.parametrize("count", [280, 281])
+def test_eight_rewrites_a_node_and_256_are_allowed_and_no_more(count: int) -> None:
+    def sloped(x, slope: float):
+        return F.leaky_relu(x, slope)
+
+    def left(match: Match) -> Refused | None:
+        return match.refuse("it is at its end") if match["slope"] == 0.0 else None
+
+    rules = [Rule(sloped, lambda x, slope: F.leaky_relu(x, slope - 1), left, "counting")]
+    p = program(lambda x: F.leaky_relu(x, float(count)), rand(2)).copy()
+    assert len(p.graph.nodes) == 3
+    if count == 280:
+        apply_rules(Rewriter(p), rules)
+        assert next(iter(p.calls())).args[1] == 0.0
+    else:
+        with pytest.raises(PassError, match="no fixpoint after 281 rewrites: the rules counting undo one"):
+            apply_rules(Rewriter(p), rules)

@@ -60,6 +60,18 @@ def test_one_argument_resized() -> None:
     ]  # fmt: skip
 
 
+def test_the_second_size_alone_is_changed() -> None:
+    assert shapes(list(ONE.resized({"x": torch.ones(3, 4, 5)}))[1]) == {"x": [3, 2, 5]}
+
+
+def test_an_axis_that_must_be_of_one_is_found() -> None:
+    def pattern(x):
+        return x.reshape(x.shape[0], x.shape[-1]).relu() if x.dim() > 2 else x.no
+
+    _, found = examples(pattern).base()
+    assert shapes(found) == {"x": [4, 1, 4]}  # type: ignore[arg-type]
+
+
 def test_choices_of_literals() -> None:
     def pattern(x, a: list[int], b: list[int], n: int):
         return x.flip(a).flip(b) * n

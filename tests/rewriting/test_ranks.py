@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from fxopt.errors import PassError
 from fxopt.pipeline import PassManager, RewritePass
 from fxopt.rewriting import Const, Rule
-from fxopt.rewriting.ranks import find_arguments
+from fxopt.rewriting.ranks import _choices, _named_sizes, find_arguments
 from fxopt.rewriting.template import rule_templates
 from tests.passes.helpers import calls, program, rand
 
@@ -29,6 +29,50 @@ def test_the_first_use_of_an_argument_says_its_rank() -> None:
         "b": [4],
     }
     assert shapes(lambda x, y: x + y, "x", "y") == {"x": [4, 4], "y": [4, 4]}
+
+
+def test_a_later_use_turns_the_first_down() -> None:
+    assert shapes(lambda x, w: F.conv2d(x.relu(), w), "x", "w") == {"x": [4, 4, 4, 4], "w": [4, 4, 4, 4]}
+    assert shapes(lambda x, y, w: F.conv2d(x.relu() + y.abs(), w), "x", "y", "w") == {
+        "x": [4, 4],
+        "y": [4, 4, 4, 4],
+        "w": [4, 4, 4, 4],
+    }
+
+
+def test_an_op_without_a_meta_kernel_runs_on_fake_tensors() -> None:
+    def first(x: torch.Tensor) -> torch.Tensor:
+        return torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -8, 7)
+
+    def later(x: torch.Tensor) -> torch.Tensor:
+        return torch.fake_quantize_per_tensor_affine(x.relu(), 0.1, 0, -8, 7)
+
+    with pytest.raises(NotImplementedError):
+        first(torch.ones(2, device="meta"))
+    assert shapes(first, "x") == shapes(later, "x") == {"x": [4, 4]}
+
+
+def test_each_of_several_arguments_may_have_another_dtype() -> None:
+    f, i = torch.float32, torch.int64
+    found = {tuple(dtype for _, dtype in choice) for choice in _choices(3, [], thorough=True)}
+    assert {(f, f, f), (i, f, f), (f, i, f), (f, f, i), (i, i, i)} <= found
+    assert (i, i, f) not in found
+    assert {tuple(d for _, d in c) for c in _choices(3, [], thorough=False)} == {(f, f, f)}
+
+
+def test_numbers_that_a_function_names_and_their_products() -> None:
+    length, unused = 21, 1 << 20
+    found = _named_sizes(lambda x: x.reshape(3, 5).expand(length))
+    assert set(found) == {3, 5, 21, 15, 63, 105}
+    assert _named_sizes(lambda x: x.reshape(1 << 20, 1)) == (unused,)
+    assert _named_sizes(lambda x: x.reshape((1 << 20) + 1)) == ()
+
+    def early() -> tuple[int, ...]:
+        found = _named_sizes(lambda x: x.reshape(late, 7))
+        late = 9
+        return (*found, late)
+
+    assert early() == (7, 9)
 
 
 def test_dtypes_are_found() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils import _pytree as pytree
 
 from fxopt.ops import op_key
 from fxopt.program import Program
@@ -85,6 +86,21 @@ def test_a_refused_write_has_not_touched_the_programs_own_values(p: Program) -> 
 
 def test_torchs_own_checks_of_sizes_go_by_the_example(p: Program) -> None:
     assert ops(recorded(p, lambda x: F.group_norm(x, 2))) == ["group_norm"]
+
+
+def test_a_function_that_torch_calls_asks_for_itself(p: Program) -> None:
+    with pytest.raises(RecordingError, match="branches on a size that varies"):
+        recorded(p, lambda x: pytree.tree_map(lambda t: t if t.shape[0] == 4 else -t, x))
+
+
+def test_what_the_kernel_refuses_is_no_recording() -> None:
+    """The shape function takes an output padding as large as the stride, the kernel does not."""
+    p = program(lambda x, w: F.conv_transpose2d(x, w), rand(1, 2, 3, 3), rand(2, 2, 2, 2))
+    x, w = (n.meta["val"] for n in p.placeholders())
+    values = {"x": x, "w": w}
+    assert ops(record(p, lambda x, w: F.conv_transpose2d(x, w, None, 2, 0, 1), values))
+    with pytest.raises(RecordingError, match="output padding"):
+        record(p, lambda x, w: F.conv_transpose2d(x, w, None, 2, 0, 2), values)
 
 
 def test_no_guard_is_left_behind(p: Program) -> None:

@@ -25,6 +25,8 @@ BATCH = B.batch
         (1, 1.0, False),
         (0.0, -0.0, False),
         (BATCH, "batch", False),
+        (BATCH - BATCH, 0, True),
+        (BATCH - BATCH, 0.0, False),
         (None, None, True),
     ],
 )

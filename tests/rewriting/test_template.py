@@ -1,6 +1,7 @@
 """Templates: what a pattern says of ranks, dtypes, literals and absent arguments."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 
 from fxopt.ops import op_key
 from fxopt.rewriting import Const, Rule
+from fxopt.rewriting.examples import Examples
 from fxopt.rewriting.template import example_arguments, rule_templates
 from fxopt.rewriting.terms import Bind, BindLiteral, Literal, Template, Use, Wild
 
@@ -104,3 +106,26 @@ def test_a_rule_of_many_literals_is_ready_in_a_second() -> None:
     start = time.process_time()
     assert len(templates(pattern)) == 8
     assert time.process_time() - start < 3
+
+
+def test_what_one_set_of_arguments_has_shown_is_not_searched_for_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The wildcards and literals of a pattern without a bias are those of the pattern with it."""
+    counts = Counter[frozenset[str]]()
+    record = Examples.recorded
+
+    def counted(self: Examples, *args: object) -> object:
+        counts[self.absent] += 1
+        return record(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Examples, "recorded", counted)
+
+    def pattern(x, w: Const, b: Const | None, stride: list[int], padding: list[int], groups: int):
+        return F.conv2d(x, w, b, stride, padding, 1, groups)
+
+    made = templates(pattern)
+    assert [sorted(t.absent) for t in made] == [[], ["b"]]
+    literals = [a.name for a in made[1].nodes[0].args if isinstance(a, BindLiteral)]
+    assert literals == ["stride", "padding", "groups"]
+    assert counts[frozenset({"b"})] <= 6 < 12 < counts[frozenset()]
