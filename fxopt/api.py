@@ -96,6 +96,9 @@ def verify(
     sides = [load(s, trust=trust) if isinstance(s, (str, os.PathLike)) else s for s in (reference, candidate)]
     known = next((s.signature for s in sides if isinstance(s, (Program, Artifact)) and says_inputs(s)), None)
     reference_side, candidate_side = (_subject(s, known, given) for s in sides)
+    if reference_side.name == candidate_side.name:
+        reference_side = dataclasses.replace(reference_side, name=_label(reference, "the reference"))
+        candidate_side = dataclasses.replace(candidate_side, name=_label(candidate, "the candidate"))
     problem = inputs_difference(reference_side, candidate_side)
     if problem:
         raise InputError(f"the two sides can't be compared: {problem}")
@@ -137,6 +140,11 @@ def _program(side: object, example: Counterexample) -> Program | None:
         except FxoptError:
             return None
     return None
+
+
+def _label(side: object, role: str) -> str:
+    """What tells a side from another of its kind."""
+    return os.fspath(side) if isinstance(side, (str, os.PathLike)) else role
 
 
 def says_inputs(side: Program | Artifact) -> bool:

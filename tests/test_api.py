@@ -166,3 +166,13 @@ def test_a_size_that_the_model_branches_on_is_said(image: torch.Tensor) -> None:
     assert "# batch is at most 4" in str(result.program)
     with pytest.raises(fxopt.InputError, match="batch"):
         result.artifact(torch.cat([image] * 4))
+
+
+def test_two_files_of_a_kind_are_told_apart(tmp_path: Path):
+    for width in (4, 5):
+        program = fxopt.trace(nn.Linear(width, 2).eval(), (torch.zeros(2, width),))
+        fxopt.lower(program, "onnx", path=tmp_path / f"{width}.onnx", verify=False)
+    with pytest.raises(
+        fxopt.InputError, match=r"5\.onnx takes input: f32\[2, 5\], .*4\.onnx takes input: f32"
+    ):
+        fxopt.verify(tmp_path / "4.onnx", tmp_path / "5.onnx")

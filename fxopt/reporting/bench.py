@@ -30,7 +30,8 @@ def bench_table(report: BenchReport) -> RenderableType:
     """A row a side: time, speed against the first with its interval, size, memory; how it was measured below."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("side", "kind", "time", "processor time", "speed", "size", "peak memory", "opens in"):
-        table.add_column(name, justify="left" if name in {"side", "kind"} else "right")
+        left = name in {"side", "kind"}
+        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=name != "side")
     for index, side in enumerate(report.sides):
         table.add_row(
             Text(side.name),

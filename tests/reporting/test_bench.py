@@ -58,3 +58,14 @@ def test_a_row_a_side_and_how_it_was_measured():
     assert "1 thread, 45 rounds in 3 starts" in rest[1]
     assert "by processor time" in rest[2]
     assert rest[3].strip() == "note: busy"
+
+
+def test_long_names_are_whole_and_figures_stand_in_one_line():
+    names = [f"a/folder/of/some/length/model-{i}/model.onnx" for i in range(2)]
+    console = Console(width=110, record=True, file=io.StringIO())
+    report = BenchReport(tuple(side(n, Ratio(12.15, 11.25, 12.69)) for n in names), 45, 3, ("x: f32[2]",))
+    console.print(bench_table(report))
+    lines = console.export_text().splitlines()
+    assert sum("12.15x (11.25 to 12.69)" in line for line in lines) == 1
+    column = "".join(line[: lines[0].index("kind")].strip() for line in lines[1:-3])
+    assert column == "".join(names)
