@@ -15,7 +15,7 @@ FILE = ROOT / "examples" / "fuse_matmul_bias.py"
 
 def test_the_pages_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page's blocks run in order, in one namespace."""
-    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
     page = (ROOT / "docs" / "write-a-pass.md").read_text()
     space: dict[str, object] = {"__name__": "page"}
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
