@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 
 import torch
 
+from fxopt.errors import InputError
+from fxopt.program.failure import RUN_ERRORS, run_problem
 from fxopt.program.signature import Signature
 
 __all__ = ["Artifact"]
@@ -37,9 +39,23 @@ class Artifact(ABC):
         """Runs on the model's own arguments.
 
         Raises:
-            InputError: the arguments do not fit the signature.
+            InputError: the arguments do not fit the signature, or an op does not take their sizes or values.
         """
-        return self.signature.unflatten_outputs(self.run_flat(self.signature.flatten_inputs(args, kwargs)))
+        return self.signature.unflatten_outputs(self._attempt(self.signature.flatten_inputs(args, kwargs)))
+
+    def _attempt(self, tensors: list[torch.Tensor]) -> list[object]:
+        """`run_flat` of a call that the signature takes.
+
+        Raises:
+            InputError: an op does not take its sizes or values.
+        """
+        try:
+            return self.run_flat(tensors)
+        except RUN_ERRORS as error:
+            raise self._problem(tensors, error) from error
+
+    def _problem(self, tensors: list[torch.Tensor], error: Exception) -> InputError:
+        return run_problem(self.path or f"the {self.target} artifact", self.signature, tensors, error)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.target} {self.path or 'in memory'}>"

@@ -16,6 +16,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.printers import PythonPrinter
 
 from fxopt.errors import InputError
+from fxopt.program.failure import RUN_ERRORS, run_problem
 from fxopt.program.signature import Dim, Signature
 
 __all__ = ["COND", "Origin", "Program", "expect_program", "new_fake_mode", "origins_of"]
@@ -125,9 +126,13 @@ class Program:
         """Runs the program on the model's own arguments, without gradients.
 
         Raises:
-            InputError: the arguments do not fit the signature.
+            InputError: the arguments do not fit the signature, or an op does not take their sizes or values.
         """
-        flat = self.run_flat(self.signature.flatten_inputs(args, kwargs))
+        tensors = self.signature.flatten_inputs(args, kwargs)
+        try:
+            flat = self.run_flat(tensors)
+        except RUN_ERRORS as error:
+            raise run_problem(f"the program {self.name}", self.signature, tensors, error) from error
         return self.signature.unflatten_outputs(flat)
 
     def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:

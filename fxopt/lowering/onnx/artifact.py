@@ -44,6 +44,14 @@ class OnnxArtifact(QuickArtifact):
         except Exception as error:
             raise ArtifactError(f"{self.path} can't be run: {_first_line(error)}") from error
 
+    def _attempt(self, tensors: list[torch.Tensor]) -> list[object]:
+        try:
+            return self._results(tensors)
+        except Exception as error:  # the runtime has exceptions of its own
+            # Of onnxruntime's line what is behind the op's name and a C++ condition.
+            reason = _first_line(error).rpartition("Status Message: ")[2].rpartition(" was false. ")[2]
+            raise self._problem(tensors, RuntimeError(reason)) from error
+
     def _results(self, tensors: list[torch.Tensor]) -> list[object]:
         session = self._session
         if session.arrays is None:  # bytes: numpy lacks a dtype
