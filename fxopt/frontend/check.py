@@ -21,20 +21,38 @@ from fxopt.frontend.diagnose import dtype_advice, first_line
 from fxopt.frontend.difference import difference
 from fxopt.frontend.frames import place_of, traceback_frames, warn_caller
 from fxopt.frontend.inputs import Example, resized
-from fxopt.frontend.sizes import Guard, Sizes, broken_guards, other_sizes, size_guards
+from fxopt.frontend.sizes import Guard, Sizes, breaking_sizes, broken_guards, other_sizes, size_guards
 from fxopt.frontend.untouched import Snapshot
 from fxopt.frontend.unwritten import filled, unwritten
 from fxopt.ops import is_random, op_key
 from fxopt.program.program import Program, origins_of
 from fxopt.program.signature import STATE, TensorSpec, evaluate_dim, solve_sizes
 
-__all__ = ["check_against_model"]
+__all__ = ["DecidedError", "check_against_model", "check_at"]
 
 _LARGE = 1 << 14
 """A size up to which one more is tried."""
 _TRIES = 3
 """Sizes to offer a model that refuses some (more positions than it has)."""
 _REMEDY = "compute it from x.shape with whole numbers (n // 2), or trace with this size static"
+
+
+class DecidedError(TraceError):
+    """The model takes a branch that the example's sizes decided; `elsewhere` is the call at sizes that decide otherwise."""
+
+    def __init__(self, message: str, elsewhere: Example) -> None:
+        super().__init__(message)
+        self.elsewhere = elsewhere
+
+
+def check_at(program: Program, model: nn.Module, example: Example) -> None:
+    """Compares the program with the model at one call.
+
+    Raises:
+        TraceError: they differ.
+    """
+    with _comparable():
+        _Comparison(program, model, example).at_example()
 
 
 def check_against_model(program: Program, model: nn.Module, example: Example) -> None:
@@ -87,7 +105,7 @@ class _Comparison:
             TraceError: as `check_against_model`.
         """
         if not self._agrees_elsewhere():
-            self._at_example()
+            self.at_example()
         for sizes, guard in broken_guards(self.sizes, self.symbols, self.guards):
             problem = self._problem(self._resized(sizes))
             if problem:
@@ -104,7 +122,12 @@ class _Comparison:
                 return True
         return False
 
-    def _at_example(self) -> None:
+    def at_example(self) -> None:
+        """Compares at the example itself.
+
+        Raises:
+            TraceError: as `check_against_model`.
+        """
         problem = self._problem(self.example, must_run=True)
         self._raise(problem or "", "the example inputs", self.example)
 
@@ -152,9 +175,11 @@ class _Comparison:
             )
 
     def _decided(self, guard: Guard, sizes: Sizes, problem: str) -> TraceError:
-        return TraceError(
+        other = breaking_sizes(self.sizes, self.symbols, guard) or sizes
+        return DecidedError(
             f"the model fixes a number that depends on a size{guard.place}: "
-            f"traced with {_written(self.sizes)}, at {_written(sizes)} the program {problem}; {_REMEDY}"
+            f"traced with {_written(self.sizes)}, at {_written(sizes)} the program {problem}; {_REMEDY}",
+            self._resized(other),
         )
 
     def _at_one(self) -> list[str]:

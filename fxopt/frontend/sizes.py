@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from fxopt.frontend.symbols import guard_place
 from fxopt.program.signature import Symbol
 
-__all__ = ["Guard", "Sizes", "broken_guards", "narrow_guard", "other_sizes", "size_guards"]
+__all__ = ["Guard", "Sizes", "breaking_sizes", "broken_guards", "narrow_guard", "other_sizes", "size_guards"]
 
 Sizes = dict[str, int]
 _CHANGES: tuple[Callable[[int, int], int], ...] = (
@@ -85,6 +85,11 @@ def _allowed(size: int, symbol: Symbol | None) -> bool:
 def other_sizes(sizes: Sizes, symbols: Mapping[str, Symbol], guards: list[Guard]) -> Iterator[Sizes]:
     """Sizes at which every guard holds, nearest to the example's first."""
     return (c for c in _candidates(sizes, symbols) if all(g.holds(c) for g in guards))
+
+
+def breaking_sizes(sizes: Sizes, symbols: Mapping[str, Symbol], guard: Guard) -> Sizes | None:
+    """The sizes nearest to the example's at which a guard does not hold."""
+    return next((c for c in _candidates(sizes, symbols) if not guard.holds(c)), None)
 
 
 def narrow_guard(sizes: Sizes, symbols: Mapping[str, Symbol], guards: list[Guard]) -> Guard | None:

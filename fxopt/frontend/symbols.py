@@ -58,9 +58,12 @@ class _Sizes:
                 if axis.name
                 else f"axis {i} of {name!r}"
             )
+            smallest = "; 2 is the smallest size that can vary, a branch on it fixes it: try a larger example"
             raise TraceError(
                 f"{size} is fixed at {int(value.shape[i])} by the model{self._fixed_at(value, i)}: "
                 "compute with x.shape instead of Python numbers, or trace with this size static"
+                + smallest
+                * (int(value.shape[i]) == 2)
             )
 
     def _fixed_at(self, value: torch.Tensor, i: int) -> str:

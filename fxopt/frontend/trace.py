@@ -21,7 +21,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from fxopt.errors import ArtifactError, TraceError
 from fxopt.frontend.branches import inlined
 from fxopt.frontend.capture import capture, quiet_torch
-from fxopt.frontend.check import check_against_model
+from fxopt.frontend.check import DecidedError, check_against_model, check_at
 from fxopt.frontend.diagnose import first_line
 from fxopt.frontend.frames import warn_caller
 from fxopt.frontend.functionalize import Refused, functionalize
@@ -109,10 +109,33 @@ def _from_module(
         example = example_inputs(model.forward, args, kwargs, dynamic_shapes)
         if _is_planning(model):
             example = example.on_meta()
-        exported = capture(model, example)
-        program = _to_program(exported, example, state=state)
-        _finish(program, type(model).__name__, example)
-        check_against_model(program, model, example)
+        try:
+            program = _captured(model, example, example, state=state)
+            check_against_model(program, model, example)
+        except DecidedError as decided:
+            return _from_elsewhere(model, example, decided, state=state)
+    return program
+
+
+def _captured(model: nn.Module, at: Example, example: Example, *, state: bool) -> Program:
+    """The program of a call, named and ranged after the user's example."""
+    program = _to_program(capture(model, at), at, state=state)
+    _finish(program, type(model).__name__, example)
+    return program
+
+
+def _from_elsewhere(model: nn.Module, example: Example, decided: DecidedError, *, state: bool) -> Program:
+    """Traced at other sizes than the example's: the branch not taken there may be right at all (padding by 0 to 3).
+
+    Raises:
+        DecidedError: as before, where that is no program for the example's sizes too.
+    """
+    try:
+        program = _captured(model, decided.elsewhere, example, state=state)
+        check_at(program, model, example)
+        check_against_model(program, model, decided.elsewhere)
+    except TraceError:
+        raise decided from None
     return program
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from fxopt.errors import InputError, TraceError
 from fxopt.frontend import trace
@@ -150,3 +151,30 @@ def test_a_model_that_takes_no_other_sizes_says_nothing():
 def test_a_model_without_a_result():
     with pytest.raises(TraceError, match="returns no tensor"):
         trace(Function(lambda x: None).eval(), noise(2, 3))
+
+
+def padded_to_fours(x):
+    n, pad = x.shape[1], -x.shape[1] % 4
+    if pad > 0:
+        x = F.pad(x, (0, pad))
+    y = x.reshape(x.shape[0], -1, 4).flip(2).reshape(x.shape[0], -1)
+    return y[:, :n] if pad > 0 else y
+
+
+@pytest.mark.parametrize("size", [7, 8])
+def test_a_branch_that_the_example_s_size_decided_is_tried_the_other_way(size: int):
+    program = trace(Function(padded_to_fours), (noise(2, size),), dynamic_shapes={"x": {1: "n"}})
+    for other in (1, 3, 4, 8, 9):
+        x = noise(2, other)
+        assert torch.equal(program(x), padded_to_fours(x))
+
+
+def test_two_is_the_smallest_size_that_varies():
+    def function(x):
+        return x * 2 if x.shape[0] > 2 else x + 1
+
+    with pytest.raises(TraceError, match=r"fixed at 2 .*test_check.py.*try a larger example"):
+        trace(Function(function), (noise(2, 3),), dynamic_shapes={"x": {0: "n"}})
+    with pytest.warns(UserWarning, match="goes another way"):
+        program = trace(Function(function), (noise(3, 3),), dynamic_shapes={"x": {0: "n"}})
+    assert program.signature.symbols["n"].min == 3
