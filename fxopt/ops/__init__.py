@@ -22,7 +22,7 @@ from fxopt.ops.info import (
     register_op,
     registered_ops,
 )
-from fxopt.ops.quantized import dequantize, fake_quantize, quantize
+from fxopt.ops.quantized import choose_qparams, dequantize, fake_quantize, quantize
 from fxopt.ops.resolve import UnknownOpError, resolve_op
 from fxopt.ops.schema import (
     ArgumentKind,
@@ -67,6 +67,7 @@ __all__ = [
     "call_index_map",
     "canonical_arguments",
     "check_taken",
+    "choose_qparams",
     "dequantize",
     "fake_quantize",
     "is_commutative",

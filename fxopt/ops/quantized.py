@@ -6,8 +6,10 @@
 
 with halves rounded to even. `scale` and `zero_point` broadcast to `x`: a scalar is one for the whole tensor, a
 shape of ones but for one dimension is one a channel; blocks are a dimension of their own. `dequantize` is its
-second half, on integers that are stored. (ATen's `fake_quantize_per_tensor_affine` multiplies by the reciprocal,
-has no meta kernel in torch 2.13, and its `per_channel` form takes no float64 scales.)
+second half, on integers that are stored. `choose_qparams` gives the numbers that cover a tensor's range, zero
+included, by the rule of ONNX's DynamicQuantizeLinear (a scale of 1 where all is zero). (ATen's
+`fake_quantize_per_tensor_affine` multiplies by the reciprocal, has no meta kernel in torch 2.13, and its
+`per_channel` form takes no float64 scales.)
 
 The gradient of `fake_quantize` is the straight-through estimator: that of the identity where `x` is within range,
 zero beyond (Bengio et al., 2013, arXiv:1308.3432; Jacob et al., 2018, arXiv:1712.05877).
@@ -19,12 +21,13 @@ tensor([-0.5000,  0.0000,  0.5000,  9.0000])
 
 import torch
 
-__all__ = ["dequantize", "fake_quantize", "quantize"]
+__all__ = ["choose_qparams", "dequantize", "fake_quantize", "quantize"]
 
 _LIBRARY = torch.library.Library("fxopt", "DEF")
 _LIBRARY.define(
     "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int quant_min, int quant_max) -> Tensor"
 )
+_LIBRARY.define("choose_qparams(Tensor x, int quant_min, int quant_max) -> (Tensor scale, Tensor zero_point)")
 _LIBRARY.define("dequantize(Tensor q, Tensor scale, Tensor zero_point) -> Tensor")
 
 
@@ -47,6 +50,36 @@ def _dequantize(q: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) 
     return (q.to(scale.dtype) - zero_point.to(scale.dtype)) * scale
 
 
+def _choose_qparams(x: torch.Tensor, quant_min: int, quant_max: int) -> tuple[torch.Tensor, torch.Tensor]:
+    kind = _stored_as(quant_min, quant_max)
+    if not x.numel():
+        return torch.ones((), dtype=x.dtype), torch.zeros((), dtype=kind)
+    low, high = (v.detach() for v in torch.aminmax(x))
+    low, high = low.clamp(max=0), high.clamp(min=0)
+    scale = (high - low) / (quant_max - quant_min)
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    zero_point = torch.clamp(torch.round(quant_min - low / scale), quant_min, quant_max)
+    return scale, zero_point.nan_to_num(quant_min).to(kind)
+
+
+def _stored_as(quant_min: int, quant_max: int) -> torch.dtype:
+    """The type of zero points: ONNX's is that of the integers.
+
+    Raises:
+        TypeError: no 8-bit type has this range.
+    """
+    kinds = {(0, 255): torch.uint8, (-128, 127): torch.int8}
+    if (quant_min, quant_max) not in kinds:
+        raise TypeError(f"choose_qparams covers 0 to 255 or -128 to 127, not {quant_min} to {quant_max}")
+    return kinds[quant_min, quant_max]
+
+
+def _numbers_of_x(x: torch.Tensor, quant_min: int, quant_max: int) -> tuple[torch.Tensor, torch.Tensor]:
+    if not x.is_floating_point():
+        raise TypeError(f"choose_qparams takes floating-point tensors, got {x.dtype}")
+    return x.new_empty(()), x.new_empty((), dtype=_stored_as(quant_min, quant_max))
+
+
 def _like_x(
     x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, quant_min: int, quant_max: int
 ) -> torch.Tensor:
@@ -66,8 +99,10 @@ def _like_scale(q: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) 
 
 
 _LIBRARY.impl("fake_quantize", _fake_quantize, "CompositeExplicitAutograd")
+_LIBRARY.impl("choose_qparams", _choose_qparams, "CompositeExplicitAutograd")
 _LIBRARY.impl("dequantize", _dequantize, "CompositeExplicitAutograd")
 torch.library.register_fake("fxopt::fake_quantize", _like_x, lib=_LIBRARY)
+torch.library.register_fake("fxopt::choose_qparams", _numbers_of_x, lib=_LIBRARY)
 torch.library.register_fake("fxopt::dequantize", _like_scale, lib=_LIBRARY)
 
 
@@ -89,4 +124,5 @@ torch.library.register_autograd(
 )
 
 fake_quantize: torch._ops.OpOverload = torch.ops.fxopt.fake_quantize.default
+choose_qparams: torch._ops.OpOverload = torch.ops.fxopt.choose_qparams.default
 dequantize: torch._ops.OpOverload = torch.ops.fxopt.dequantize.default

@@ -4,7 +4,7 @@
 weights, scales of ones and provenance stay. `O1` is every exact or equivalent rewrite, to a fixpoint: run
 again it changes nothing. `O2{target=onnx}` is O1 and what a target adds; no target adds anything yet.
 Precision is never hidden in an O-level: `int8` is O1, `insert-fake-quant`, whose options it takes, and
-`correct-bias`.
+`correct-bias`; `int8-dynamic` and `int8-weights` are O1 and `insert-fake-quant` of that scheme.
 
 >>> expand_named(Named("O2", (("target", "onnx"),)))
 'O1'
@@ -52,6 +52,14 @@ def _int8(options: dict[str, object]) -> str:
     return f"O1,{print_steps((step,))},correct-bias"
 
 
+def _without_calibration(scheme: str) -> Callable[[dict[str, object]], str]:
+    def expand(options: dict[str, object]) -> str:
+        step = Named("insert-fake-quant", tuple({"scheme": scheme, **options}.items()))  # type: ignore[arg-type]
+        return f"O1,{print_steps((step,))}"
+
+    return expand
+
+
 _CLEAN = (
     "eliminate-dead-code,eliminate-identities{exact=true,keep_dropout=true,keep_weights=true},"
     "simplify-reshapes,fold-constants{keep_shared=true},eliminate-common-subexpressions,eliminate-dead-code"
@@ -68,6 +76,8 @@ register_pipeline("clean", _fixed(_CLEAN))
 register_pipeline("O1", _fixed(_O1))
 register_pipeline("O2", _o2)
 register_pipeline("int8", _int8)
+for _scheme in ("int8-dynamic", "int8-weights"):
+    register_pipeline(_scheme, _without_calibration(_scheme))
 
 
 def expand_named(step: Named) -> str | None:

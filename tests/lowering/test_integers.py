@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxopt
+from fxopt.errors import VerificationError
 from fxopt.lowering import lower
 from fxopt.lowering.integers import with_integer_weights
 from fxopt.ops import dequantize
@@ -32,9 +33,12 @@ def small() -> nn.Module:
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()  # fmt: skip
 
 
-def int8(model: nn.Module, args: tuple[torch.Tensor, ...], target: str = "onnx") -> Program:
+def int8(
+    model: nn.Module, args: tuple[torch.Tensor, ...], target: str = "onnx", scheme: str = "int8"
+) -> Program:
     program = fxopt.trace(model, args, dynamic_shapes=zoo.dynamic_batch(args))
-    return fxopt.run_pipeline(program, "int8", calibration=[args], target=target)
+    data = [args] if scheme == "int8" else None
+    return fxopt.run_pipeline(program, scheme, calibration=data, target=target)
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +165,89 @@ def test_optimize_takes_the_target_s_placement(tmp_path: Path) -> None:
     assert "placement=onnx:onnxruntime" in result.program.history[-1]
 
 
-def _check_zoo(name: str, target: str) -> None:
+class Lookup(nn.Module):
+    """A table, a layer that reads its rows, and one whose weight the table is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.layer = nn.Embedding(300, 64), nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(self.layer(self.table(x)).tanh(), self.table.weight)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("scheme", ["int8", "int8-dynamic", "int8-weights"])
+def test_tables_are_integers_in_every_file(scheme: str, target: str) -> None:
+    torch.manual_seed(0)
+    model, x = Lookup().eval(), (torch.randint(0, 300, (4, 7)),)
+    whole = lower(fxopt.trace(model, x), target).size
+    program = int8(model, x, target, scheme)
+    artifact = lower(program, target)
+    assert artifact.report.ok, artifact.report.reason
+    copies = 2 if (scheme, target) == ("int8-dynamic", "onnx") else 1  # that kernel reads it transposed
+    assert artifact.size < (0.1 + 0.25 * copies) * whole + 12_000
+
+
+def test_a_table_s_rows_are_looked_up_as_integers(tmp_path: Path) -> None:
+    found = kernels(int8(Lookup().eval(), (torch.randint(0, 300, (4, 7)),), scheme="int8-weights"), tmp_path)
+    assert found["Gather"] == 2, "of the integers and of their scales"
+    assert found["DequantizeLinear"] == 2, "of the two layers' weights, not of the table for its rows"
+
+
+def test_a_dynamic_product_is_one_kernel(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 8, bias=False)).eval()
+    found = kernels(int8(model, (rand(4, 5, 16),), scheme="int8-dynamic"), tmp_path)
+    assert found["DynamicQuantizeMatMul"] == 2
+    assert not {"MatMul", "Gemm", "MatMulInteger", "DequantizeLinear", "QuantizeLinear"} & set(found)
+
+
+def test_layers_that_read_one_value_share_its_rounding(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 8), nn.Linear(16, 8)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.a(x), self.b(x)
+
+    found = kernels(int8(Two().eval(), (rand(4, 16),), scheme="int8-dynamic"), tmp_path)
+    assert found["DynamicQuantizeLinear"] == 1
+    assert found["MatMulIntegerToFloat"] == 2
+
+
+@pytest.mark.parametrize(
+    "x",
+    [torch.zeros(3, 16), torch.full((3, 16), -2.5), torch.full((3, 16), 1e-40), rand(3, 16) * 1e30, rand(0, 16)],
+    ids=["zeros", "constant", "denormal", "large", "empty"],
+)  # fmt: skip
+@pytest.mark.parametrize("target", TARGETS)
+def test_dynamic_ranges_at_the_edge(x: torch.Tensor, target: str) -> None:
+    torch.manual_seed(0)
+    program = int8(nn.Linear(16, 8).eval(), (rand(4, 16),), target, "int8-dynamic")
+    wanted, got = program(x), lower(program, target)(x)
+    assert torch.allclose(wanted, got, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()) if x.numel() else 0)
+
+
+@pytest.mark.parametrize("spoil", ["scale", "zero point", "axis"])
+def test_a_dynamic_rounding_that_is_wrong_is_seen(spoil: str) -> None:
+    """The file of a program whose numbers are a little off is not that of the right one."""
+    program = int8(nn.Linear(16, 8).eval(), (rand(4, 16),), scheme="int8-dynamic")
+    wrong = program.copy()
+    name = next(n for n in wrong.weights if n.endswith("weight_scale"))
+    if spoil == "zero point":
+        zero = next(n for n in wrong.weights if n.startswith("zero_point"))
+        wrong.weights[zero] = wrong.weights[zero] + 1
+    else:
+        scale = wrong.weights[name]
+        wrong.weights[name] = scale * 1.05 if spoil == "scale" else scale.roll(1, 0)
+    with pytest.raises(VerificationError):
+        lower(wrong, "onnx", reference=program)
+
+
+def _check_zoo(name: str, target: str, scheme: str = "int8") -> None:
     module, args = zoo.model(name)
-    artifact = lower(int8(module, args, target), target)
+    artifact = lower(int8(module, args, target, scheme), target)
     assert artifact.report.ok, artifact.report.reason
 
 
@@ -173,8 +257,22 @@ def test_the_zoo_s_small_models(name: str, target: str) -> None:
     _check_zoo(name, target)
 
 
+@pytest.mark.parametrize("scheme", ["int8-dynamic", "int8-weights"])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", CHEAP)
+def test_the_zoo_s_small_models_without_calibration(name: str, target: str, scheme: str) -> None:
+    _check_zoo(name, target, scheme)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", zoo.names(*CHEAP))
 def test_the_zoo(name: str, target: str) -> None:
     _check_zoo(name, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["int8-dynamic", "int8-weights"])
+@pytest.mark.parametrize("name", zoo.names(*CHEAP))
+def test_the_zoo_without_calibration(name: str, scheme: str) -> None:
+    _check_zoo(name, "onnx", scheme)

@@ -106,6 +106,8 @@ def output_dtypes(op_type: str, inputs: list[torch.dtype | None], outputs: int) 
     first = inputs[leader] if len(inputs) > leader else None
     if op_type in {"MatMulInteger", "ConvInteger"}:
         first = torch.int32
+    if op_type == "DynamicQuantizeLinear":
+        return [torch.uint8, torch.float32, torch.uint8]
     if op_type in {"TopK", "MaxPool"}:
         return [first, torch.int64][:outputs]
     return [first] * outputs

@@ -13,6 +13,7 @@ from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.dtypes import is_float
 from fxopt.lowering.onnx.graph import Attribute, Value
+from fxopt.lowering.onnx.rules_quantization import integer_product
 from fxopt.ops.info import op_key
 
 __all__: list[str] = []
@@ -30,6 +31,9 @@ def _plus(b: Builder, x: Value, bias: Value) -> Value:
 def linear(b: Builder, c: Call) -> Value:
     """Gemm for a matrix, else MatMul; with a shared weight, Gemm between reshapes."""
     x, bias, rank = c.x, c.optional("bias"), c.rank
+    product = integer_product(b, c["input"], c["weight"], rows=0)
+    if product:
+        return _plus(b, product, bias)
     weight = c.fake("weight")
     if weight.dim() == 1:
         return _plus(b, b.op("MatMul", x, c.tensor("weight")), bias)
@@ -74,6 +78,9 @@ def _transposed_weight(b: Builder, weight: object) -> Value:
 @rule("aten.matmul", "aten.mm", "aten.bmm", "aten.mv", "aten.dot", "aten.vdot")
 def matmul(b: Builder, c: Call) -> Value:
     names = list(c.arguments)[:2]
+    product = integer_product(b, *(c[n] for n in names), rows=1)
+    if product:
+        return product
     return b.op("MatMul", *(c.tensor(n, c.out.dtype) for n in names))
 
 
@@ -126,6 +133,9 @@ def _groups(b: Builder, c: Call, x: Value, axis: int, *, cut: bool, to_the_end: 
 def addmm(b: Builder, c: Call) -> Value:
     x, left, right = (c.tensor(n) for n in ("self", "mat1", "mat2"))
     alpha, beta = float(c.number("alpha")), float(c.number("beta"))
+    product = integer_product(b, c["mat1"], c["mat2"], rows=1) if (alpha, beta) == (1, 1) else ""
+    if product:
+        return _plus(b, product, x)
     exact = c.out.dtype is not torch.float64 or (
         alpha in (0, 1) and beta in (0, 1)
     )  # Gemm's factors are float32

@@ -13,6 +13,7 @@ from torch.fx import Node
 from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.graph import Value
+from fxopt.lowering.onnx.rules_quantization import integer_rows
 from fxopt.lowering.onnx.rules_scatter import scattered
 from fxopt.lowering.onnx.sizes import broadcast
 from fxopt.ops.sizes import Size, is_one
@@ -22,7 +23,8 @@ __all__: list[str] = []
 
 @rule("aten.embedding")
 def embedding(b: Builder, c: Call) -> Value:
-    return b.op("Gather", c.tensor("weight"), c.tensor("indices"), axis=0)
+    rows = integer_rows(b, c["weight"], c.tensor("indices"))
+    return rows or b.op("Gather", c.tensor("weight"), c.tensor("indices"), axis=0)
 
 
 @rule("aten.one_hot")

@@ -1,12 +1,22 @@
-"""Rounding to integers and back: QuantizeLinear, DequantizeLinear, weights stored as integers."""
+"""Rounding to integers and back: QuantizeLinear, DequantizeLinear, weights stored as integers.
+
+What reads such values may be shorter on the integers themselves: a product of a value that is rounded by the range
+that it has at each call, rows of a table.
+"""
+
+import operator
 
 import torch
+from torch.fx import Node
 
 from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.graph import Value
+from fxopt.ops.quantized import choose_qparams as chosen
+from fxopt.ops.quantized import dequantize as stored
+from fxopt.ops.quantized import fake_quantize as rounded
 
-__all__: list[str] = []
+__all__ = ["integer_product", "integer_rows"]
 
 _TYPES = {(0, 255): torch.uint8, (-128, 127): torch.int8}
 
@@ -33,6 +43,9 @@ def _axis(c: Call, scale: torch.Tensor) -> int | None:
 
 @rule("fxopt.fake_quantize")
 def fake_quantize(b: Builder, c: Call) -> Value:
+    if _range_of(c.node) is not None:
+        numbers = c.tensor("scale"), c.tensor("zero_point")
+        return b.op("DequantizeLinear", b.op("QuantizeLinear", c.x, *numbers), *numbers)
     scale, zero_point = _numbers(c, "scale", "zero_point")
     kind = _TYPES.get((c.integer("quant_min"), c.integer("quant_max")))
     if kind is None:
@@ -62,3 +75,83 @@ def _constants(
     elif bool((zero_point != 0).any()):
         raise b.error("32-bit integers have no zero point")
     return numbers
+
+
+@rule("fxopt.choose_qparams")
+def choose_qparams(b: Builder, c: Call) -> tuple[Value, ...]:
+    if c.fake().dtype is not torch.float32 or (c.integer("quant_min"), c.integer("quant_max")) != (0, 255):
+        raise c.error("ONNX chooses numbers for float32 values and integers of 0 to 255 only")
+    return b.ops("DynamicQuantizeLinear", c.x, outputs=3)[1:]
+
+
+def _range_of(node: object) -> Node | None:
+    """What a call rounds by the range that it has at each call; None if it is no such call."""
+    if not isinstance(node, Node) or node.target is not rounded:
+        return None
+    for i, number in enumerate(node.args[1:3]):
+        if not isinstance(number, Node) or number.target is not operator.getitem or number.args[1] != i:
+            return None
+        numbers = number.args[0]
+        if (
+            not isinstance(numbers, Node)
+            or numbers.target is not chosen
+            or numbers.args[0] is not node.args[0]
+        ):
+            return None
+    x = node.args[0]
+    return x if isinstance(x, Node) else None
+
+
+def integer_product(b: Builder, x: object, weight: object, *, rows: int) -> Value:
+    """`x @ weight` on integers, which onnxruntime runs as one kernel.
+
+    Args:
+        b: the builder.
+        x: an argument of the call.
+        weight: another.
+        rows: the weight's axis of output channels, 0 or 1.
+
+    Returns:
+        "" unless `x` is rounded by the range that it has at each call, and the weight a matrix that is stored as
+        integers without zero points, by one scale or one an output channel.
+    """
+    source, matrix = _range_of(x), _stored_integers(b, weight)
+    if source is None or matrix is None or matrix[0].dim() != 2:
+        return ""
+    integers, scale, zero_point = matrix
+    by_channel = scale.numel() == 1 or (scale.dim() == 2 and scale.shape[rows] == scale.numel())
+    if integers.dtype is not torch.int8 or bool((zero_point != 0).any()) or not by_channel:
+        return ""
+    q, step, zero = b.ops("DynamicQuantizeLinear", b.operand(source), outputs=3)
+    assert isinstance(weight, Node) and isinstance(weight.args[0], Node)
+    name = str(weight.args[0].target)
+    right = b.value(weight.args[0]) if rows == 1 else b.stored(f"{name}.T", lambda: integers.t())
+    product = b.cast(b.op("MatMulInteger", q, right, zero), torch.float32)
+    return b.op("Mul", product, b.op("Mul", step, b.constant(scale.flatten(), torch.float32)))
+
+
+def integer_rows(b: Builder, table: object, indices: Value) -> Value:
+    """Rows of a table that is stored as integers: those alone become floats; "" if it is no such table."""
+    found = _stored_integers(b, table)
+    if found is None:
+        return ""
+    integers, scale, zero_point = found
+    if bool((zero_point != 0).any()) or (scale.numel() != 1 and scale.shape[0] != scale.numel()):
+        return ""
+    assert isinstance(table, Node) and isinstance(table.args[0], Node)
+    rows = b.cast(b.op("Gather", b.value(table.args[0]), indices, axis=0), scale.dtype)
+    if scale.numel() == 1:
+        return b.op("Mul", rows, b.constant(scale.reshape(()), scale.dtype))
+    flat = b.stored(f"{table.args[0].target}.scale", lambda: scale.reshape(-1, *[1] * (integers.dim() - 1)))
+    return b.op("Mul", rows, b.op("Gather", flat, indices, axis=0))
+
+
+def _stored_integers(b: Builder, argument: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+    """The integers, scale and zero point of a weight that is stored so; None if it is none."""
+    if not isinstance(argument, Node) or argument.target is not stored:
+        return None
+    found = [b.weight_of(a) for a in argument.args]
+    if len(found) != 3 or any(t is None or t.is_meta for t in found):
+        return None
+    integers, scale, zero_point = (t.detach() for t in found if t is not None)
+    return integers, scale, zero_point

@@ -30,6 +30,21 @@ def dequantize(emitter: "Emitter", node: Node) -> str:
     return f"({q}.to({scale}.dtype) - {zero_point}.to({scale}.dtype)) * {scale}"
 
 
+@lowering_rule("torchscript", "fxopt.choose_qparams")
+def choose_qparams(emitter: "Emitter", node: Node) -> str:
+    """The same arithmetic as the op's."""
+    x, (low, high) = _name(emitter, node.args[0]), node.args[1:]
+    kind = "torch.uint8" if low == 0 else "torch.int8"
+    least, most = f"torch.clamp_max(torch.amin({x}), 0.0)", f"torch.clamp_min(torch.amax({x}), 0.0)"
+    width = f"(({most} - {least}) / ({high} - {low}))"
+    scale = f"torch.where({width} == 0, torch.ones_like({width}), {width})"
+    zero = (
+        f"torch.clamp(torch.round({low} - {least} / {scale}), {low}, {high}).nan_to_num({low}.0).to({kind})"
+    )
+    empty = f"(torch.tensor(1.0, dtype={x}.dtype), torch.tensor(0, dtype={kind}))"
+    return f"({scale}, {zero}) if {x}.numel() > 0 else {empty}"
+
+
 def _name(emitter: "Emitter", argument: object) -> str:
     assert isinstance(argument, Node)
     return emitter.name_of(argument)

@@ -4,6 +4,7 @@ import torch
 
 from fxopt.ops.info import OpInfo, SampleArgs, register_op
 from fxopt.ops.table.entry import Draw, call
+from fxopt.ops.table.maps import reduced
 
 
 def _fake_quantize() -> list[SampleArgs]:
@@ -23,6 +24,12 @@ def _dequantize() -> list[SampleArgs]:
     ]
 
 
+def _choose_qparams() -> list[SampleArgs]:
+    d = Draw()
+    return [call(d(2, 3), 0, 255), call(d.positive(4), -128, 127), call(d(), 0, 255)]
+
+
+register_op(OpInfo(op="fxopt.choose_qparams", index_map=reduced(outputs=2), samples=_choose_qparams))
 register_op(
     OpInfo(op="fxopt.fake_quantize", elementwise=True, monotone=True, steps=True, samples=_fake_quantize)
 )

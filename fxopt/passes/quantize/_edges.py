@@ -11,7 +11,7 @@ from fxopt.passes._names import aten_name
 from fxopt.passes.quantize._placement import Placement
 from fxopt.program import Program
 
-__all__ = ["Contraction", "Edges", "contraction_of", "find_edges", "is_weight"]
+__all__ = ["Contraction", "Edges", "contraction_of", "find_edges", "is_weight", "may_overflow"]
 
 _ACCUMULATOR = 2**31 - 1
 """The largest sum of products that integer kernels hold."""
@@ -180,6 +180,11 @@ def _no_kernel(node: Node, found: Contraction, placement: Placement) -> str:
         return f"{placement.name} has no integer kernel for it"
     if not found.weight and not placement.product_of_activations:
         return "products of two activations stay in float"
+    return may_overflow(node, found, placement)
+
+
+def may_overflow(node: Node, found: Contraction, placement: Placement) -> str:
+    """Why the sums of a product may not fit into an integer kernel's accumulator; "" if they do."""
     largest = (
         placement.activations.largest * (placement.weights if found.weight else placement.activations).largest
     )

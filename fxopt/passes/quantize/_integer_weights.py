@@ -27,7 +27,8 @@ class StoreIntegerWeights(Pass):
     contract = Contract.EXACT
 
     def run(self, rewriter: Rewriter) -> None:
-        """Replaces each rounding of a weight."""
+        """Replaces each rounding of a weight; what is rounded to the same integers is stored once."""
+        made: dict[Node, list[tuple[torch.Tensor, Node]]] = {}
         for node in rewriter.nodes("fxopt.fake_quantize"):
             bound = bind(node)
             weight, scale, zero_point = (bound[n] for n in ("x", "scale", "zero_point"))
@@ -44,7 +45,11 @@ class StoreIntegerWeights(Pass):
                 integers = quantize(tensor.detach(), scales, zeros, low, high).nan_to_num(low)
                 # 32-bit integers have a highest one that float32 has not.
                 stored = integers.double().clamp(low, high).to(dtype)
-                new = rewriter.constant(stored, name=str(weight.target), successor_of=weight)
+                known = made.setdefault(weight, [])
+                new = next((n for t, n in known if t.dtype is dtype and torch.equal(t, stored)), None)
+                if new is None:
+                    new = rewriter.constant(stored, name=str(weight.target), successor_of=weight)
+                    known.append((stored, new))
                 rewriter.replace(node, rewriter.call(dequantize, new, scale, zero_point))
 
 

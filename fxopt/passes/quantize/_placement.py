@@ -42,6 +42,10 @@ class Placement:
     absorbed: frozenset[str] = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min"})
     product_of_activations: bool = False
     """Products of two activations are integer ones too."""
+    dynamic: frozenset[str] = frozenset({"linear", "matmul", "mm", "addmm"})
+    """Products with a matrix whose kernel rounds what it reads by the range that it has at each call."""
+    tables: frozenset[str] = frozenset({"embedding"})
+    """Ops that look rows of a weight up, which is stored as integers by a scale a row."""
 
 
 _MOVES = frozenset(

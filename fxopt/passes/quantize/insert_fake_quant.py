@@ -10,12 +10,14 @@ import torch.nn.functional as F
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from fxopt.analysis.ranges import Grid, Histogram, Method, affine, symmetric
-from fxopt.ops import bind, fake_quantize
+from fxopt.analysis.ranges import Grid, Histogram, Method, affine
+from fxopt.ops import bind
 from fxopt.passes._names import aten_name
 from fxopt.passes.quantize._calibration import calibrate
 from fxopt.passes.quantize._edges import Contraction, Edges, find_edges
-from fxopt.passes.quantize._placement import Placement, placement_of
+from fxopt.passes.quantize._placement import placement_of
+from fxopt.passes.quantize._rounding import Rounding
+from fxopt.passes.quantize._weights import LeftOut, round_table, round_weights
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.program import origins_of
 from fxopt.rewriting import Const, Rewriter
@@ -39,7 +41,9 @@ class InsertFakeQuant(Pass):
     store such weights as integers.
 
     Which values are rounded, a placement says: data of the runtime's integer kernels. Sums and pools are integer
-    where an integer kernel reads them; what feeds a norm, a softmax or the output stays in float.
+    where an integer kernel reads them; what feeds a norm, a softmax or the output stays in float. With
+    `scheme=int8-dynamic` what products with a matrix read is rounded by the range that it has at each call, with
+    `scheme=int8-weights` nothing but weights is. Tables that rows are looked up in are rounded by every scheme.
     """
 
     contract = Contract.APPROXIMATE
@@ -48,8 +52,8 @@ class InsertFakeQuant(Pass):
     needs_calibration = True
     motifs: ClassVar[tuple[Callable[..., object], ...]] = (_layers,)
 
-    scheme: Literal["int8"] = "int8"
-    """int8: weights and activations"""
+    scheme: Literal["int8", "int8-dynamic", "int8-weights"] = "int8"
+    """int8: weights and activations; int8-dynamic: activations by their range at each call; int8-weights"""
     placement: str = ""
     """the runtime whose kernels decide what is rounded, such as onnx:onnxruntime; by default the target's"""
     observer: Method = "mse"
@@ -65,21 +69,33 @@ class InsertFakeQuant(Pass):
         """
         placement_of(self.placement)
 
+    def takes_calibration(self) -> bool:
+        """Ranges that are fixed need data."""
+        return self.scheme == "int8"
+
     def placed(self, placement: str) -> Pass:
         """The target's placement, where none was asked for."""
         return self if self.placement else replace(self, placement=placement)
 
     def run(self, rewriter: Rewriter) -> None:
+        """Rounds by calibration, or by what is known without."""
+        rounding = Rounding(rewriter, placement_of(self.placement))
+        if self.scheme == "int8":
+            self._run_static(rewriter, rounding)
+        else:
+            dynamic = self.scheme == "int8-dynamic"
+            round_weights(rewriter, _NAME, rounding, self._left_out, dynamic=dynamic)
+
+    def _run_static(self, rewriter: Rewriter, rounding: Rounding) -> None:
         """Finds what is rounded, calibrates, and gives each integer call rounded operands."""
-        placement = placement_of(self.placement)
-        edges = find_edges(rewriter.program, placement, self._left_out)
+        edges = find_edges(rewriter.program, rounding.placement, self._left_out)
         for node, why in edges.floats.items():
             rewriter.refuse(node, f"it stays in float: {why}", rule=_NAME)
-        if not edges.integer:
-            return
-        data = cast(Iterable[object], rewriter.calibration)
-        ranges = calibrate(rewriter.program, edges.observed(), data)
-        _Insertion(rewriter, placement, self.observer, edges, ranges).run()
+        ranges: dict[Node, Histogram] = {}
+        if edges.integer:
+            data = cast(Iterable[object], rewriter.calibration)
+            ranges = calibrate(rewriter.program, edges.observed(), data)
+        _Insertion(rewriter, rounding, self.observer, edges, ranges).run(self._left_out)
 
     def _left_out(self, node: Node) -> str:
         names = [o.module for o in origins_of(node)] + [aten_name(node)]
@@ -93,23 +109,26 @@ class _Insertion:
     def __init__(
         self,
         rewriter: Rewriter,
-        placement: Placement,
+        rounding: Rounding,
         observer: str,
         edges: Edges,
         ranges: dict[Node, Histogram],
     ) -> None:
-        self.rewriter, self.placement, self.edges = rewriter, placement, edges
-        grid = placement.activations
+        self.rewriter, self.rounding, self.edges = rewriter, rounding, edges
+        self.placement = rounding.placement
+        grid = self.placement.activations
         self.numbers = {n: affine(*h.range(observer, grid), grid) for n, h in ranges.items() if h.count}
         self.rounded: dict[Node, Node] = {}
         self.scales: dict[Node, Node] = {}
-        self.zero_points: dict[int, Node] = {}
         self.now: dict[Node, Node] = {}
         """What stands for a call that was made anew."""
 
-    def run(self) -> None:
+    def run(self, left_out: LeftOut) -> None:
         """Makes the integer calls anew, in order, with rounded operands and, where it must be, a rounded result."""
         for node in self.rewriter.nodes():
+            looked_up = round_table(self.rewriter, _NAME, self.rounding, left_out, node)
+            if looked_up is not None:
+                self.now[node] = looked_up
             reads = self.edges.integer.get(node, ())
             if any(self.edges.source[x] not in self.numbers for x in reads):
                 self.rewriter.refuse(node, "it stays in float: calibration never ran it", rule=_NAME)
@@ -141,57 +160,22 @@ class _Insertion:
             name = f"{self.now.get(source, source).name}_scale"
             self.scales[source] = self.rewriter.constant(torch.tensor(scale), name=name)
         now = self.now.get(value, value)
-        return self._fake(now, self.scales[source], zero_point, self.placement.activations)
+        return self.rounding.fake(now, self.scales[source], zero_point, self.placement.activations)
 
     def _constants(self, node: Node, contraction: Contraction, reads: tuple[Node, ...]) -> dict[Node, Node]:
         """Weight and bias of a product, rounded."""
         if not contraction.weight:
             return {}
-        bound, grid = bind(node), self.placement.weights
+        bound = bind(node)
         weight, bias = bound[contraction.weight], bound.get(contraction.bias)
-        tensor = self.rewriter.value(weight)
         added = self.rewriter.value(bias) if self.placement.bias else None
-        assert isinstance(weight, Node) and tensor is not None
+        assert isinstance(weight, Node)
         input_scale, _ = self.numbers[self.edges.source[reads[0]]]
         # A bias is an integer of 32 bits in units of both scales: a scale that would not hold it grows.
-        least = torch.zeros(()) if added is None else added.detach().abs() / (input_scale * (_BIAS.high // 2))
-        channel = contraction.channel if self.placement.per_channel else None
-        scale = _weight_scale(tensor.detach(), channel, grid, least)
-        rounded = {weight: self._fake_weight(weight, scale, grid)}
-        if added is not None:
-            assert isinstance(bias, Node)
-            units = (scale.flatten() * torch.tensor(input_scale)).expand(added.shape).contiguous()
-            rounded[bias] = self._fake_weight(bias, units, _BIAS)
-        return rounded
-
-    def _fake_weight(self, weight: Node, scale: torch.Tensor, grid: Grid) -> Node:
-        constant = self.rewriter.constant(scale, name=f"{weight.target}_scale")
-        return self._fake(weight, constant, 0, grid)
-
-    def _fake(self, x: Node, scale: Node, zero_point: int, grid: Grid) -> Node:
-        """The call that rounds a value."""
-        if zero_point not in self.zero_points:
-            name = f"zero_point_{zero_point}"
-            self.zero_points[zero_point] = self.rewriter.constant(torch.tensor(zero_point), name=name)
-        return self.rewriter.call(
-            fake_quantize, x, scale, self.zero_points[zero_point], grid.lowest, grid.high
-        )
-
-
-def _weight_scale(weight: torch.Tensor, channel: int | None, grid: Grid, least: torch.Tensor) -> torch.Tensor:
-    """The scale of a weight, or of each of its channels, shaped to broadcast to it.
-
-    Args:
-        weight: float32.
-        channel: its axis of output channels; None for one scale.
-        grid: a signed one.
-        least: a scalar, or a number a channel, that the scale may not go below.
-    """
-    if channel is None:
-        bound = torch.tensor(symmetric(float(weight.abs().max()) if weight.numel() else 0.0, grid))
-        return torch.maximum(bound, least.max())
-    others = [d for d in range(weight.dim()) if d != channel]
-    bounds = weight.abs().amax(others) if others else weight.abs()
-    scale = torch.tensor([symmetric(float(b), grid) for b in bounds])
-    scale = torch.maximum(scale, least)
-    return scale.reshape([-1 if d == channel else 1 for d in range(weight.dim())])
+        least = None if added is None else added.detach().abs() / (input_scale * (_BIAS.high // 2))
+        rounded, scale = self.rounding.weight(weight, contraction.channel, least)
+        if added is None:
+            return {weight: rounded}
+        assert isinstance(bias, Node)
+        units = (scale.flatten() * torch.tensor(input_scale)).expand(added.shape).contiguous()
+        return {weight: rounded, bias: self.rounding.by(bias, units, _BIAS)}

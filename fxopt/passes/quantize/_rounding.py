@@ -1,0 +1,85 @@
+"""The calls that round, made once each: of a pass that inserts them."""
+
+import operator
+
+import torch
+from torch.fx import Node
+
+from fxopt.analysis.ranges import Grid, symmetric
+from fxopt.ops import choose_qparams, fake_quantize
+from fxopt.passes.quantize._placement import Placement
+from fxopt.rewriting import Rewriter
+
+__all__ = ["Rounding", "weight_scale"]
+
+
+class Rounding:
+    """Makes the calls inside open rewrites; zero points are shared.
+
+    Args:
+        rewriter: of the program.
+        placement: the numbers that kernels take.
+    """
+
+    def __init__(self, rewriter: Rewriter, placement: Placement) -> None:
+        self.rewriter, self.placement = rewriter, placement
+        self._zero_points: dict[int, Node] = {}
+        self._dynamic: dict[Node, Node] = {}
+
+    def weight(
+        self, weight: Node, channel: int | None, least: torch.Tensor | None = None
+    ) -> tuple[Node, torch.Tensor]:
+        """A weight, rounded, and its scale.
+
+        Args:
+            weight: its node.
+            channel: its axis of output channels, a scale for each; None for one scale.
+            least: a scalar, or a number a channel, that the scale may not go below.
+        """
+        tensor = self.rewriter.value(weight)
+        assert tensor is not None
+        grid = self.placement.weights
+        least = torch.zeros(()) if least is None else least
+        scale = weight_scale(tensor.detach(), channel if self.placement.per_channel else None, grid, least)
+        return self.by(weight, scale, grid), scale
+
+    def by(self, weight: Node, scale: torch.Tensor, grid: Grid) -> Node:
+        """A weight, rounded by a scale of its own."""
+        constant = self.rewriter.constant(scale, name=f"{weight.target}_scale")
+        return self.fake(weight, constant, 0, grid)
+
+    def fake(self, x: Node, scale: Node, zero_point: int, grid: Grid) -> Node:
+        """The call that rounds a value."""
+        if zero_point not in self._zero_points:
+            name = f"zero_point_{zero_point}"
+            self._zero_points[zero_point] = self.rewriter.constant(torch.tensor(zero_point), name=name)
+        zero = self._zero_points[zero_point]
+        return self.rewriter.call(fake_quantize, x, scale, zero, grid.lowest, grid.high)
+
+    def dynamic(self, x: Node) -> Node:
+        """A value, rounded by its own range at each call; once for all that read it."""
+        if x not in self._dynamic:
+            grid, call = self.placement.activations, self.rewriter.call
+            numbers = call(choose_qparams, x, grid.lowest, grid.high)
+            scale, zero_point = (call(operator.getitem, numbers, i) for i in (0, 1))
+            self._dynamic[x] = call(fake_quantize, x, scale, zero_point, grid.lowest, grid.high)
+        return self._dynamic[x]
+
+
+def weight_scale(weight: torch.Tensor, channel: int | None, grid: Grid, least: torch.Tensor) -> torch.Tensor:
+    """The scale of a weight, or of each of its channels, shaped to broadcast to it.
+
+    Args:
+        weight: float32.
+        channel: its axis of output channels; None for one scale.
+        grid: a signed one.
+        least: a scalar, or a number a channel, that the scale may not go below.
+    """
+    if channel is None:
+        bound = torch.tensor(symmetric(float(weight.abs().max()) if weight.numel() else 0.0, grid))
+        return torch.maximum(bound, least.max())
+    others = [d for d in range(weight.dim()) if d != channel]
+    bounds = weight.abs().amax(others) if others else weight.abs()
+    scale = torch.tensor([symmetric(float(b), grid) for b in bounds])
+    scale = torch.maximum(scale, least)
+    return scale.reshape([-1 if d == channel else 1 for d in range(weight.dim())])

@@ -1,0 +1,80 @@
+"""Rounding that needs no calibration: of weights, of tables, and of activations by their range at each call."""
+
+from collections.abc import Callable
+
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from fxopt.ops import QuantRole, bind, op_info
+from fxopt.passes._names import aten_name
+from fxopt.passes.quantize._edges import Contraction, contraction_of, is_weight, may_overflow
+from fxopt.passes.quantize._rounding import Rounding
+from fxopt.rewriting import Rewriter
+
+__all__ = ["LeftOut", "round_table", "round_weights"]
+
+LeftOut = Callable[[Node], str]
+"""Says why a call is to stay in float; "" if it is not."""
+
+
+def round_table(
+    rewriter: Rewriter, rule: str, rounding: Rounding, left_out: LeftOut, node: Node
+) -> Node | None:
+    """Rounds the table that a call looks rows up in, by a scale a row; the call made anew, None if it is no such."""
+    if aten_name(node) not in rounding.placement.tables:
+        return None
+    (name,) = op_info(node.target).picks
+    table = bind(node)[name]
+    if not is_weight(table):
+        return None
+    assert isinstance(table, Node)
+    why = left_out(node)
+    if why:
+        rewriter.refuse(node, f"it stays in float: {why}", rule=rule)
+        return None
+    with rewriter.rewrite(rule, node):
+        return _replace(rewriter, node, {table: rounding.weight(table, 0)[0]})
+
+
+def round_weights(
+    rewriter: Rewriter, rule: str, rounding: Rounding, left_out: LeftOut, *, dynamic: bool
+) -> None:
+    """Rounds the weights of products, and with `dynamic` what those read that have a kernel for it; tables too."""
+    for node in rewriter.nodes():
+        round_table(rewriter, rule, rounding, left_out, node)
+        found = contraction_of(node)
+        if isinstance(found, str):
+            if getattr(op_info(node.target), "role", None) is QuantRole.CONTRACTION:
+                rewriter.refuse(node, f"it stays in float: {found}", rule=rule)
+            continue
+        why = left_out(node) or ("" if found.weight else "it is a product of two activations")
+        if why:
+            rewriter.refuse(node, f"it stays in float: {why}", rule=rule)
+            continue
+        float_input = _float_input(node, found, rounding) if dynamic else ""
+        if float_input:
+            rewriter.refuse(node, f"what it reads stays in float: {float_input}", rule=rule)
+        bound = bind(node)
+        weight, activation = bound[found.weight], bound[found.activations[0]]
+        assert isinstance(weight, Node) and isinstance(activation, Node)
+        with rewriter.rewrite(rule, node):
+            operands = {weight: rounding.weight(weight, found.channel)[0]}
+            if dynamic and not float_input:
+                operands[activation] = rounding.dynamic(activation)
+            _replace(rewriter, node, operands)
+
+
+def _float_input(node: Node, found: Contraction, rounding: Rounding) -> str:
+    """Why a product has no kernel that rounds what it reads; "" if it has."""
+    if aten_name(node) not in rounding.placement.dynamic:
+        return f"{rounding.placement.name} has no kernel that rounds it at each call"
+    if found.channel is None:
+        return "its weight is no matrix"
+    return may_overflow(node, found, rounding.placement)
+
+
+def _replace(rewriter: Rewriter, node: Node, operands: dict[Node, Node]) -> Node:
+    args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda n: operands.get(n, n))
+    new = rewriter.call(node.target, *args, **kwargs)
+    rewriter.replace(node, new)
+    return new
