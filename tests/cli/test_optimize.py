@@ -422,5 +422,5 @@ def test_int8_by_calibration_data(net: str, tmp_path: Path):
     assert main([*arguments, "--calibration", str(tmp_path / "data.npz")]) == 0
     report = Report.from_json(json.loads((tmp_path / "out" / "report.json").read_text()))
     assert report.verdict is Verdict.EQUIVALENT
-    assert report.held_to == "the program after insert-fake-quant"
+    assert report.held_to == "the program after correct-bias"
     assert report.after.ops["fxopt.fake_quantize"] > 5
