@@ -17,7 +17,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Self
 
 from fxopt.errors import ArtifactError
@@ -50,10 +50,17 @@ class JsonData:
             ArtifactError: A value has not the type of its field, or a field is missing.
         """
         hints = _hints(cls)
+        missing = [f.name for f in fields(cls) if _is_required(f) and f.name not in data]  # type: ignore[arg-type]  # a mixin of dataclasses
+        if missing:
+            raise ArtifactError(f"not a {cls.__name__} of fxopt: it lacks {', '.join(missing)}")
         try:
             return cls(**{name: _decode(hints[name], value) for name, value in data.items() if name in hints})
         except (TypeError, ValueError, KeyError) as error:
             raise ArtifactError(f"not a {cls.__name__} of fxopt: {error}") from error
+
+
+def _is_required(field: Field[object]) -> bool:
+    return field.init and field.default is MISSING and field.default_factory is MISSING
 
 
 def _hints(cls: type) -> dict[str, object]:

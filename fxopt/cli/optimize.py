@@ -180,7 +180,7 @@ def optimize(
         max_drop=max_drop,
         opset=opset,
         check_each=check_each,
-        reproduce=_failures(on_failure, output),
+        reproduce=_failures(on_failure, output, dry_run=dry_run),
         state=state,
         trust=trust,
         plugins=plugins,
@@ -246,15 +246,19 @@ def _metric(text: str | None, max_drop: float | None) -> Callable[[Callable[...,
     return cast("Callable[[Callable[..., object]], float]", function)
 
 
-def _failures(on_failure: str | None, output: Path | None) -> Path | None:
+def _failures(on_failure: str | None, output: Path | None, *, dry_run: bool) -> Path | None:
     """Where the folder of a failure is made, if there is to be one.
 
     Raises:
-        InputError: another word than `reproduce`.
+        InputError: another word than `reproduce`, or nothing is to be written.
     """
-    if on_failure not in (None, "reproduce"):
+    if on_failure is None:
+        return None
+    if on_failure != "reproduce":
         raise InputError(f"--on-failure {on_failure}: the one thing that can be done is 'reproduce'")
-    return None if on_failure is None else (output or Path()) / FAILURE_FOLDER
+    if output is None or dry_run:
+        raise InputError("--on-failure writes to DIR/failure: give --output DIR, without --dry-run")
+    return output / FAILURE_FOLDER
 
 
 def _made(folder: Path) -> Path:

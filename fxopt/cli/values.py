@@ -45,7 +45,10 @@ def parse_dynamic(texts: Iterable[str]) -> dict[str, dict[int, object]]:
         found = _DYNAMIC.fullmatch(text)
         if found is None:
             raise InputError(f"--dynamic {text!r}: expected INPUT:AXIS or INPUT:AXIS=NAME, such as x:0=batch")
-        shapes.setdefault(found["input"], {})[int(found["axis"])] = found["name"] or _unnamed()
+        axes = shapes.setdefault(found["input"], {})
+        if int(found["axis"]) in axes:
+            raise InputError(f"--dynamic {text!r}: axis {found['axis']} of {found['input']!r} is given twice")
+        axes[int(found["axis"])] = found["name"] or _unnamed()
     return shapes
 
 

@@ -21,9 +21,10 @@ from fxopt.ops import op_key
 from fxopt.pipeline import PipelineResult
 from fxopt.pipeline.silence import why_silent
 from fxopt.program import Program
+from fxopt.program.signature import STATE
 from fxopt.report import CostReport, GraphSummary, Report
 
-__all__ = ["Clock", "describe_model", "describe_passes", "noting_warnings"]
+__all__ = ["Clock", "describe_model", "describe_passes", "no_state", "noting_warnings"]
 
 
 class Clock:
@@ -59,6 +60,13 @@ def describe_model(report: Report, program: Program) -> None:
         for symbol in program.signature.symbols.values()
         if symbol.limits
     ]
+
+
+def no_state(program: Program) -> list[str]:
+    """A line about a state that was asked for and is not there."""
+    if any(spec.name.startswith(STATE) for spec in program.signature.tensor_inputs):
+        return []
+    return ["the model writes to no buffer: there is no state among its inputs"]
 
 
 def describe_passes(report: Report, result: PipelineResult, unused: str) -> None:

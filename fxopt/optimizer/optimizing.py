@@ -22,7 +22,13 @@ from fxopt.frontend import trace
 from fxopt.frontend.inputs import DynamicShapes
 from fxopt.lowering import Artifact, Target, get_target, lower
 from fxopt.lowering.lower import check_destination
-from fxopt.optimizer.description import Clock, describe_model, describe_passes, noting_warnings
+from fxopt.optimizer.description import (
+    Clock,
+    describe_model,
+    describe_passes,
+    no_state,
+    noting_warnings,
+)
 from fxopt.optimizer.metric import Judge, Metric, check_metric, verification_of
 from fxopt.optimizer.pipelines import Pipeline, checked_manager, run_manager, unused_calibration
 from fxopt.pipeline import PassManager, PipelineResult, check_calibration
@@ -129,6 +135,8 @@ def optimize(
         with noting_warnings(report):
             original = trace(model, args, kwargs, dynamic_shapes=dynamic_shapes, state=state, trust=trust)
     describe_model(report, original)
+    if state:
+        report.notes += no_state(original)
     clock.lap("trace")
     log.info("run the pipeline %s", report.pipeline)
     watch = () if reproduce is None else (FailureReproducer(reproduce),)

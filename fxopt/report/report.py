@@ -300,4 +300,7 @@ class Report(JsonData):
             raise ArtifactError(
                 f"can't read the report {path}: expected a JSON object, found {type(data).__name__}"
             )
-        return cls.from_json(data)
+        try:
+            return cls.from_json(data)
+        except ArtifactError as error:
+            raise ArtifactError(f"can't read the report {path}: {error}") from error

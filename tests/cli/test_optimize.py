@@ -302,11 +302,24 @@ def test_an_opset(net: str, tmp_path: Path):
         (["--distill", "net.py"], "--distill net.py: expected FILE.py:FUNCTION"),
         (["--distill", "missing.py:loaders"], "missing.py does not exist"),
         (["--pipeline", "o1"], "did you mean 'O1'?"),
+        (["--dynamic", "input:0=a", "--dynamic", "input:0=b"], "axis 0 of 'input' is given twice"),
+        (["--on-failure", "reproduce", "--dry-run"], "--on-failure writes to DIR/failure: give --output DIR"),
+        (
+            ["--pipeline", "prune{plan=net.json}"],
+            "net.json is not a PrunePlan of fxopt: it lacks granularity",
+        ),
     ],
 )
 def test_a_mistake_is_told_and_nothing_is_written(
-    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    net: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ):
+    monkeypatch.chdir(tmp_path)
+    Path("net.json").write_text("{}")
     out = tmp_path / "out"
     assert main(["optimize", f"{net}:build", "--output", str(out), "--quiet", *arguments]) == 2
     output = capsys.readouterr()
@@ -366,6 +379,11 @@ def test_a_state_is_an_input(net: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert "pass --state to make it an input and output" in capsys.readouterr().err
     assert main([*arguments, "--state"]) == 0
     assert main(["verify", f"{net}:counting", str(tmp_path / "model.fxopt")]) == 0
+
+
+def test_a_state_that_is_not_there_is_told(net: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["optimize", f"{net}:build", "--target", "eager", "--dry-run", "--state"]) == 0
+    assert "note: the model writes to no buffer" in capsys.readouterr().out
 
 
 def test_random_weights_are_the_same_at_the_next_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

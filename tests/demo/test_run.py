@@ -1,5 +1,6 @@
 """The demo, end to end."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,22 @@ def test_a_failed_row_is_the_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: 
     monkeypatch.setattr("fxopt.demo.run_demo", lambda folder: iter(rows))
     assert main(["demo"]) == 1
     assert "different" in capsys.readouterr().out
+
+
+def test_json_quiet_and_colour(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    rows = [DemoRow("m", "onnx", "m.onnx", Verdict.DIFFERENT, "accuracy")]
+    monkeypatch.setattr("fxopt.demo.run_demo", lambda folder: iter(rows))
+    assert main(["demo", "--json"]) == 1
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["file"], row["verdict"], row["value"]) == ("m.onnx", "different", None)
+    assert main(["demo", "--quiet"]) == 1
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    main(["demo"])
+    assert "\x1b[31m" in capsys.readouterr().out
+    monkeypatch.setenv("NO_COLOR", "1")
+    main(["demo"])
+    assert "\x1b[31m" not in capsys.readouterr().out
 
 
 def test_an_unwritable_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -175,7 +175,10 @@ class PrunePlan(JsonData):
             raise ArtifactError(f"the plan {os.fspath(path)} is no JSON: {error}") from error
         if not isinstance(data, dict):
             raise ArtifactError(f"the plan {os.fspath(path)} is no JSON object")
-        return cls.from_json(data)
+        try:
+            return cls.from_json(data)
+        except ArtifactError as error:
+            raise ArtifactError(f"{os.fspath(path)} is {error}") from error
 
 
 def _number(value: float | None) -> str:
