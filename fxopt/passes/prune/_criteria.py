@@ -17,7 +17,7 @@ from fxopt.pipeline.registry import load_plugin
 
 __all__ = ["CRITERIA", "Criterion", "LayerView", "criterion_of", "in_a_file", "register_criterion"]
 
-CRITERIA = ("l1", "l2", "bn-scale", "fpgm", "lamp", "taylor", "random")
+CRITERIA = ("l1", "l2", "bn-scale", "fpgm", "lamp", "taylor", "obs", "random")
 
 
 @dataclass(frozen=True)

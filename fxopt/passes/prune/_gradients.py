@@ -10,7 +10,7 @@ from fxopt.passes.prune._layers import statistics_of
 from fxopt.program import Program
 from fxopt.verification.sampling import call_of
 
-__all__ = ["LOSSES", "Loss", "sensitivities"]
+__all__ = ["LOSSES", "Loss", "sensitivities", "split_item"]
 
 Loss = Callable[[object, object], torch.Tensor]
 
@@ -54,7 +54,7 @@ def sensitivities(
     compute = LOSSES[loss] if isinstance(loss, str) else loss
     found = []
     for number, item in enumerate(data):
-        tensors, target = _split(program, item, needs_target=loss != "energy", number=number)
+        tensors, target = split_item(program, item, needs_target=loss != "energy", number=number)
         with torch.enable_grad():
             output = program.signature.unflatten_outputs(list(module.forward(*tensors)))
             value = compute(output, target)
@@ -76,10 +76,14 @@ def sensitivities(
     return found
 
 
-def _split(
-    program: Program, item: object, *, needs_target: bool, number: int
+def split_item(
+    program: Program, item: object, *, number: int, needs_target: bool = False
 ) -> tuple[list[torch.Tensor], object]:
-    """The tensors of a call and the target of an item."""
+    """The tensors of a call and the target of an item of calibration data, None where it has none.
+
+    Raises:
+        InputError: it does not fit the program, or lacks the target.
+    """
     args, kwargs = call_of(item)
     count = program.signature.input_tree.child(0).num_children if not kwargs else 0
     if needs_target and len(args) <= count:

@@ -10,18 +10,20 @@ tensor([5., 1.], dtype=torch.float64)
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from fxopt.errors import InputError
 from fxopt.passes.prune._criteria import Criterion, LayerView
 from fxopt.passes.prune._layers import Layer, Member
+from fxopt.passes.prune._moments import channel_dim
+from fxopt.passes.prune._obs import Surgeon, costs_of
 from fxopt.program import Program
 
 __all__ = ["Scorer", "l2"]
 
-_COMPARABLE = ("lamp", "taylor", "random")
+_COMPARABLE = ("lamp", "taylor", "obs", "random")
 """Criteria whose numbers can be compared between layers as they are."""
 
 
@@ -66,12 +68,14 @@ class Scorer:
         criterion: one of `CRITERIA`, or a function of a `LayerView`.
         seed: of `random`.
         sensitivities: for `taylor`, by batch the weights times their gradients.
+        surgeons: for `obs`, the weights that read channels.
     """
 
     program: Program
     criterion: str | Criterion
     seed: int = 0
     sensitivities: Sequence[Mapping[str, torch.Tensor]] = ()
+    surgeons: Mapping[str, Surgeon] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -102,6 +106,11 @@ class Scorer:
             readers = [m for m in layer.members if not m.makes] or layer.makers
             batches = [sum(self._slices(m, b).sum(1) for m in readers) for b in self.sensitivities]
             found = torch.stack([torch.as_tensor(b).abs() for b in batches]).mean(0)
+        elif self.criterion == "obs":
+            cut = [(self.surgeons[m.weight], m.index) for m in layer.members if self._can_cut(m)]
+            if not cut:
+                return None
+            found = costs_of(cut)
         elif self.criterion == "random":
             found = self._random(layer.name, len(layer.labels))
         else:
@@ -127,6 +136,10 @@ class Scorer:
         else:
             found = tensor.abs()
         return _without_nan(weight, found.reshape(tensor.shape))
+
+    def _can_cut(self, member: Member) -> bool:
+        known = self.surgeons.get(member.weight)
+        return known is not None and not member.makes and channel_dim(known.product) == member.dim
 
     def _view(self, layer: Layer) -> LayerView:
         rows = tuple(self._slices(m) for m in layer.makers)

@@ -18,6 +18,7 @@ from fxopt.passes.prune._gradients import sensitivities
 from fxopt.passes.prune._importance import Scorer
 from fxopt.passes.prune._latency import latency_share
 from fxopt.passes.prune._layers import Layer, check_patterns, is_named, layers_of
+from fxopt.passes.prune._obs import Surgeon, surgeons_of
 from fxopt.passes.prune._plan import LeftOut, PlannedLayer, PrunePlan
 from fxopt.program import Program
 
@@ -37,7 +38,7 @@ class Planner:
     Args:
         program: left as it is.
         options: the pass.
-        data: calibration, for the criterion `taylor`.
+        data: calibration, for the criteria `taylor` and `obs`.
     """
 
     def __init__(self, program: Program, options: "Prune", data: Iterable[object] | None) -> None:
@@ -46,10 +47,16 @@ class Planner:
         self.coupling = Coupling.compute(program)
         self.footprints = Footprints(program, self.coupling)
         self.before = self.footprints.without(())
-        batches = sensitivities(program, data, options.loss) if data is not None else []
         chosen = options.criterion
         criterion = criterion_of(chosen) if isinstance(chosen, str) else chosen
-        self.scorer = Scorer(program, criterion, options.seed, batches)
+        batches: list[dict[str, torch.Tensor]] = []
+        surgeons: dict[str, Surgeon] = {}
+        if data is not None and criterion == "obs":
+            read = {m.weight for layer in self._layers()[0] for m in layer.members if not m.makes}
+            surgeons = surgeons_of(program, self.coupling.demand.constants.products, data, read)
+        elif data is not None:
+            batches = sensitivities(program, data, options.loss)
+        self.scorer = Scorer(program, criterion, options.seed, batches, surgeons)
 
     @property
     def is_structured(self) -> bool:

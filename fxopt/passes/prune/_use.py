@@ -37,7 +37,7 @@ def plan_pruning(
     """
     expect_program(program, "plan_pruning")
     item = Prune(**options)  # type: ignore[arg-type]  # the class names what it takes and checks it
-    if item.takes_calibration() and calibration is None:
+    if item.ranks_by_data() and calibration is None:
         raise InputError(f"criterion={item.criterion} needs calibration data: pass calibration=")
     return item.planner(program, calibration).plan()
 

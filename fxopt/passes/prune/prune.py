@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch.fx import Node
 
 from fxopt.errors import InputError
+from fxopt.passes.prune._compensation import compensated
 from fxopt.passes.prune._criteria import Criterion, criterion_of, in_a_file
 from fxopt.passes.prune._gradients import LOSSES, Loss
 from fxopt.passes.prune._masks import zeroed
@@ -58,8 +59,8 @@ class Prune(Pass):
     motifs: ClassVar[tuple[Callable[..., object], ...]] = (_hidden,)
 
     criterion: str | Criterion = "l2"
-    """what importance is: l1, l2 (magnitudes), bn-scale, fpgm (distance to the others), lamp, taylor (by calibration
-    data), random, the name of a registered function, FILE.py:FUNCTION, or in Python a function of a layer"""
+    """what importance is: l1, l2 (magnitudes), bn-scale, fpgm (distance to the others), lamp, taylor and obs (by
+    calibration data), random, the name of a registered function, FILE.py:FUNCTION, or in Python a function of a layer"""
     granularity: Literal["channel", "head", "weight", "block"] = "channel"
     """what goes as one: a channel with all that is tied to it, a head of an attention, an element, a block"""
     ratio: float | None = None
@@ -92,8 +93,10 @@ class Prune(Pass):
     """for taylor: energy needs no targets; in Python a function of output and target too"""
     seed: int = 0
     """of the criterion random"""
+    compensate: bool = False
+    """whether weights that read pruned channels are refit to calibration data, so that what they give changes least"""
     plan: Path | PrunePlan | None = None
-    """a plan that is applied as it is; of the other options only loss and criterion count then"""
+    """a plan that is applied as it is; of the other options only loss, criterion and compensate count then"""
 
     def __post_init__(self) -> None:
         """Checks the options.
@@ -128,11 +131,13 @@ class Prune(Pass):
         if self.pattern and self.goal != "ratio":
             raise InputError(f"pattern={self.pattern} says how much goes; leave {self.goal} out")
         if self.granularity in ("weight", "block"):
+            if self.compensate:
+                raise InputError("compensate refits what reads channels: use granularity=channel or head")
             if self.goal in ("flops", "latency", "size"):
                 raise InputError(
                     f"zeros inside of weights save no {self.goal}: use granularity=channel or head, or params="
                 )
-            if self.criterion in ("bn-scale", "fpgm"):
+            if self.criterion in ("bn-scale", "fpgm", "obs"):
                 raise InputError(f"criterion={self.criterion} is one of channels, not of {self.granularity}s")
 
     @property
@@ -164,11 +169,15 @@ class Prune(Pass):
         )
 
     def takes_calibration(self) -> bool:
-        """The criterion taylor needs data; a plan of channels is applied without."""
+        """The criteria taylor and obs need data, and so does refitting; a plan of channels is applied without."""
+        return self.compensate or self.ranks_by_data()
+
+    def ranks_by_data(self) -> bool:
+        """Whether importance is that over calibration data."""
         if self.plan is not None:
             plan = self._plan()
             return plan.criterion == "taylor" and plan.granularity in ("weight", "block")
-        return self.criterion == "taylor"
+        return self.criterion in ("taylor", "obs")
 
     def _plan(self) -> PrunePlan:
         assert self.plan is not None
@@ -180,7 +189,7 @@ class Prune(Pass):
         Raises:
             InputError: the calibration data does not fit.
         """
-        return Planner(program, self, calibration if self.takes_calibration() else None)
+        return Planner(program, self, calibration if self.ranks_by_data() else None)
 
     def run(self, rewriter: Rewriter) -> None:
         """Plans, unless a plan is given, and writes its zeros."""
@@ -191,14 +200,17 @@ class Prune(Pass):
         else:
             plan = self._plan()
             planner = self._by_plan(plan).planner(rewriter.program, data)
-        masks = list(planner.masks(plan))
+        masks = dict(planner.masks(plan))
         rewriter.attach(planner.counted(plan))
         for left in plan.left_out:
             rewriter.refuse(
                 _weight(rewriter, left.weight), f"{left.weight} can't be pruned: {left.reason}", rule="prune"
             )
-        for name, gone in masks:
-            _write_zeros(rewriter, name, gone)
+        made = {n: zeroed(rewriter.program.weights[n], gone) for n, gone in masks.items()}
+        if self.compensate and data is not None:
+            made |= compensated(rewriter.program, masks, planner.coupling.demand.constants.products, data)
+        for name, tensor in made.items():
+            _write(rewriter, name, tensor)
 
     def _by_plan(self, plan: PrunePlan) -> "Prune":
         """The options that a plan was made by, as far as it is applied by them."""
@@ -206,7 +218,7 @@ class Prune(Pass):
         return Prune(
             granularity=cast(Literal["channel"], plan.granularity),
             criterion="l2" if structured else self._criterion_of(plan),
-            loss=self.loss if callable(self.loss) else cast(Literal["energy"], plan.loss),
+            loss=self.loss if structured or callable(self.loss) else cast(Literal["energy"], plan.loss),
             seed=plan.seed,
             pattern=plan.pattern,
             tile=plan.tile,
@@ -229,15 +241,13 @@ def _weight(rewriter: Rewriter, name: str) -> Node:
     return next(n for n in rewriter.program.weight_nodes() if n.target == name)
 
 
-def _write_zeros(rewriter: Rewriter, name: str, gone: torch.Tensor) -> None:
-    """Puts a copy with zeros in a weight's place, unless they are zeros already."""
+def _write(rewriter: Rewriter, name: str, tensor: torch.Tensor) -> None:
+    """Puts a tensor in a weight's place, unless it is the same already."""
     old = _weight(rewriter, name)
-    tensor = rewriter.value(old)
-    assert tensor is not None
-    if not (tensor.detach()[gone.to(tensor.device)] != 0).any():
+    if torch.equal(tensor, rewriter.program.weights[name]):
         return
     order = {n: i for i, n in enumerate(rewriter.program.graph.nodes)}
     first = min(old.users, key=lambda n: order[n])
     with rewriter.rewrite("prune", first):
-        new = rewriter.constant(zeroed(tensor, gone), name=name, successor_of=old)
+        new = rewriter.constant(tensor, name=name, successor_of=old)
         rewriter.replace(old, new)
