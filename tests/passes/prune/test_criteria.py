@@ -97,9 +97,7 @@ def test_an_unknown_name_lists_what_there_is() -> None:
     register_criterion(most_first)
     with pytest.raises(PipelineError) as caught:
         PassManager.parse("prune{criterion=most-last}")
-    expected = (
-        "they are l1, l2, bn-scale, fpgm, lamp, taylor, obs, random, most-first, a function in Python, FILE.py:"
-    )
+    expected = "they are l1, l2, bn-scale, fpgm, lamp, taylor, obs, random, most-first, a function in Python, FILE.py:"
     assert expected in str(caught.value)
 
 
