@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from fxopt.lowering import Artifact, Target, lowering_rule, register_target
     from fxopt.ops import OpInfo, register_op
+    from fxopt.passes.partition import Device, PartitionPlan, partition
     from fxopt.passes.prune import PrunePlan, plan_pruning
     from fxopt.pipeline import Contract, Pass, PassManager, RewritePass, register_pass
     from fxopt.program import Program
@@ -37,10 +38,12 @@ __all__ = [
     "ArtifactError",
     "Const",
     "Contract",
+    "Device",
     "FxoptError",
     "InputError",
     "LoweringError",
     "OpInfo",
+    "PartitionPlan",
     "Pass",
     "PassError",
     "PassManager",
@@ -63,6 +66,7 @@ __all__ = [
     "lower",
     "lowering_rule",
     "optimize",
+    "partition",
     "plan_pruning",
     "register_op",
     "register_pass",
@@ -99,6 +103,7 @@ _HOMES = {
     ),
     "lowering": ("Artifact", "Target", "lowering_rule", "register_target"),
     "ops": ("OpInfo", "register_op"),
+    "passes.partition": ("Device", "PartitionPlan", "partition"),
     "passes.prune": ("PrunePlan", "plan_pruning"),
     "pipeline": ("Contract", "Pass", "PassManager", "RewritePass", "register_pass"),
     "program": ("Program",),

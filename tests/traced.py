@@ -32,8 +32,9 @@ def _same(a: object, b: object) -> bool:
         return type(a) is type(b) and a == b
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
-    return (
-        torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
-        if a.dim()
-        else torch.equal(a, b)
-    )
+    return torch.equal(_bytes(a), _bytes(b))
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """Of the elements in order; `contiguous` would leave the stride of an axis of size one as it is."""
+    return torch.empty(tensor.numel(), dtype=tensor.dtype).copy_(tensor.flatten()).view(torch.uint8)

@@ -132,6 +132,15 @@ class Cost:
         value = self._evaluator(sizes)
         return {node: value(cost.flops) for node, cost in self.nodes.items()}
 
+    def bytes_at(self, sizes: Mapping[str, int] | None = None) -> dict[Node, int]:
+        """Bytes read and written by call, at given sizes.
+
+        Raises:
+            InputError: as in `at`.
+        """
+        value = self._evaluator(sizes)
+        return {n: value(cost.bytes_read) + value(cost.bytes_written) for n, cost in self.nodes.items()}
+
     def _evaluator(self, sizes: Mapping[str, int] | None) -> Callable[[Size], int]:
         known: dict[sympy.Expr, int] = {}
         values = {s: sizes[n] for s, n in self._symbols.items() if n in sizes} if sizes is not None else {}

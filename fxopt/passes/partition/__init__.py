@@ -1,0 +1,16 @@
+"""Partitioning: where to cut a model that runs on several devices, with a proof of how near that is to the best.
+
+>>> import torch
+>>> from fxopt.frontend import trace
+>>> net = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(4))).eval()
+>>> plan = partition(trace(net, torch.zeros(64, 256)), ["cpu:0", "cpu:1"], links=Link(latency=0.0))
+>>> [len(s.calls) for s in plan.stages], plan.proof
+([2, 2], 'optimal')
+"""
+
+from fxopt.passes.partition._devices import Device, Link
+from fxopt.passes.partition._plan import PartitionPlan, Stage
+from fxopt.passes.partition._times import Rates
+from fxopt.passes.partition._use import partition
+
+__all__ = ["Device", "Link", "PartitionPlan", "Rates", "Stage", "partition"]

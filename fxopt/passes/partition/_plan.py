@@ -1,0 +1,173 @@
+"""`PartitionPlan`: which calls run where, what that costs, and how near it is to the best.
+
+>>> stages = (Stage("cpu:0", ("linear",), 2e-3, 1e-4, 400, 40), Stage("cpu:1", ("relu",), 1e-3, 1e-4, 0, 40))
+>>> plan = PartitionPlan(stages, 2.1e-3, 2.1e-3, "optimal")
+>>> print(plan.table())
+stage  device  calls  computing  sending   memory  sends
+0      cpu:0       1   2.000 ms  0.100 ms  400 B   40 B
+1      cpu:1       1   1.000 ms  0.100 ms  0 B     -
+bottleneck 2.100 ms; no split is under 2.100 ms (optimal), the gap is 0.00%
+>>> PartitionPlan.from_json(plan.to_json()) == plan
+True
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.fx import Node
+
+from fxopt.errors import InputError
+from fxopt.json_data import MEMORY_ONLY, JsonData
+from fxopt.passes.partition._pieces import is_size
+from fxopt.passes.partition._stages import stage_programs
+from fxopt.program import Program
+from fxopt.program.text import human_bytes
+
+__all__ = ["PartitionPlan", "Stage"]
+
+
+@dataclass(frozen=True)
+class Stage(JsonData):
+    """One stage.
+
+    Attributes:
+        device: its name.
+        calls: names of the calls that it runs, in order.
+        computing: seconds.
+        sending: seconds, of what comes in and goes out.
+        memory: bytes of its weights and of the most results alive at once, inputs included.
+        sends: bytes to the next stage.
+    """
+
+    device: str
+    calls: tuple[str, ...]
+    computing: float
+    sending: float
+    memory: int
+    sends: int
+
+    @property
+    def load(self) -> float:
+        """Seconds that it is busy for one input."""
+        return self.computing + self.sending
+
+
+@dataclass(frozen=True)
+class PartitionPlan(JsonData):
+    """A split of one program over devices.
+
+    Attributes:
+        stages: in the order in which they run.
+        bottleneck: seconds of the slowest stage: in a full pipeline one result leaves every so often.
+        lower_bound: seconds; no split over these devices is under it, by the same times.
+        proof: what the bound comes from: "optimal" (the plan reaches it), "integer program", or "simple" (the
+            heaviest piece, and the total shared out by speed).
+        notes: what else is to be said.
+        program: the program that it was made for; not written.
+    """
+
+    stages: tuple[Stage, ...]
+    bottleneck: float
+    lower_bound: float
+    proof: str
+    notes: tuple[str, ...] = ()
+    program: Program | None = field(default=None, compare=False, repr=False, metadata=MEMORY_ONLY)
+
+    @property
+    def gap(self) -> float:
+        """How far the bottleneck may be above the best, as a share of the bound."""
+        return self.bottleneck / self.lower_bound - 1 if self.lower_bound else 0.0
+
+    @property
+    def memory(self) -> tuple[int, ...]:
+        """Bytes by stage."""
+        return tuple(s.memory for s in self.stages)
+
+    def of(self, program: Program) -> "PartitionPlan":
+        """The plan, read from JSON or edited, for a program.
+
+        Raises:
+            InputError: a call of the program is in no stage or in two, a stage names a call that is not there, or
+                needs what a later one makes.
+        """
+        found = PartitionPlan(self.stages, self.bottleneck, self.lower_bound, self.proof, self.notes, program)
+        found.stage_of()
+        return found
+
+    def stage_of(self) -> dict[Node, int]:
+        """The stage of each call.
+
+        Raises:
+            InputError: as in `of`.
+        """
+        program = self._known_program()
+        by_name = {n.name: n for n in program.calls()}
+        stage_of: dict[Node, int] = {}
+        for number, stage in enumerate(self.stages):
+            for name in stage.calls:
+                if name not in by_name:
+                    raise InputError(f"stage {number} has the call {name!r}, which {program.name} has not")
+                if stage_of.setdefault(by_name[name], number) != number:
+                    raise InputError(f"the call {name!r} is in stage {stage_of[by_name[name]]} and {number}")
+        for node in program.calls():
+            if node not in stage_of:
+                if is_size(node):
+                    continue
+                raise InputError(f"the call {node.name!r} is in no stage")
+            for source in node.all_input_nodes:
+                if stage_of.get(source, 0) > stage_of[node]:
+                    raise InputError(
+                        f"{node.name} in stage {stage_of[node]} needs {source.name} of stage {stage_of[source]}"
+                    )
+        return stage_of
+
+    def programs(self) -> list[Program]:
+        """The stages as programs; each takes what the one before it returns.
+
+        Raises:
+            InputError: as in `of`.
+        """
+        return stage_programs(self._known_program(), self.stage_of(), len(self.stages))
+
+    def run(self, *args: object, **kwargs: object) -> object:
+        """Runs the stages in this process, one after the other, on the model's own arguments.
+
+        Raises:
+            InputError: the arguments do not fit.
+        """
+        signature = self._known_program().signature
+        flat: Sequence[object] = signature.flatten_inputs(args, kwargs)
+        for stage in self.programs():
+            flat = stage.run_flat([t for t in flat if isinstance(t, torch.Tensor)])
+        return signature.unflatten_outputs(flat)
+
+    def table(self) -> str:
+        """The stages, and the certificate."""
+        rows: list[tuple[str, ...]] = [
+            ("stage", "device", "calls", "computing", "sending", "memory", "sends")
+        ]
+        for number, s in enumerate(self.stages):
+            last = number == len(self.stages) - 1
+            seconds = [f"{1e3 * t:.3f} ms" for t in (s.computing, s.sending)]
+            sends = "-" if last else human_bytes(s.sends)
+            rows.append((str(number), s.device, str(len(s.calls)), *seconds, human_bytes(s.memory), sends))
+        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+        numbers = {2, 3, 4}
+        lines = [
+            "  ".join(
+                c.rjust(w) if i in numbers else c.ljust(w)
+                for i, (c, w) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        certificate = (
+            f"bottleneck {1e3 * self.bottleneck:.3f} ms; no split is under {1e3 * self.lower_bound:.3f} ms "
+            f"({self.proof}), the gap is {self.gap:.2%}"
+        )
+        return "\n".join([*lines, certificate, *self.notes])
+
+    def _known_program(self) -> Program:
+        if self.program is None:
+            raise InputError("this plan was read from JSON: say plan.of(program) first")
+        return self.program

@@ -1,0 +1,241 @@
+"""The stages of a plan as programs: each takes what the one before it returns, and holds its own weights.
+
+The first takes the model's arguments, the last returns the model's results. What a later stage needs is passed on by
+those between. Sizes are read anew in each stage; where none of its inputs has one, an empty tensor of that size is
+passed on with the rest.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import sympy
+import torch
+from torch.fx import Graph, Node
+from torch.utils import _pytree as pytree
+
+from fxopt.errors import InputError
+from fxopt.ops import canonical_arguments
+from fxopt.passes.partition._pieces import is_size
+from fxopt.program import (
+    Origin,
+    Program,
+    ScalarSpec,
+    Signature,
+    Spec,
+    TensorSpec,
+    infer_value,
+    origins_of,
+)
+from fxopt.rewriting.sizes import NoSize, size_node
+
+__all__ = ["stage_programs"]
+
+_EMPTY = torch.ops.aten.full.default
+
+
+def stage_programs(program: Program, stage_of: Mapping[Node, int], count: int) -> list[Program]:
+    """One program a stage.
+
+    Args:
+        program: stays as it is; the stages share its weights.
+        stage_of: the stage of each call that makes a tensor.
+        count: of stages.
+
+    Raises:
+        InputError: a size that a later stage needs is no size of any input.
+    """
+    cut = _Cut(program, stage_of, count)
+    made: list[Program] = []
+    for stage in range(count):
+        made.append(_Stage(cut, stage, made[-1] if made else None).run())
+    return made
+
+
+class _Cut:
+    """Which tensors and sizes cross which boundary."""
+
+    def __init__(self, program: Program, stage_of: Mapping[Node, int], count: int) -> None:
+        self.program, self.stage_of, self.count = program, stage_of, count
+        self.outputs = [n for n in program.output_nodes() if isinstance(n, Node)]
+        self.crossing: list[list[Node]] = [[] for _ in range(count - 1)]
+        self.sizes: list[list[sympy.Symbol]] = [[] for _ in range(count - 1)]
+        for node in program.graph.nodes:
+            if node.op == "placeholder" or node in stage_of:
+                for boundary in range(stage_of.get(node, 0), self._last_use(node)):
+                    self.crossing[boundary].append(node)
+        self._carry_sizes()
+
+    def _last_use(self, node: Node) -> int:
+        if not isinstance(node.meta["val"], torch.Tensor):
+            return 0
+        stages = [self.stage_of[u] for u in node.users if u in self.stage_of]
+        return max([*stages, self.count - 1 if node in self.outputs else 0], default=0)
+
+    def _carry_sizes(self) -> None:
+        """Backwards: what a stage reads or passes on, and has from no tensor, comes from the stage before."""
+        wanted: set[sympy.Symbol] = set()
+        for stage in range(self.count - 1, 0, -1):
+            wanted |= {s for n in self.calls(stage) for s in _symbols(n)}
+            crossing = self.crossing[stage - 1]
+            wanted |= {s for n in crossing for s in _symbols(n)}
+            there = {
+                d.node.expr for n in crossing for d in n.meta["val"].shape if isinstance(d, torch.SymInt)
+            }
+            wanted -= there
+            self.sizes[stage - 1] = sorted(wanted, key=str)
+
+    def calls(self, stage: int) -> list[Node]:
+        """What a stage runs, the outputs of the last one that are numbers included."""
+        found = [n for n in self.program.calls() if self.stage_of.get(n) == stage]
+        return found + ([n for n in self.outputs if is_size(n)] if stage == self.count - 1 else [])
+
+
+def _symbols(node: Node) -> set[sympy.Symbol]:
+    """The symbols of a call's sizes and arguments."""
+    values = [node.meta["val"], *(n.meta.get("val") for n in node.all_input_nodes if is_size(n))]
+    found: set[sympy.Symbol] = set()
+    for value in pytree.tree_leaves(values):
+        for size in value.shape if isinstance(value, torch.Tensor) else [value]:
+            if isinstance(size, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+                found |= size.node.expr.free_symbols
+    return found
+
+
+class _Stage:
+    """Builds one stage."""
+
+    def __init__(self, cut: _Cut, stage: int, before: Program | None) -> None:
+        self.cut, self.stage, self.before = cut, stage, before
+        self.program = cut.program
+        self.graph = Graph()
+        self.twins: dict[Node, object] = {}
+        self.carried: dict[sympy.Symbol, Node] = {}
+        self.inputs: list[Node] = []
+        self.weights: dict[str, torch.Tensor] = {}
+        self.numbers: dict[object, object] = {}
+        self.source: tuple[Origin, ...] = ()
+        """Where the call comes from for which sizes are read."""
+
+    def run(self) -> Program:
+        self._take_inputs()
+        for node in self.cut.calls(self.stage):
+            self.source = origins_of(node)
+            self.twins[node] = self._number(node) if is_size(node) else self._copy(node)
+        returned = self._returned()
+        self.graph.output(tuple(returned))  # type: ignore[arg-type]
+        self.graph.output_node().meta = {}
+        made = Program(
+            self.graph,
+            self.weights,
+            self._signature(returned),
+            fake_mode=self.program.fake_mode,
+            symbol_names=self.program.symbol_names,
+            history=self.program.history,
+            name=f"{self.program.name}_stage{self.stage}",
+        )
+        made.properties = self.program.properties
+        return made
+
+    def _take_inputs(self) -> None:
+        first = self.stage == 0
+        for node in self.program.placeholders() if first else self.cut.crossing[self.stage - 1]:
+            self.twins[node] = self._input(node.name, node.meta["val"])
+        for symbol in [] if first else self.cut.sizes[self.stage - 1]:
+            name = self.program.symbol_names.get(symbol, str(symbol))
+            self.carried[symbol] = self._input(f"size_{name}", self._carrier(symbol).meta["val"])
+
+    def _input(self, name: str, value: object) -> Node:
+        node = self.graph.placeholder(name)
+        node.name, node.meta = name, {"val": value}
+        self.inputs.append(node)
+        return node
+
+    def _carrier(self, symbol: sympy.Symbol) -> Node:
+        """In the stage before, the empty tensor that has a size."""
+        assert self.before is not None
+        place = len(self.cut.crossing[self.stage - 1]) + self.cut.sizes[self.stage - 1].index(symbol)
+        node = self.before.output_nodes()[place]
+        assert isinstance(node, Node)
+        return node
+
+    def _copy(self, node: Node) -> Node:
+        for weight in node.all_input_nodes:
+            if weight.op == "get_attr" and weight not in self.twins:
+                self.weights[str(weight.target)] = self.program.weights[str(weight.target)]
+                twin = self.graph.get_attr(str(weight.target))
+                twin.name, twin.meta = weight.name, dict(weight.meta)
+                self.twins[weight] = twin
+            elif weight.op == "call_function" and is_size(weight) and weight not in self.twins:
+                self.twins[weight] = self._number(weight)
+        twin = self.graph.node_copy(node, self.twins.__getitem__)  # type: ignore[arg-type]
+        twin.name = node.name
+        return twin
+
+    def _number(self, node: Node) -> object:
+        """A number from the sizes that this stage can read."""
+        value = node.meta["val"]
+        if isinstance(value, torch.SymInt):
+            return self._size(value.node.expr)
+        for source in node.all_input_nodes:
+            self.twins.setdefault(source, self._number(source))
+        twin = self.graph.node_copy(node, self.twins.__getitem__)  # type: ignore[arg-type]
+        twin.name = node.name
+        return twin
+
+    def _size(self, expression: sympy.Expr) -> object:
+        if expression not in self.numbers:
+            try:
+                self.numbers[expression] = size_node(self._call, expression, self.inputs)
+            except NoSize as error:
+                raise InputError(f"stage {self.stage} of {self.program.name}: {error}") from error
+        return self.numbers[expression]
+
+    def _call(self, op: Callable[..., object], *args: object, **kwargs: object) -> Node:
+        value = infer_value(self.program, op, args, kwargs)
+        if isinstance(op, torch._ops.OpOverload):
+            args, kwargs = canonical_arguments(op, args, kwargs)
+        node = self.graph.call_function(op, args, kwargs)  # type: ignore[arg-type]
+        node.meta = {"val": value, "origins": self.source}
+        return node
+
+    def _returned(self) -> list[object]:
+        if self.stage == self.cut.count - 1:
+            return [self.twins[n] if n in self.twins else self._weight_output(n) for n in self.cut.outputs]
+        passed = [self.twins[n] for n in self.cut.crossing[self.stage]]
+        return passed + [self._empty(s) for s in self.cut.sizes[self.stage]]
+
+    def _weight_output(self, node: Node) -> Node:
+        self.weights[str(node.target)] = self.program.weights[str(node.target)]
+        twin = self.graph.get_attr(str(node.target))
+        twin.name, twin.meta = node.name, dict(node.meta)
+        return twin
+
+    def _empty(self, symbol: sympy.Symbol) -> Node:
+        if symbol not in self.carried:
+            self.carried[symbol] = self._call(_EMPTY, [self._size(symbol), 0], 0.0, dtype=torch.float32)
+        return self.carried[symbol]
+
+    def _signature(self, returned: Sequence[object]) -> Signature:
+        whole = self.program.signature
+        first, last = self.stage == 0, self.stage == self.cut.count - 1
+        inputs = whole.inputs if first else tuple(self._spec(n.name, n) for n in self.inputs)
+        outputs = (
+            whole.outputs if last else tuple(self._spec(f"output_{i}", n) for i, n in enumerate(returned))
+        )
+        flat_in = pytree.tree_structure(((0,) * len(inputs), {}))
+        flat_out = pytree.tree_structure((0,) * len(outputs))
+        return Signature(
+            inputs,
+            outputs,
+            whole.input_tree if first else flat_in,
+            whole.output_tree if last else flat_out,
+            symbols=whole.symbols,
+            arguments=whole.arguments if first else tuple(s.name for s in inputs),
+            defaults=whole.defaults if first else {},
+        )
+
+    def _spec(self, name: str, node: object) -> Spec:
+        assert isinstance(node, Node)
+        value = node.meta["val"]
+        if not isinstance(value, torch.Tensor):
+            return ScalarSpec(name)
+        return TensorSpec(name, value.dtype, tuple(map(self.program.dim, value.shape)), str(value.device))

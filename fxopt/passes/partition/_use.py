@@ -1,0 +1,131 @@
+"""`partition`: splits a program over devices, with a proof of how near the split is to the best."""
+
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+
+from torch.fx import Node
+
+from fxopt.analysis.cost import Cost
+from fxopt.errors import InputError
+from fxopt.passes.partition._devices import Device, Link, Links, checked_devices
+from fxopt.passes.partition._pieces import Pieces, pieces_of
+from fxopt.passes.partition._plan import PartitionPlan, Stage
+from fxopt.passes.partition._problem import pinned_pieces
+from fxopt.passes.partition._search import Found, Task, search
+from fxopt.passes.partition._stages import stage_programs
+from fxopt.passes.partition._times import CostOf, seconds_of
+from fxopt.program import Program, expect_program
+
+__all__ = ["partition"]
+
+_NO_SOLVER = "scipy is not installed, so only runs of the graph's order were tried: pip install 'fxopt[plan]'"
+_ROUNDS = 8
+"""Searches, each with the room that activations took in the one before."""
+
+
+def partition(
+    program: Program,
+    devices: Iterable[Device | str],
+    *,
+    links: Link | Mapping[tuple[str, str], Link] | None = None,
+    pinned: Mapping[str, str] | None = None,
+    cost: CostOf = None,
+    time_limit: float = 10.0,
+) -> PartitionPlan:
+    """Splits a program over devices so that the slowest stage is as fast as can be.
+
+    A stage's load is the time of its calls on its device and that of sending what comes in and goes out; in a full
+    pipeline a result leaves as often as the slowest stage is done. Devices that would not help are left out. A
+    weight that several stages read is held by each.
+
+    Args:
+        program: stays as it is.
+        devices: to split it over, or their names; their order does not matter.
+        links: between devices, one for all or by the names of both ends.
+        pinned: device names by patterns of module paths (`encoder.*`), for what has to run there.
+        cost: how long calls take: rates of the device of speed 1, seconds by call (a function), or by the names
+            of calls.
+        time_limit: seconds for the search; the plan is the best one found by then.
+
+    Returns:
+        The plan; its `table()` shows stages and certificate.
+
+    Raises:
+        InputError: devices, links or names that are none, or no split that fits into the memory.
+    """
+    expect_program(program, "partition")
+    found_devices = checked_devices(devices)
+    pieces = pieces_of(program, seconds_of(program, cost))
+    if not len(pieces):
+        raise InputError(f"{program.name} has no calls to split")
+    names = [d.name for d in found_devices]
+    pins = pinned_pieces(pieces, pinned or {}, names)
+    task = Task(pieces, found_devices, _links(links, names), pins, {})
+    found = search(task, seconds=time_limit)
+    first = found
+    for _ in range(_ROUNDS):
+        plan, over = _plan(program, found, first)
+        if not over:
+            return plan
+        reserved = {n: max(b, task.reserved.get(n, 0)) for n, b in over.items()}
+        task = Task(pieces, found_devices, task.links, pins, {**task.reserved, **reserved})
+        found = search(task, seconds=time_limit)
+    raise InputError(
+        "no split was found whose activations fit beside the weights: " + ", ".join(map(str, plan.memory))
+    )
+
+
+def _links(links: Link | Mapping[tuple[str, str], Link] | None, names: list[str]) -> Links:
+    if links is None:
+        return Links()
+    if isinstance(links, Link):
+        return Links(links)
+    strange = next((n for pair in links for n in pair if n not in names), None)
+    if strange is not None:
+        raise InputError(f"links names the device {strange!r}, which is none of {', '.join(names)}")
+    return Links(named=links)
+
+
+def _plan(program: Program, found: Found, first: Found) -> tuple[PartitionPlan, dict[str, int]]:
+    """The plan, and what activations need on the devices that are too small for it."""
+    problem, stage_of = found.problem, found.split.stage_of
+    calls = _by_call(problem.pieces, stage_of)
+    programs = stage_programs(program, calls, len(problem.devices))
+    weights = problem.weight_bytes(stage_of)
+    sends = [*problem.crossing_bytes(stage_of), 0]
+    stages, over = [], {}
+    for number, (part, (computing, sending)) in enumerate(
+        zip(programs, problem.loads(stage_of), strict=True)
+    ):
+        device, live = problem.devices[number], _live_bytes(part)
+        memory = weights[number] + live
+        if device.memory is not None and memory > device.memory:
+            over[device.name] = live
+        names = tuple(n.name for n in program.calls() if calls.get(n) == number)
+        stages.append(Stage(device.name, names, computing, sending, memory, sends[number]))
+    bottleneck = max(s.load for s in stages)
+    bound = min(first.bound, bottleneck)
+    proof = (
+        "optimal" if bound >= bottleneck * (1 - 1e-9) else first.proof.replace("optimal", "integer program")
+    )
+    return PartitionPlan(
+        tuple(stages), bottleneck, bound, proof, _notes(problem.pieces, stage_of), program
+    ), over
+
+
+def _by_call(pieces: Pieces, stage_of: tuple[int, ...]) -> dict[Node, int]:
+    return {c: s for p, s in zip(pieces.pieces, stage_of, strict=True) for c in p.calls}
+
+
+def _live_bytes(stage: Program) -> int:
+    cost = Cost.compute(stage).at()
+    return cost.peak_bytes + cost.input_bytes
+
+
+def _notes(pieces: Pieces, stage_of: tuple[int, ...]) -> tuple[str, ...]:
+    notes = [] if find_spec("scipy") else [_NO_SOLVER]
+    for weight in pieces.weights:
+        where = sorted({stage_of[u] for u in weight.users})
+        if len(where) > 1:
+            notes.append(f"{weight.node.target} is copied: stages {', '.join(map(str, where))} read it")
+    return tuple(notes)
