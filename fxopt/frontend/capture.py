@@ -23,6 +23,7 @@ from fxopt.errors import FxoptError, InputError, TraceError
 from fxopt.frontend.diagnose import dtype_advice, trace_error
 from fxopt.frontend.frames import Owner, is_layer, owner
 from fxopt.frontend.inputs import Example
+from fxopt.frontend.promises import drop_unused_numbers, promised
 from fxopt.frontend.untouched import inference_mode
 from fxopt.program.recurrent import whole_layers
 
@@ -44,10 +45,11 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
         _equal_sizes(model, example),
         _masks_as_given(),
         _conversions_to_the_same(),
+        promised(),
         whole_layers(),
     ):
         try:
-            return torch.export.export(
+            exported = torch.export.export(
                 model, example.args, example.kwargs, dynamic_shapes=example.shapes(model), strict=False
             )
         except InputError as error:
@@ -57,6 +59,8 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
         except Exception as error:
             advice = dtype_advice(error, model, example.named)
             raise TraceError(f"{trace_error(error, outside)}{advice}") from error
+    drop_unused_numbers(exported.graph)
+    return exported
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ __all__ = ["NUMBER_OUT_OF_TENSOR", "dtype_advice", "first_line", "trace_error"]
 
 NUMBER_OUT_OF_TENSOR = (
     "a branch, Python number or size depends on the values of a tensor "
-    "(if, while, assert, int(), .item(), x[mask]): "
+    "(if, while, int(), .item(), x[mask]): "
     "keep it a tensor (torch.where, a mask), or make it a number before tracing"
 )
 _NUMPY = "numpy in forward cannot be traced: use torch functions"

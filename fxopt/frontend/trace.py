@@ -76,7 +76,8 @@ def trace(
         trust: open a `.pt2` file, which can run code of its author's choosing.
 
     Returns:
-        The program; it shares the model's weights.
+        The program; it shares the model's weights. What the model demands of values (`assert x.max() < 1`, a branch that
+        only raises) is taken as kept: the program does not raise there.
 
     Raises:
         TraceError: the model can't be captured; names the user's line and what to change.

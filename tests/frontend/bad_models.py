@@ -110,8 +110,9 @@ def nonzero_sizes(x):
 
 
 @bad("values")
-def assert_on_values(x):
-    assert (x > -100).all()  # here
+def branch_that_does_not_only_raise(x):
+    if x.max() > 100:  # here
+        x = x - 1
     return x
 
 

@@ -296,6 +296,26 @@ class Strided(nn.Module):
         return (x + self.e) @ self.w.t()
 
 
+# What is demanded of values is taken as kept
+
+
+@case(noise(2, 3), dynamic={"x": {0: "n"}})
+def asserts_on_values(x):
+    assert (x > -100).all()
+    assert not x.isnan().any() and x.max() < 100, "not finite"
+    assert x.sum().item() <= 1000 * x.numel()
+    return x * 2
+
+
+@case(noise(2, 3), dynamic={"x": {0: "n"}})
+def raises_of_values(x):
+    if x.isnan().any() or x.isinf().any():
+        raise ValueError(f"not finite: {x.shape[0]} rows")
+    if x.abs().max() <= 100:
+        return x * 2
+    raise ValueError("large")
+
+
 # Outputs
 
 
