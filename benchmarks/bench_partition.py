@@ -61,7 +61,9 @@ def main() -> None:
     parser.add_argument("--nodes", nargs="*", type=int, default=[])
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'model':16}{'calls':>7}{'devices':>9}{'stages':>8}{'bottleneck ms':>14}{'gap':>10}{'seconds':>9}")
+    print(
+        f"{'model':16}{'calls':>7}{'devices':>9}{'stages':>8}{'bottleneck ms':>14}{'gap':>10}{'seconds':>9}"
+    )
     for name in options.models:
         for count in options.devices:
             row(name, traced(name, True), count, options.time_limit)
