@@ -23,7 +23,7 @@ from fxopt.lowering.target import Target, get_target
 from fxopt.program.program import Program
 from fxopt.program.sharing import share_weights
 from fxopt.program.signature import Signature
-from fxopt.program.writing import hidden_name, write_file, writing
+from fxopt.program.writing import checked_folder, hidden_name, replace_folder, write_file, writing
 from fxopt.report import Verdict, VerifyReport
 
 __all__ = ["MANIFEST", "EntryPoints", "lower_entries", "open_entries"]
@@ -105,7 +105,7 @@ def lower_entries(
             artifact.path = None
         weakref.finalize(points, folder.cleanup)
         return points
-    return _write(programs, chosen, _destination(Path(path)), verify, opset, keep=keep_unverified)
+    return _write(programs, chosen, checked_folder(Path(path), MANIFEST), verify, opset, keep=keep_unverified)
 
 
 def _check_names(programs: Mapping[str, Program]) -> None:
@@ -115,17 +115,6 @@ def _check_names(programs: Mapping[str, Program]) -> None:
     if wrong is not None or not programs:
         what = "none was given" if wrong is None else f"{wrong!r} is no such name"
         raise LoweringError(f"entry points are given by name, letters, digits and _ (not 'forward'): {what}")
-
-
-def _destination(final: Path) -> Path:
-    with writing(final):
-        if not final.parent.is_dir():
-            raise FileNotFoundError
-    if final.is_file() or (final.is_dir() and any(final.iterdir()) and not (final / MANIFEST).is_file()):
-        raise ArtifactError(
-            f"can't write {final}: it is a {'file' if final.is_file() else 'folder of something else'}"
-        )
-    return final
 
 
 def _write(
@@ -160,7 +149,7 @@ def _write(
                 f"the entry point {failed!r} is not equivalent to its program: {reports[failed].reason}; {left}",
                 reports[failed],
             )
-        _replace(temporary, final)
+        replace_folder(temporary, final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     points = open_entries(final)
@@ -175,22 +164,6 @@ def _keep(temporary: Path, final: Path) -> str:
     shutil.rmtree(unverified, ignore_errors=True)
     temporary.replace(unverified)
     return f"kept as {unverified.name}"
-
-
-def _replace(temporary: Path, final: Path) -> None:
-    """Gives the new folder its name; the one that had it is put back if that fails."""
-    old = hidden_name(final) if final.is_dir() else None
-    with writing(final):
-        if old is not None:
-            final.replace(old)
-        try:
-            temporary.replace(final)
-        except BaseException:
-            if old is not None:
-                old.replace(final)
-            raise
-    if old is not None:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def open_entries(folder: str | os.PathLike[str]) -> EntryPoints:

@@ -34,7 +34,7 @@ def open_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artif
     """Opens a file.
 
     Args:
-        path: an artifact, a program (`.fxopt`, `.pt2`), or a folder of entry points.
+        path: an artifact, a program (`.fxopt`, `.pt2`), or a folder of entry points or stages.
         trust: also open what can run code of its author's choosing (a `.pt2`, another's `.pt`), and an
             `.onnx` of fxopt's that was changed since.
 
@@ -46,6 +46,10 @@ def open_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artif
     suffix = Path(name).suffix
     if (Path(name) / MANIFEST).is_file():
         return open_entries(name)
+    if (Path(name) / "stages.json").is_file():
+        from fxopt.lowering.stages.lower import open_stages
+
+        return open_stages(name)
     targets = _by_suffix()
     if suffix != ".pt2" and suffix not in targets:
         known = sorted({*targets, ".pt2"})

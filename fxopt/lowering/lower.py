@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 from fxopt.errors import ArtifactError, LoweringError, VerificationError
 from fxopt.lowering.artifact import Artifact
@@ -23,6 +23,10 @@ from fxopt.ops.info import op_key
 from fxopt.program.program import Program, expect_program, origins_of
 from fxopt.program.writing import checked_path, hidden_name, replace_file, write_file, writing
 from fxopt.report import Verdict, VerifyReport
+
+if TYPE_CHECKING:
+    from fxopt.lowering.stages.lower import StagedArtifact
+    from fxopt.passes.partition import PartitionPlan
 
 __all__ = ["check_destination", "lower"]
 
@@ -53,8 +57,20 @@ def lower(
 ) -> EntryPoints: ...
 
 
+@overload
 def lower(
-    program: Program | Mapping[str, Program],
+    program: "PartitionPlan",
+    target: str,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+    opset: int | None = None,
+    stage_target: str | Target = "eager",
+) -> "StagedArtifact": ...
+
+
+def lower(
+    program: "Program | Mapping[str, Program] | PartitionPlan",
     target: str | Target,
     *,
     path: str | os.PathLike[str] | None = None,
@@ -63,12 +79,13 @@ def lower(
     keep_unverified: bool = False,
     reference: Program | None = None,
     accept: Callable[[Artifact], None] | None = None,
-) -> Artifact | EntryPoints:
-    """Lowers a program, or several as the entry points of one folder with one set of weights.
+    stage_target: str | Target = "eager",
+) -> "Artifact | EntryPoints | StagedArtifact":
+    """Lowers a program, several as the entry points of one folder with one set of weights, or a plan's stages.
 
     Args:
         program: what to lower; it stays as it is.
-        target: its name or the target itself.
+        target: its name or the target itself; "stages" for a plan.
         path: the file, with the target's suffix, or for several programs a folder; None keeps the artifact in
             memory.
         verify: load the file in a fresh process and compare it with the program.
@@ -77,10 +94,11 @@ def lower(
         reference: what the file is compared with, if not the program itself: the one that it was made from.
         accept: called with the verified artifact before the file gets its name; what it raises goes on, and
             leaves the old file or none.
+        stage_target: what each stage of a plan is lowered to.
 
     Returns:
         The artifact, opened from the file; `report` and `notes` say how it was verified. For several programs a
-        mapping of artifacts by name.
+        mapping of artifacts by name, for a plan the stages as one.
 
     Raises:
         LoweringError: unknown target, or ops without a rule, each named.
@@ -95,7 +113,11 @@ def lower(
         return lower_entries(
             program, target, path=path, verify=verify, opset=opset, keep_unverified=keep_unverified
         )
-    expect_program(program, "lower")
+    if target == "stages":
+        from fxopt.lowering.stages.lower import lower_stages
+
+        return lower_stages(program, stage_target, path=path, verify=verify, opset=opset)
+    program = expect_program(program, "lower")
     chosen = get_target(target)
     chosen.resolve_opset(opset)
     final = check_destination(chosen, path)

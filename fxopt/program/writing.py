@@ -11,12 +11,23 @@
 import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fxopt.errors import ArtifactError
 
-__all__ = ["Buffer", "checked_path", "hidden_name", "replace_file", "replacing", "write_file", "writing"]
+__all__ = [
+    "Buffer",
+    "checked_folder",
+    "checked_path",
+    "hidden_name",
+    "replace_file",
+    "replace_folder",
+    "replacing",
+    "write_file",
+    "writing",
+]
 
 Buffer = bytes | bytearray | memoryview
 
@@ -104,3 +115,39 @@ def replacing(path: Path) -> Iterator[Path]:
             replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def checked_folder(final: Path, manifest: str) -> Path:
+    """A folder that can be written: it is not there, is empty, or one of the same kind, with that manifest.
+
+    Raises:
+        ArtifactError: it is something else, or stands nowhere.
+    """
+    with writing(final):
+        if not final.parent.is_dir():
+            raise FileNotFoundError
+    if final.is_file() or (final.is_dir() and any(final.iterdir()) and not (final / manifest).is_file()):
+        raise ArtifactError(
+            f"can't write {final}: it is a {'file' if final.is_file() else 'folder of something else'}"
+        )
+    return final
+
+
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Gives a new folder its name; the one that had it is put back if that fails.
+
+    Raises:
+        ArtifactError: it can't be renamed.
+    """
+    old = hidden_name(final) if final.is_dir() else None
+    with writing(final):
+        if old is not None:
+            final.replace(old)
+        try:
+            temporary.replace(final)
+        except BaseException:
+            if old is not None:
+                old.replace(final)
+            raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Stages: a folder with one artifact a stage of a partition plan, and what they take, return and run on."""

@@ -1,0 +1,188 @@
+"""A plan becomes a folder: one file a stage, in one of the targets, and a manifest of what goes where.
+
+Each stage is verified like a file of its own, then the stages together against the whole program; the folder gets its
+name only then.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+
+import torch
+
+from fxopt.errors import ArtifactError, InputError, LoweringError, VerificationError
+from fxopt.lowering.artifact import Artifact
+from fxopt.lowering.lower import lower
+from fxopt.lowering.target import Target, get_target
+from fxopt.passes.partition import PartitionPlan
+from fxopt.program.program import Program
+from fxopt.program.signature import Signature
+from fxopt.program.writing import checked_folder, hidden_name, replace_folder, write_file, writing
+from fxopt.report import Verdict, VerifyReport
+from fxopt.verification.subjects import Subject, subject_of
+from fxopt.verification.verify import verify_runs
+
+__all__ = ["STAGES", "StagedArtifact", "lower_stages", "open_stages"]
+
+STAGES = "stages.json"
+
+
+class StagedArtifact(Artifact):
+    """The stages of a plan, run one after the other in this process.
+
+    Attributes:
+        stages: an artifact each.
+        devices: where each is meant to run.
+    """
+
+    def __init__(
+        self, stages: list[Artifact], devices: list[str], *, path: str | None = None, size: int = 0
+    ) -> None:
+        super().__init__("stages", _whole([s.signature for s in stages]), path=path, size=size)
+        self.stages, self.devices = tuple(stages), tuple(devices)
+
+    def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
+        """Runs on the tensors of `signature.tensor_inputs`; returns the computed outputs in order."""
+        flat: list[object] = list(tensors)
+        for stage in self.stages:
+            flat = stage.run_flat([t for t in flat if isinstance(t, torch.Tensor)])
+        return flat
+
+
+def _whole(signatures: list[Signature]) -> Signature:
+    """What the first takes and the last returns."""
+    first, last = signatures[0], signatures[-1]
+    return Signature(
+        first.inputs,
+        last.outputs,
+        first.input_tree,
+        last.output_tree,
+        symbols=first.symbols,
+        arguments=first.arguments,
+        defaults=first.defaults,
+    )
+
+
+def lower_stages(
+    plan: object,
+    target: str | Target,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    verify: bool = True,
+    opset: int | None = None,
+) -> StagedArtifact:
+    """Lowers the stages of a plan to one folder; see `lower`.
+
+    Raises:
+        LoweringError: an op without a rule, or a device that is not on this machine.
+        VerificationError: a stage, or all together, is not equivalent to what it was made from.
+        ArtifactError: the folder can't be written.
+        InputError: it is no plan, or one that was read from JSON and not joined with its program.
+    """
+    if not isinstance(plan, PartitionPlan):
+        raise InputError(
+            f"stages are made of a plan, got a {type(plan).__name__}: fxopt.partition(...) makes one"
+        )
+    programs = plan.programs()
+    assert plan.program is not None
+    chosen = get_target(target)
+    _check_devices(plan)
+    if path is None:
+        folder = tempfile.TemporaryDirectory(prefix="fxopt-")
+        try:
+            staged = _write(plan, programs, chosen, Path(folder.name) / "model", verify, opset)
+        except BaseException:
+            folder.cleanup()
+            raise
+        staged.path = None
+        weakref.finalize(staged, folder.cleanup)
+        return staged
+    return _write(plan, programs, chosen, checked_folder(Path(path), STAGES), verify, opset)
+
+
+def _check_devices(plan: PartitionPlan) -> None:
+    elsewhere = next((s.device for s in plan.stages if torch.device(s.device).type != "cpu"), None)
+    if elsewhere is not None:
+        raise LoweringError(
+            f"a stage is to run on {elsewhere!r}: files of stages run on the CPU so far; "
+            "plan.programs() gives the stages themselves"
+        )
+
+
+def _write(
+    plan: PartitionPlan,
+    programs: list[Program],
+    target: Target,
+    final: Path,
+    verify: bool,
+    opset: int | None,
+) -> StagedArtifact:
+    temporary = hidden_name(final)
+    notes: list[str] = []
+    try:
+        with writing(final):
+            temporary.mkdir()
+        entries = []
+        for number, (stage, program) in enumerate(zip(plan.stages, programs, strict=True)):
+            file = f"stage{number}{target.suffix}"
+            notes += lower(program, target, path=temporary / file, verify=verify, opset=opset).notes
+            entries.append({"file": file, "device": stage.device, "sha256": _hash(temporary / file)})
+        manifest = {"format": 1, "target": target.name, "stages": entries, "plan": plan.to_json()}
+        with writing(final):
+            write_file(temporary / STAGES, [json.dumps(manifest, indent=1).encode()])
+        report = _verified(plan, temporary) if verify else None
+        replace_folder(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    staged = open_stages(final)
+    staged.report = report
+    staged.notes = tuple(dict.fromkeys(notes))
+    return staged
+
+
+def _verified(plan: PartitionPlan, folder: Path) -> VerifyReport:
+    assert plan.program is not None
+    staged = open_stages(folder)
+    report = verify_runs(
+        subject_of(plan.program), Subject(staged.signature, staged.run_flat, name="the stages")
+    )
+    if report.verdict is Verdict.DIFFERENT:
+        raise VerificationError(
+            f"the stages are not equivalent to {plan.program.name}: {report.reason}; nothing was left", report
+        )
+    return report
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def open_stages(folder: str | os.PathLike[str]) -> StagedArtifact:
+    """Opens a folder of stages.
+
+    Raises:
+        ArtifactError: a file is missing, damaged or another's, or the manifest is not fxopt's.
+    """
+    path = Path(folder)
+    try:
+        manifest = json.loads((path / STAGES).read_text(encoding="utf-8"))
+        form, entries = manifest["format"], manifest["stages"]
+        target = get_target(str(manifest["target"]))
+        stages = [(str(e["file"]), str(e["device"]), str(e["sha256"])) for e in entries]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, LoweringError) as error:
+        raise ArtifactError(f"can't read {path}: {STAGES} in it is damaged or not fxopt's") from error
+    if form != 1:
+        raise ArtifactError(f"can't read {path}: it has format {form!r}, this fxopt reads format 1")
+    if not stages or any(Path(file).name != file for file, _, _ in stages):
+        raise ArtifactError(f"can't read {path}: {STAGES} in it names no file, or one outside")
+    for file, _, digest in stages:
+        if not (path / file).is_file() or _hash(path / file) != digest:
+            raise ArtifactError(f"can't read {path}: {file} is missing, or not the file that was written")
+    opened = [target.open(str(path / file)) for file, _, _ in stages]
+    size = sum(f.stat().st_size for f in path.iterdir() if f.is_file())
+    return StagedArtifact(opened, [d for _, d, _ in stages], path=str(path), size=size)
