@@ -20,6 +20,7 @@ from fxopt.cli.bench import bench
 from fxopt.cli.bisect import bisect
 from fxopt.cli.demo import demo
 from fxopt.cli.optimize import optimize
+from fxopt.cli.partition import partition
 from fxopt.cli.passes import passes
 from fxopt.cli.reduce import reduce
 from fxopt.cli.verify import verify
@@ -29,7 +30,7 @@ from fxopt.errors import FxoptError, VerificationError
 __all__ = ["app", "main"]
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-PLANNED = ("partition", "run", "show", "diff", "why", "tune", "check", "recipe")
+PLANNED = ("run", "show", "diff", "why", "tune", "check", "recipe")
 """Verbs that later versions will have."""
 
 app = typer.Typer(
@@ -43,6 +44,7 @@ app.command()(verify)
 app.command()(bench)
 app.command()(bisect)
 app.command()(reduce)
+app.command()(partition)
 app.command()(passes)
 
 

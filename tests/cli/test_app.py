@@ -28,7 +28,7 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_lists_the_verbs(capsys: pytest.CaptureFixture[str]):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for verb in ("demo", "optimize", "verify", "bench", "bisect", "reduce", "passes"):
+    for verb in ("demo", "optimize", "verify", "bench", "bisect", "reduce", "partition", "passes"):
         assert f"\n  {verb} " in text
     assert "..." not in text.partition("Commands:")[2]  # no summary is cut off
     assert main([]) == 0
@@ -70,7 +70,7 @@ def test_version(capsys: pytest.CaptureFixture[str]):
         (["optimize"], "Missing argument 'MODEL' (see fxopt optimize --help)"),
         (["optimize", "m", "--opsett", "3"], "No such option: --opsett (Possible options: --opset"),
         (["optimize", "m", "--opset", "x"], "Invalid value for '--opset'"),
-        (["partition", "m"], "`fxopt partition` is not in this version yet; it has demo, optimize"),
+        (["run", "m"], "`fxopt run` is not in this version yet; it has demo, optimize"),
         (["passes", "fuse-conv-bnn"], "unknown pass 'fuse-conv-bnn'; did you mean 'fuse-conv-bn'?"),
     ],
 )

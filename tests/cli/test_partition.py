@@ -1,0 +1,83 @@
+"""`fxopt partition`: the table, the plan as JSON, the files, and one line for each mistake."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import fxopt
+from fxopt.cli import main
+from fxopt.passes.partition import PartitionPlan
+
+NET = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Linear(64, 64) for _ in range(4))).eval()
+    return net, (torch.zeros(32, 64),)
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    Path("split_net.py").write_text(NET)
+    links = {"bandwidth": 1e12, "latency": 0.0}
+    Path("two.json").write_text(json.dumps({"devices": ["cpu:0", {"name": "cpu:1"}], "links": links}))
+    return "split_net.py:build"
+
+
+def test_the_table_and_the_bound(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["partition", net, "--devices", "two.json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines[1:3]] == [["0", "cpu:0", "2"], ["1", "cpu:1", "2"]]
+    assert lines[3].startswith("bottleneck ") and "no split is under" in lines[3]
+
+
+def test_the_plan_as_json_and_the_files(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["partition", net, "--devices", "two.json", "--json", "--output", "out/parts"]) == 0
+    output = capsys.readouterr()
+    plan = PartitionPlan.from_json(json.loads(output.out))
+    assert [len(s.calls) for s in plan.stages] == [2, 2]
+    staged = fxopt.load("out/parts")
+    assert isinstance(staged, fxopt.Artifact)
+    assert staged.target == "stages"
+
+
+def test_a_pinned_module_and_links_by_name(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    links = [{"between": ["cpu:0", "cpu:1"], "bandwidth": 1e12, "latency": 0.0}]
+    Path("named.json").write_text(json.dumps({"devices": ["cpu:0", "cpu:1"], "links": links}))
+    assert main(["partition", net, "--devices", "named.json", "--pin", "0=cpu:1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["0", "cpu:1"]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (None, [], "--devices mine.json can't be read"),
+        ("{", [], "--devices mine.json can't be read"),
+        ("3", [], '--devices mine.json: expected {"devices"'),
+        ('{"device": []}', [], '--devices mine.json: expected {"devices"'),
+        ('[{"name": 3}]', [], '--devices mine.json: expected {"devices"'),
+        ('{"devices": ["cpu:0"], "links": [{}]}', [], '--devices mine.json: expected {"devices"'),
+        ("[]", [], "partition needs a device at least"),
+        ('["gpu"]', [], "torch knows no device 'gpu'"),
+        ('["cpu:0"]', ["--pin", "0"], "--pin 0: expected MODULE=DEVICE"),
+        ('["cpu:0"]', ["--pin", "9=cpu:0"], "no call comes from a module '9'"),
+        ('["cpu:0"]', ["--time-limit", "0"], "--time-limit 0: expected seconds above 0"),
+        ('["cpu:0"]', ["--target", "onxn"], "unknown target 'onxn'; did you mean 'onnx'?"),
+        ('["cuda:0"]', ["--output", "parts"], "a stage is to run on 'cuda:0'"),
+    ],
+)
+def test_mistakes(
+    net: str, capsys: pytest.CaptureFixture[str], content: str | None, options: list[str], message: str
+) -> None:
+    if content is not None:
+        Path("mine.json").write_text(content)
+    assert main(["partition", net, "--devices", "mine.json", *options]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines()[-1].startswith("fxopt: error: ") and message in output.err
+    assert not Path("parts").exists()
