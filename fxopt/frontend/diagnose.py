@@ -1,6 +1,7 @@
 """What torch raises while it traces, as one line: the user's own line, what is wrong, what to change."""
 
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -23,6 +24,11 @@ NUMBER_OUT_OF_TENSOR = (
     "keep it a tensor (torch.where, a mask), or make it a number before tracing"
 )
 _NUMPY = "numpy in forward cannot be traced: use torch functions"
+_PACKING = ("pack_padded_sequence", "pad_packed_sequence", "pack_sequence", "unpack_sequence")
+_PACKED = (
+    "the lengths of a packed sequence are values of a tensor, sizes of what follows: "
+    "run the layer on the padded batch and mask its result by the lengths"
+)
 _LEAK_TEXT = "found a fake tensor in the exported program constant's list"
 _LEAK = "a tensor is read in a way that torch can't trace (x.data): use x itself, or x.detach()"
 _SPEAKS_OF_DTYPES = re.compile(r"type|double|float|half", re.IGNORECASE)
@@ -49,8 +55,17 @@ def _chain(error: BaseException, outside: BaseException | None) -> Iterator[Base
         current = current.__cause__ or current.__context__
 
 
+def _is_packed(error: BaseException) -> bool:
+    """Whether it comes from packing, or from a recurrent layer that was given packed lengths in place of a size."""
+    frames = traceback.extract_tb(error.__traceback__)
+    given = any(f.filename == nn.modules.rnn.__file__ for f in frames) and "but got Tensor" in str(error)
+    return given or any(f.name in _PACKING for f in frames)
+
+
 def _advice(chain: list[BaseException]) -> str:
     for error in chain:
+        if _is_packed(error):
+            return _PACKED
         if isinstance(error, UnsupportedOperatorException):
             return (
                 f"the op {error.func} has no fake implementation: give it one (torch.library.register_fake)"

@@ -1,6 +1,9 @@
 import pytest
+import torch
+from torch import nn
 
 from fxopt.errors import TraceError
+from fxopt.frontend import trace
 from fxopt.frontend.diagnose import first_line, trace_error
 
 
@@ -68,3 +71,18 @@ def test_what_the_caller_was_handling_is_not_the_cause():
     error.__context__ = outside
     assert "ValueError: bad" in str(trace_error(error, outside))
     assert "KeyError" in str(trace_error(error))
+
+
+class Packed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.GRU(4, 3, batch_first=True)
+
+    def forward(self, x, lengths):
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)[0]
+
+
+def test_packed_sequences_are_named():
+    with pytest.raises(TraceError, match=r"test_diagnose.py.*lengths of a packed sequence.*mask its result"):
+        trace(Packed().eval(), (torch.randn(3, 5, 4), torch.tensor([5, 3, 2])))
