@@ -58,7 +58,7 @@ def _chain(error: BaseException, outside: BaseException | None) -> Iterator[Base
 def _is_packed(error: BaseException) -> bool:
     """Whether it comes from packing, or from a recurrent layer that was given packed lengths in place of a size."""
     frames = traceback.extract_tb(error.__traceback__)
-    given = any(f.filename == nn.modules.rnn.__file__ for f in frames) and "but got Tensor" in str(error)
+    given = any(f.filename == nn.modules.rnn.__file__ for f in frames) and "but got FakeTensor" in str(error)
     return given or any(f.name in _PACKING for f in frames)
 
 
