@@ -34,6 +34,7 @@ LAYERS = (
     ("testing", "reporting"),
     ("demo",),
     ("cli",),
+    ("distributed",),
     ("__main__",),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}

@@ -1,0 +1,84 @@
+"""Lists of tensors between neighbours, their dtypes and sizes in front: batches of any size go through.
+
+`torch.distributed.pipelining` fixes the shapes at the first batch and gives wrong rows where a later one is of
+another size (pytorch/pytorch#159942), so each message here says what it holds.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["Receiver", "Sender"]
+
+_DTYPES = (
+    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+    torch.uint8, torch.bool,
+)  # fmt: skip
+_END = -1
+
+
+class Sender:
+    """Sends lists of tensors to the next rank; what is under way is kept until it has gone."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self._under_way: list[tuple[dist.Work | None, torch.Tensor]] = []
+
+    def send(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Begins to send; at most one list is under way when it returns."""
+        self._wait()
+        header = [n for t in tensors for n in (_DTYPES.index(t.dtype), t.dim(), *t.shape)]
+        self._post(torch.tensor([len(tensors), len(header)]))
+        if header:
+            self._post(torch.tensor(header))
+        for tensor in tensors:
+            if tensor.numel():
+                self._post(_bytes(tensor))
+
+    def end(self) -> None:
+        """Says that nothing more comes."""
+        self._wait()
+        self._post(torch.tensor([_END, 0]))
+        self._wait()
+
+    def _post(self, tensor: torch.Tensor) -> None:
+        self._under_way.append((dist.isend(tensor, self.rank), tensor))
+
+    def _wait(self) -> None:
+        for work, _ in self._under_way:
+            if work is not None:
+                work.wait()
+        self._under_way.clear()
+
+
+class Receiver:
+    """Receives what a `Sender` of the rank before sends."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def receive(self) -> list[torch.Tensor] | None:
+        """The next list; None at the end."""
+        count, length = self._numbers(2)
+        if count == _END:
+            return None
+        header = iter(self._numbers(length) if length else [])
+        return [self._tensor(_DTYPES[code], [next(header) for _ in range(next(header))]) for code in header]
+
+    def _numbers(self, count: int) -> list[int]:
+        numbers = torch.empty(count, dtype=torch.int64)
+        dist.recv(numbers, self.rank)
+        return [int(n) for n in numbers]
+
+    def _tensor(self, dtype: torch.dtype, shape: list[int]) -> torch.Tensor:
+        tensor = torch.empty(shape, dtype=dtype)
+        if tensor.numel():
+            dist.recv(tensor.view(-1).view(torch.uint8), self.rank)
+        return tensor
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The elements in order, as bytes."""
+    flat = torch.empty(tensor.numel(), dtype=tensor.dtype)
+    return flat.copy_(tensor.detach().flatten()).view(torch.uint8)
