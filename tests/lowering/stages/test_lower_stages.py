@@ -61,6 +61,19 @@ class TestTheFolder:
         assert torch.equal(got["second"][0], expected["second"][0])  # type: ignore[index]
         assert got["second"][1] == 3  # type: ignore[index]
 
+    @pytest.mark.parametrize("pipeline", ["int8", "clean,prune{ratio=0.5},eliminate-dead-weights"])
+    @pytest.mark.parametrize("target", ["eager", "onnx"])
+    def test_quantized_and_pruned_programs_are_split_too(self, pipeline: str, target: str) -> None:
+        generator = torch.Generator().manual_seed(0)
+        data = [(torch.rand(8, 1, 8, 8, generator=generator),) for _ in range(4)]
+        program = fxopt.run_pipeline(traced("digits", True), pipeline, calibration=data)
+        plan = partition(program, ["cpu:0", "cpu:1"], links=NEAR)
+        (x,) = inputs("digits", True)
+        assert torch.equal(plan.run(x), program(x))  # type: ignore[arg-type]
+        staged = fxopt.lower(plan, "stages", stage_target=target)
+        assert len(staged.stages) == 2
+        assert staged.report.verdict is Verdict.EQUIVALENT  # type: ignore[attr-defined]
+
     def test_it_replaces_a_folder_of_its_kind_and_no_other(self, tmp_path: Path) -> None:
         plan = plan_of()
         for _ in range(2):
