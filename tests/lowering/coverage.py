@@ -195,7 +195,7 @@ inputs, and traced where the model writes all of it. Inputs that an entry writes
 output more (`state.<input>`), compared like the others.
 
 Entries that draw random numbers are compared from equal states of torch's generator. ONNX has neither torch's generator nor complex
-numbers.
+numbers; complex values inside a model are written as pairs of real ones.
 """
 
 
@@ -204,7 +204,8 @@ def table(rows: Mapping[str, Row]) -> str:
     every, done = len(exported(rows)), numbers(rows)
     reasons = ", ".join(f"{n} for {why}" for why, n in refused(rows).most_common())
     lines = [
-        f"{len(rows)} entries; torch.export takes {every}. Of these",
+        f"{len(rows)} entries; torch.export takes {every}, one of them where a branch that only raises is promised not to be "
+        "taken. Of these",
         "",
         f"| traced | traced {STATE} | eager | TorchScript | ONNX |",
         "|---|---|---|---|---|",

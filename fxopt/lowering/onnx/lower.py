@@ -5,6 +5,7 @@ an output's after its spec; what a rule makes on the way is `v_<node>.<Op>`.
 """
 
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +16,7 @@ from fxopt.lowering.onnx.builder import Builder, NoKernelError, Result
 from fxopt.lowering.onnx.decompose import decomposed, lower_decomposed
 from fxopt.lowering.onnx.graph import OnnxNode, Value
 from fxopt.lowering.onnx.recipes import RecipeError
+from fxopt.lowering.onnx.rules_complex import complex_rule, is_complex
 from fxopt.lowering.onnx.sizes import UnknownSizeError
 from fxopt.lowering.shared import is_choice
 from fxopt.lowering.target import find_rule
@@ -86,7 +88,7 @@ def has_rule(node: Node) -> bool:
 def _has_own_rule(node: Node) -> bool:
     if is_random(node) and op_key(node.target).startswith("aten."):
         return False  # ONNX has no generator that draws what torch's does
-    if node.target is operator.getitem or find_rule("onnx", node.target) is not None:
+    if node.target is operator.getitem or _rule(node) is not None:
         return True
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
@@ -96,6 +98,10 @@ def _has_own_rule(node: Node) -> bool:
         return decomposed(node, has_rule) is not None
     except RecipeError:
         return True  # the lowering says why it is not taken
+
+
+def _rule(node: Node) -> Callable[[Builder, Node], object] | None:
+    return complex_rule(node) if is_complex(node) else find_rule("onnx", node.target)
 
 
 def _is_constant(node: Node) -> bool:
@@ -109,7 +115,7 @@ def lowered_by_torchlib(node: Node) -> bool:
     """Whether a call is lowered by a function of onnxscript's."""
     if not isinstance(node.target, torch._ops.OpOverload) or _has_own_rule(node):
         return False
-    if is_random(node):
+    if is_random(node) or is_complex(node):
         return False
     from fxopt.lowering.onnx.torchlib import knows
 
@@ -134,7 +140,7 @@ def _lower(builder: Builder, node: Node) -> Result:
             pass
     elif type(value) is int and not isinstance(node.target, torch._ops.OpOverload):
         return builder.ints([value])
-    rule = find_rule("onnx", node.target)
+    rule = _rule(node)
     if rule is not None:
         return _by_rule(builder, node, rule)
     if _is_constant(node):
@@ -151,11 +157,10 @@ def _lower(builder: Builder, node: Node) -> Result:
     return lower_by_torchlib(builder, node)
 
 
-def _by_rule(builder: Builder, node: Node, rule: object) -> Result:
+def _by_rule(builder: Builder, node: Node, rule: Callable[[Builder, Node], object]) -> Result:
     """By the rule, or where that writes an op that has no kernel, by parts, if there are any."""
-    assert callable(rule)
     try:
-        result: Result = rule(builder, node)
+        result: Result = rule(builder, node)  # type: ignore[assignment]
     except NoKernelError as error:
         # By ops with rules alone: torch's decompositions go on to its own primitives, which onnxscript takes for the op again.
         parts = decomposed(node, _has_own_rule)
