@@ -4,7 +4,8 @@
 weights, scales of ones and provenance stay. `O1` is every exact or equivalent rewrite, to a fixpoint: run
 again it changes nothing. `O2{target=onnx}` is O1 and what a target adds; no target adds anything yet.
 Precision is never hidden in an O-level: `int8` is O1, `insert-fake-quant`, whose options it takes, and
-`correct-bias`; `int8-dynamic` and `int8-weights` are O1 and `insert-fake-quant` of that scheme.
+`correct-bias`; `int8-dynamic` and `int8-weights` are O1 and `insert-fake-quant` of that scheme;
+`fp16` and `bf16` are O1 and `lower-precision`.
 
 >>> expand_named(Named("O2", (("target", "onnx"),)))
 'O1'
@@ -60,6 +61,14 @@ def _without_calibration(scheme: str) -> Callable[[dict[str, object]], str]:
     return expand
 
 
+def _half(dtype: str) -> Callable[[dict[str, object]], str]:
+    def expand(options: dict[str, object]) -> str:
+        step = Named("lower-precision", tuple({"dtype": dtype, **options}.items()))  # type: ignore[arg-type]
+        return f"O1,{print_steps((step,))}"
+
+    return expand
+
+
 _CLEAN = (
     "eliminate-dead-code,eliminate-identities{exact=true,keep_dropout=true,keep_weights=true},"
     "simplify-reshapes,fold-constants{keep_shared=true},eliminate-common-subexpressions,eliminate-dead-code"
@@ -78,6 +87,8 @@ register_pipeline("O2", _o2)
 register_pipeline("int8", _int8)
 for _scheme in ("int8-dynamic", "int8-weights"):
     register_pipeline(_scheme, _without_calibration(_scheme))
+register_pipeline("fp16", _half("float16"))
+register_pipeline("bf16", _half("bfloat16"))
 
 
 def expand_named(step: Named) -> str | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -12,14 +11,13 @@ from torch.fx.node import map_arg
 
 from fxopt.analysis.ranges import Grid, Histogram, Method, affine
 from fxopt.ops import bind
-from fxopt.passes._names import aten_name
 from fxopt.passes.quantize._calibration import calibrate
 from fxopt.passes.quantize._edges import Contraction, Edges, find_edges
+from fxopt.passes.quantize._left_out import left_out
 from fxopt.passes.quantize._placement import placement_of
 from fxopt.passes.quantize._rounding import Rounding
 from fxopt.passes.quantize._weights import LeftOut, round_table, round_weights
 from fxopt.pipeline import Contract, Pass, register_pass
-from fxopt.program import origins_of
 from fxopt.rewriting import Const, Rewriter
 
 __all__ = ["InsertFakeQuant"]
@@ -98,9 +96,7 @@ class InsertFakeQuant(Pass):
         _Insertion(rewriter, rounding, self.observer, edges, ranges).run(self._left_out)
 
     def _left_out(self, node: Node) -> str:
-        names = [o.module for o in origins_of(node)] + [aten_name(node)]
-        found = next((p for p in self.ignore if any(fnmatchcase(n, p) for n in names)), None)
-        return "" if found is None else f"it matches ignore={found}"
+        return left_out(node, self.ignore)
 
 
 class _Insertion:
