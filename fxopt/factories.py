@@ -48,6 +48,9 @@ def split_factory(text: str) -> tuple[Path, str] | None:
 def read_function(file: Path, name: str) -> Callable[..., object]:
     """A function of the user's; what it raises becomes a `UserCodeError`.
 
+    It runs with torch's generator at a fixed seed, so that random weights are the same at each call, also where
+    a metric makes the model anew.
+
     Raises:
         UserCodeError: The file can't be imported, or has no such function.
     """
@@ -58,19 +61,17 @@ def read_function(file: Path, name: str) -> Callable[..., object]:
         close = nearest(name, names)
         hint = f"did you mean {close!r}?" if close else f"it defines {', '.join(sorted(names)) or 'none'}"
         raise UserCodeError(f"{file} has no function {name!r}; {hint}")
-    return lambda *args: _call(lambda: function(*args), file, f"{file}:{name} failed")
+    return lambda *args: _call(lambda: _seeded(lambda: function(*args)), file, f"{file}:{name} failed")
 
 
 def read_factory(file: Path, factory: str) -> ModelSource:
     """Call a factory: a function without arguments that returns `(model, args)` or `(model, args, kwargs)`.
 
-    It runs with torch's generator at a fixed seed, so that random weights are the same at the next call.
-
     Raises:
         UserCodeError: The file or the function is missing, fails, or returns something else.
     """
     where = f"{file}:{factory}"
-    result = _seeded(read_function(file, factory))
+    result = read_function(file, factory)()
     if not isinstance(result, tuple) or len(result) not in (2, 3):
         raise UserCodeError(f"{where} returned {_describe(result)}; {_EXPECTED}")
     model, args, kwargs = result if len(result) == 3 else (*result, {})
@@ -85,7 +86,7 @@ def read_factory(file: Path, factory: str) -> ModelSource:
 
 
 def _seeded(function: Callable[[], object]) -> object:
-    """Calls a factory under a fixed seed: a model with random weights is the same one each time."""
+    """Calls a function under a fixed seed; the caller's generator is left where it was."""
     import torch
 
     with torch.random.fork_rng(devices=[]):

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from fxopt.errors import PipelineError
-from fxopt.factories import UserCodeError, read_factory, split_factory
+from fxopt.factories import UserCodeError, read_factory, read_function, split_factory
 
 
 def write(folder: Path, source: str, name: str = "net_of_user.py") -> Path:
@@ -71,6 +72,16 @@ def test_a_wrong_factory_is_one_line(tmp_path: Path, source: str, message: str):
     with pytest.raises(UserCodeError, match=message) as caught:
         read_factory(write(tmp_path, source), "build")
     assert "\n" not in str(caught.value)
+
+
+def test_random_weights_are_the_same_in_a_metric(tmp_path: Path):
+    path = write(
+        tmp_path,
+        "import torch\ndef build():\n    return torch.rand(3), ()\ndef metric(run):\n    return build()[0]\n",
+    )
+    before = torch.random.get_rng_state()
+    assert torch.equal(read_factory(path, "build").model, read_function(path, "metric")(None))  # type: ignore[arg-type]
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_a_missing_file(tmp_path: Path):
