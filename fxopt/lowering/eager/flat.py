@@ -34,6 +34,7 @@ _SYMBOLS = {
     operator.add: "+", operator.sub: "-", operator.mul: "*", operator.floordiv: "//", operator.mod: "%",
     operator.truediv: "/",
 }  # fmt: skip
+_PRODUCTS = {"aten.linear.default", "aten.matmul.default", "aten.gru.input", "aten.lstm.input"}
 _PLAIN = (int, bool, str, type(None))
 
 
@@ -62,7 +63,7 @@ class _Writer:
         last = _last_uses(program)
         for node in program.graph.nodes:
             if node.op == "get_attr":
-                self.variables[node] = self.bind(str(node.target), program.weights[str(node.target)].detach())
+                self.variables[node] = self.bind(str(node.target), self._weight(node))
             elif node.op == "call_function":
                 self._call(node)
             dead = [v for n in last.get(node, ()) if (v := self.variables[n]) not in self.values]
@@ -71,6 +72,12 @@ class _Writer:
         returned = ", ".join(self.text(v) for v in program.output_nodes())
         text = "\n".join([f"def forward({parameters}):", *self.lines, f"    return [{returned}]"]) + "\n"
         return FlatSource(text, self.values)
+
+    def _weight(self, node: Node) -> torch.Tensor:
+        """A weight, apart from the program's; one that products alone read is marked as the model's own are."""
+        weight = self.program.weights[str(node.target)].detach()
+        marked = weight.is_floating_point() and not weight.is_inference()
+        return weight.requires_grad_(marked and all(_is_product(user) for user in node.users))
 
     def bind(self, wanted: str, value: object) -> str:
         """A name for a value that the function's text can't spell."""
@@ -131,6 +138,15 @@ class _Writer:
         if isinstance(value, float):
             return repr(value) if value - value == 0 else self.bind("number", value)
         return self.bind(str(value).removeprefix("torch."), value)
+
+
+def _is_product(node: Node) -> bool:
+    """Whether torch's kernel folds the batch into one matrix product, if the weight wants gradients.
+
+    Without that mark an input that is not contiguous is multiplied batch by batch, which is slower (`should_fold`
+    in ATen's LinearAlgebra.cpp). The function runs without gradients in either case.
+    """
+    return isinstance(node.target, torch._ops.OpOverload) and op_key(node.target) in _PRODUCTS
 
 
 def _last_uses(program: Program) -> dict[Node, list[Node]]:

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxopt.frontend import trace
 from fxopt.lowering.eager.flat import flat_function, flat_source
@@ -86,3 +88,40 @@ def test_results_keep_the_programs_order():
     got = flat_function(program)(torch.zeros(2))
     assert [float(t[0]) for t in got] == [1.0, -1.0]  # type: ignore[index]
     assert list(pytree.tree_leaves(program(torch.zeros(2)))[0]) == [1.0, 1.0]
+
+
+class Kernels(TorchDispatchMode):
+    """What runs below composite ops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+class OverTime(nn.Module):
+    """Products of inputs that are not contiguous, as sequence models make them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = nn.GRU(6, 5, batch_first=True), nn.Linear(5, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.gru(x.transpose(1, 2))[0].transpose(0, 1))
+
+
+def test_products_are_folded_as_the_models_own_are():
+    """By torch a weight that wants no gradients is multiplied batch by batch then."""
+    model, x = OverTime().eval(), torch.randn(3, 6, 7)
+    run = flat_function(trace(model, (x,)))
+    with torch.no_grad(), Kernels() as own:
+        expected = model(x)
+    with torch.no_grad(), Kernels() as flat:
+        (result,) = run(x)
+    assert same_bits([result], [expected])
+    assert not result.requires_grad
+    for kernels in (own, flat):
+        assert "aten::mm" in kernels.names and "aten::bmm" not in kernels.names
