@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from fxopt.ops import is_pure, op_key
 from fxopt.pipeline import Contract, Pass, PassManager, PipelineResult
 from fxopt.program import Program
 from fxopt.report import Verdict, VerifyReport
-from fxopt.verification import check_programs, sample_inputs
+from fxopt.verification import budget_report, check_programs, largest_change, sample_inputs
 
 __all__ = [
     "Check",
@@ -78,7 +78,22 @@ def check_values(program: Program, trial: Trial) -> Symptom | None:
         report = _compared(program, result, trial)
     except TrialError as error:
         return of_crash(error.error, error.pass_name)
+    if report.verdict is not Verdict.DIFFERENT:
+        report = _over_budget(program, result, trial) or report
     return of_report(report) if report.verdict is Verdict.DIFFERENT else None
+
+
+def _over_budget(program: Program, result: PipelineResult, trial: Trial) -> VerifyReport | None:
+    """What passes that are APPROXIMATE move beyond their budgets together; None if one states none."""
+    budgets = [p.budget() for p in trial.passes if p.contract is Contract.APPROXIMATE]
+    stated = [b for b in budgets if b is not None]
+    if not budgets or len(stated) < len(budgets):
+        return None
+    return budget_report(largest_change(program, result.reference, _data(trial.calibration)), sum(stated))
+
+
+def _data(calibration: object) -> Iterable[object] | None:
+    return calibration if isinstance(calibration, Iterable) else None
 
 
 def _compared(program: Program, result: PipelineResult, trial: Trial) -> VerifyReport:
@@ -96,16 +111,19 @@ class EachCheck:
     """The check of each application of a pass: what `fxopt.pipeline.CheckEach` asks.
 
     Attributes:
+        data: what passes that change the function on purpose are held to their budgets on; by default drawn
+            inputs.
         seconds: what all checks took.
         notes: what they had to say, such as that there is no float64 reference.
     """
 
     def __init__(self) -> None:
+        self.data: Iterable[object] | None = None
         self.seconds = 0.0
         self.notes: dict[str, None] = {}
 
     def __call__(self, before: Program, after: Program, item: Pass) -> None:
-        """Raises if the application lost an effect or changed the function, by the pass's contract.
+        """Raises if the application lost an effect or changed the function, by the pass's contract or budget.
 
         Raises:
             VerificationError: what is different.
@@ -122,11 +140,29 @@ class EachCheck:
 
         transform = None if item.takes_calibration() else again
         report = check_programs(before, after, item.contract.value, transform=transform)
+        approximate = item.contract is Contract.APPROXIMATE and report.verdict is not Verdict.DIFFERENT
+        said = [self._budget(before, after, item)] if approximate else []
         self.seconds += time.perf_counter() - start
         if report.verdict is Verdict.DIFFERENT:
             raise VerificationError(f"pass {name!r} changed the function: {report.reason}", report)
-        undecided = [report.reason] if report.verdict is Verdict.UNDECIDED else []
-        self.notes |= dict.fromkeys(f"check of {name}: {n}" for n in (*report.notes, *undecided))
+        if report.verdict is Verdict.UNDECIDED and not approximate:
+            said = [report.reason]
+        self.notes |= dict.fromkeys(f"check of {name}: {n}" for n in (*report.notes, *said))
+
+    def _budget(self, before: Program, after: Program, item: Pass) -> str:
+        """How far outputs moved, and of what budget.
+
+        Raises:
+            VerificationError: they moved further.
+        """
+        change, budget = largest_change(before, after, self.data), item.budget()
+        moved = f"outputs moved by at most {100 * change.share:.3g}% of their norm"
+        if budget is None:
+            return f"{moved}; it states no budget"
+        report = budget_report(change, budget)
+        if report is not None:
+            raise VerificationError(f"pass {item.pass_name()!r} is over its budget: {report.reason}", report)
+        return f"{moved}; its budget is {100 * budget:.3g}%"
 
 
 def effects_difference(before: Program, after: Program) -> str:

@@ -68,7 +68,7 @@ def of_report(report: VerifyReport, kind: str = "values") -> Symptom:
     manner = next((name for words, name in _MANNERS if words in report.reason), "values")
     output = report.counterexample.output if report.counterexample is not None else ""
     algebra = output.endswith(" in float64")
-    oracle = "bitwise" if report.oracle == "bitwise" else "algebra" if algebra else "rounding"
+    oracle = report.oracle if report.oracle in ("bitwise", "budget") else "algebra" if algebra else "rounding"
     return Symptom(kind, f"{oracle}: {manner}", text=report.reason, report=report)
 
 

@@ -92,7 +92,8 @@ def _plain(steps: Iterable[Step]) -> Iterator[Named]:
 
 def unused_calibration(manager: PassManager, calibration: object) -> str:
     """A line about calibration data that no pass reads; empty if one does, or there are none."""
-    if calibration is None or any(p.takes_calibration() for p in manager.passes()):
+    reads = (p.takes_calibration() or p.budget() is not None for p in manager.passes())
+    if calibration is None or any(reads):
         return ""
     return f"calibration is not used: no pass of {str(manager)!r} needs it"
 
@@ -109,6 +110,10 @@ def run_manager(
     Raises:
         FxoptError: as `run_pipeline`.
     """
+    if isinstance(calibration, Iterator):
+        calibration = list(calibration)  # the first that reads it would leave nothing for the second
+    if each is not None:
+        each.data = calibration
     checks = (CheckEach(each),) if each is not None else ()
     reproduces = any(isinstance(i, CrashReproducer) for i in instruments)
     crash = () if reproduces else (CrashReproducer(most_bytes=_MOST_CRASH_BYTES),)

@@ -65,6 +65,13 @@ class Pass:
         """Whether this pass, with its options, needs calibration data: as the class declares by default."""
         return self.needs_calibration
 
+    def budget(self) -> float | None:
+        """For a pass that is APPROXIMATE: by what share of its own L2 norm it may move an output.
+
+        `check_each` holds the pass to it, on calibration data where there are some. None: it states no budget.
+        """
+        return None
+
     def placed(self, placement: str) -> "Pass":
         """The pass as a target's runtime wants it (`Target.placement`): by default itself, whatever that is."""
         return self

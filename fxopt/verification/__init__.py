@@ -3,6 +3,7 @@
 Knows callables and specs only: no file, no target.
 """
 
+from fxopt.verification.budget import Change, budget_report, largest_change
 from fxopt.verification.contracts import check_programs
 from fxopt.verification.doubling import NoFloat64Error, as_double, double_program
 from fxopt.verification.evaluator import evaluate, evaluate_double, evaluate_perturbed
@@ -19,12 +20,14 @@ from fxopt.verification.subjects import (
 from fxopt.verification.verify import inputs_difference, verify_runs
 
 __all__ = [
+    "Change",
     "NoFloat64Error",
     "Run",
     "Sample",
     "Subject",
     "arguments_of",
     "as_double",
+    "budget_report",
     "call_of",
     "call_problem",
     "check_programs",
@@ -38,6 +41,7 @@ __all__ = [
     "evaluate_perturbed",
     "given_samples",
     "inputs_difference",
+    "largest_change",
     "module_subject",
     "open_signature",
     "sample_inputs",

@@ -28,7 +28,7 @@ from fxopt.errors import InputError
 from fxopt.program import ConstantSpec, Signature, TensorSpec, evaluate_dim
 from fxopt.verification.sizes import SizeSet, singles, size_sets
 
-__all__ = ["Sample", "arguments_of", "call_of", "given_samples", "sample_inputs"]
+__all__ = ["Sample", "arguments_of", "batch_tensors", "call_of", "given_samples", "sample_inputs"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Sample:
     """One a tensor input, in signature order."""
     given: bool = False
     """The caller's own, not drawn."""
+    is_ordinary: bool = True
+    """Its values are such as a model meets: no zeros only, and none chosen for being special."""
 
     def constant(self) -> bool:
         """Whether each float tensor of several elements (there must be one) holds one value only."""
@@ -120,6 +122,17 @@ def given_samples(signature: Signature, inputs: Iterable[object]) -> Iterator[Sa
         yield Sample(f"inputs[{i}]" + (f" ({text})" if text else ""), sizes, tensors, given=True)
 
 
+def batch_tensors(signature: Signature, item: object) -> list[torch.Tensor]:
+    """The input tensors of a batch of data; what is beyond the inputs, such as targets, is passed by.
+
+    Raises:
+        InputError: it does not fit the signature.
+    """
+    args, kwargs = call_of(item)
+    taken = signature.input_tree.child(0).num_children
+    return signature.flatten_inputs(args if kwargs else args[:taken], kwargs)
+
+
 def call_of(item: object) -> tuple[tuple[object, ...], dict[str, object]]:
     """The call that an item of `inputs` means: an argument tuple, a lone tensor, or a dict by name."""
     if isinstance(item, Mapping):
@@ -141,7 +154,8 @@ def _draw(signature: Signature, sizes: dict[str, int], kind: _Kind, seed: int) -
     generator = torch.Generator().manual_seed(seed)
     tensors = [_tensor(spec, sizes, kind, generator) for spec in signature.tensor_inputs]
     words = [f"{name}={size}" for name, size in sizes.items()]
-    return Sample(", ".join([*words, kind.words, f"seed {seed}"]), sizes, tensors)
+    ordinary = kind in (_Kind.NORMAL, _Kind.UNMASKED)
+    return Sample(", ".join([*words, kind.words, f"seed {seed}"]), sizes, tensors, is_ordinary=ordinary)
 
 
 def _tensor(spec: TensorSpec, sizes: dict[str, int], kind: _Kind, generator: torch.Generator) -> torch.Tensor:

@@ -34,7 +34,7 @@ from fxopt.rewriting import Const, Rewriter
 __all__ = ["Prune"]
 
 _GOALS = ("ratio", "threshold", "params", "flops", "latency", "size")
-_SHARES = ("ratio", "params", "flops", "latency", "min_share")
+_SHARES = ("ratio", "params", "flops", "latency", "min_share", "max_error")
 
 
 def _hidden(x: torch.Tensor, w: Const, b: Const, v: Const) -> torch.Tensor:
@@ -95,6 +95,8 @@ class Prune(Pass):
     """of the criterion random"""
     compensate: bool = False
     """whether weights that read pruned channels are refit to calibration data, so that what they give changes least"""
+    max_error: float | None = None
+    """the budget: by what share of its norm an output may move, which check-each holds the pass to"""
     plan: Path | PrunePlan | None = None
     """a plan that is applied as it is; of the other options only loss, criterion and compensate count then"""
 
@@ -167,6 +169,10 @@ class Prune(Pass):
             f"(min_share={self.min_share:g}, min_width={self.min_width}, multiple={self.multiple}, "
             f"{len(self.ignore)} patterns ignored)"
         )
+
+    def budget(self) -> float | None:
+        """What was asked for."""
+        return self.max_error
 
     def takes_calibration(self) -> bool:
         """The criteria taylor and obs need data, and so does refitting; a plan of channels is applied without."""

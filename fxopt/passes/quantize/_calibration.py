@@ -9,7 +9,7 @@ from torch.fx import Interpreter, Node
 from fxopt.analysis.ranges import Histogram
 from fxopt.errors import InputError
 from fxopt.program import Program, origins_of
-from fxopt.verification.sampling import call_of
+from fxopt.verification.sampling import batch_tensors
 
 __all__ = ["calibrate", "each_batch", "place_of"]
 
@@ -63,10 +63,8 @@ def each_batch(program: Program, data: Iterable[object], run: Callable[..., obje
     """
     count = 0
     for count, item in enumerate(data, 1):
-        args, kwargs = call_of(item)
-        taken = program.signature.input_tree.child(0).num_children
         try:
-            tensors = program.signature.flatten_inputs(args if kwargs else args[:taken], kwargs)
+            tensors = batch_tensors(program.signature, item)
             with torch.no_grad():
                 run(*tensors)
         except InputError as error:

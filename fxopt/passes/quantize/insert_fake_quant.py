@@ -10,6 +10,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from fxopt.analysis.ranges import Grid, Histogram, Method, affine
+from fxopt.errors import PipelineError
 from fxopt.ops import bind
 from fxopt.passes.quantize._calibration import calibrate
 from fxopt.passes.quantize._edges import Contraction, Edges, find_edges
@@ -58,14 +59,22 @@ class InsertFakeQuant(Pass):
     """how ranges of activations are chosen from what calibration shows"""
     ignore: tuple[str, ...] = ()
     """names of modules or ops whose calls stay in float, * for any letters"""
+    max_error: float | None = None
+    """the budget: by what share of its norm an output may move, which check-each holds the pass to"""
 
     def __post_init__(self) -> None:
         """Checks the options.
 
         Raises:
-            PipelineError: there is no such placement.
+            PipelineError: there is no such placement, or the budget is none.
         """
         placement_of(self.placement)
+        if self.max_error is not None and not self.max_error >= 0:
+            raise PipelineError(f"max_error is {self.max_error:g}; expected a share of an output's norm")
+
+    def budget(self) -> float | None:
+        """What was asked for."""
+        return self.max_error
 
     def takes_calibration(self) -> bool:
         """Ranges that are fixed need data."""
