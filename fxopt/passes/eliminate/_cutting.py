@@ -151,10 +151,10 @@ class Cutter:
         weight = product.tensor
         if product.bias is None:
             rows = torch.tensor(added)
-            bias, kept = rows, (self.removal.kept((product.out,)),)
+            (kept,) = self.removal.kept((product.out,))
             module = str(product.weight.node.target).rpartition(".")[0]
             name = f"{module}.bias" if module else "bias"
-            chosen = rows if kept[0][0] is None else rows[torch.tensor(kept[0][0])]
+            chosen = rows if kept is None else rows[torch.tensor(kept)]
             made = trained_as(chosen.to(weight.dtype).to(weight.device), [weight])
             return self.rewriter.constant(made, name=name)
         old = self.constants.known[product.bias.node]

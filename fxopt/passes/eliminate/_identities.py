@@ -208,8 +208,7 @@ def _split_in_one(call: Call) -> Found:
 @_identity("constant_pad_nd", "pad")
 def _pad_by_nothing(call: Call) -> Found:
     pad, x = call.arguments["pad"], call.operand()
-    if x is None or not isinstance(pad, (list, tuple)):
-        return None
+    assert x is not None and isinstance(pad, (list, tuple))
     return Same(x) if all(isinstance(p, int) and p == 0 for p in pad) else None
 
 

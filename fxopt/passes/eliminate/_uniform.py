@@ -25,7 +25,7 @@ _MOVES = frozenset(
 )
 
 
-def uniform_number(rewriter: Rewriter, value: object, *, weights: bool = True) -> int | float | None:
+def uniform_number(rewriter: Rewriter, value: object, *, weights: bool) -> int | float | None:
     """The number that an operand is everywhere, None if it is not known to be one.
 
     Args:

@@ -59,7 +59,7 @@ def _operands(node: Node) -> object:
     """The key of the arguments; `a + b` and `b + a` have one."""
     keys = [_key(a) for a in node.args]
     if node.target in _SWAPPABLE and is_commutative(node):
-        return (frozenset(keys[:2]), *keys[2:])
+        return frozenset(keys)
     return tuple(keys)
 
 

@@ -119,7 +119,7 @@ class Planner:
         """The groups that go, by threshold, ratio or budget."""
         options, everywhere = self.options, self.options.scope == "global"
         raw = [Ranked(s, x.width) for x, s in zip(layers, scores, strict=True)]
-        ranked = raw if self.scorer.is_comparable or not everywhere else [_normalised(x) for x in raw]
+        ranked = raw if self.scorer.is_comparable else [_normalised(x) for x in raw]
         by_layer = options.goal == "ratio" and not everywhere
         limits = Limits(options.min_width, 0.0 if by_layer else options.min_share, options.multiple)
         if options.goal == "threshold":
@@ -192,7 +192,7 @@ class Planner:
         if keep_of is not None:
             return [len(s) * (keep_of[1] - keep_of[0]) // keep_of[1] for s in scores]
         raw = [Ranked(s, 1) for s in scores]
-        ranked = raw if self.scorer.is_comparable or not everywhere else [_normalised(x) for x in raw]
+        ranked = raw if self.scorer.is_comparable else [_normalised(x) for x in raw]
         limits = Limits(1, options.min_share if everywhere else 0.0)
         if options.goal == "threshold":
             return [len(c) for c in by_threshold(raw, options.amount, limits)]
@@ -242,7 +242,7 @@ class Planner:
                 if not member.is_statistic:
                     shape = self.program.weights[member.weight].shape
                     mask = found.setdefault(member.weight, torch.zeros(shape, dtype=torch.bool))
-                    mask.index_fill_(member.dim, torch.from_numpy(member.index[gone].reshape(-1)), True)
+                    mask.index_fill_(member.dim, torch.from_numpy(member.index[gone].ravel()), True)
         return iter(found.items())
 
     def counted(self, plan: PrunePlan) -> PrunePlan:

@@ -136,7 +136,7 @@ def _merge_expands(rewriter: Rewriter, node: Node) -> None:
         inner = given_sizes(x, "size")
         pad = len(sizes) - len(inner)
         outer = zip(inner, sizes[pad:], strict=True)
-        sizes = sizes[:pad] + [i if isinstance(o, int) and o == -1 else o for i, o in outer]
+        sizes = sizes[:pad] + [i if o == -1 else o for i, o in outer]
         x = operand(x)
     stated = _stated_expansion(x, node, sizes)
     if x is not operand(node):
