@@ -21,4 +21,4 @@ def _name(target: object) -> str:
     if target is operator.getitem:
         return "getitem"
     parts = op_key(target).split(".") if isinstance(target, torch._ops.OpOverload) else []
-    return parts[1] if len(parts) > 1 and parts[0] == "aten" else ""
+    return parts[1] if parts[:1] == ["aten"] else ""

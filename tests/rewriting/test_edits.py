@@ -6,6 +6,7 @@ import torch
 from fxopt.errors import PassError
 from fxopt.program import Program, origins_of
 from fxopt.rewriting import Rewriter, Rule, apply_rules
+from fxopt.rewriting.journal import failed_rewrite
 from fxopt.testing import ProgramBuilder
 from tests.passes.helpers import calls, program, rand
 
@@ -83,3 +84,27 @@ def test_a_size_is_not_read_of_an_argument_that_is_made_later() -> None:
     assert [n.args[0].name for n in p.calls() if "sym_size" in str(n.target)] == ["x0"]
     value = rand(3, 4)
     torch.testing.assert_close(p(value), p.weights["w0"] - value)
+
+
+def test_a_successor_has_the_other_names_too() -> None:
+    module = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3), "b": torch.nn.Linear(3, 3)})
+    module["b"].weight = module["a"].weight
+    module.forward = lambda x: module["b"](module["a"](x))  # type: ignore[method-assign]
+    p = program(module, rand(2, 3)).copy()
+    assert p.ties == {"b.weight": "a.weight"}
+    rewriter = Rewriter(p)
+    old = next(n for n in p.weight_nodes() if n.target == "a.weight")
+    first, second = rewriter.nodes("aten.linear")
+    with rewriter.rewrite("r", second):
+        new = rewriter.constant(p.weights["a.weight"] * 2, successor_of=old)
+        for node in (first, second):
+            rewriter.replace(node, rewriter.call("aten.linear", node.args[0], new, node.args[2]))
+    assert (new.target, p.ties) == ("a.weight", {"b.weight": "a.weight"})
+
+
+def test_an_error_inside_of_a_rewrite_says_in_which() -> None:
+    rewriter = Rewriter(program(lambda x: x.neg().relu(), rand(2)).copy())
+    (relu,) = rewriter.nodes("aten.relu")
+    with pytest.raises(ValueError, match="why") as error, rewriter.rewrite("the rule", relu):
+        raise ValueError("why")
+    assert failed_rewrite(error.value) == ("the rule", "relu")

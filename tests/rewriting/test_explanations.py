@@ -121,3 +121,12 @@ def test_errors_that_cause_one_another_have_an_end() -> None:
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
     assert failed_rewrite(first) is None
+
+
+def test_a_miss_beside_a_match_is_told_if_it_got_as_far() -> None:
+    """Where one rule matched, another that stopped at its first call is not worth a word; at its second it is."""
+    p = program(lambda x: (x.abs().neg(), x.sin().exp().relu()), rand(3))
+    fires = Rule(lambda x: x.abs(), lambda x: x.tan(), name="fires")
+    assert told(p, fires, rule(lambda x: x.tanh().relu(), "one")) == []
+    far = rule(lambda x: x.cos().exp().relu(), "two")
+    assert told(p, far)[0][:2] == ("two", "sin")

@@ -147,3 +147,11 @@ def test_a_literal_that_all_sizes_follow_is_bound() -> None:
     assert calls(result.program) == ["layer_norm", "mul", "add"]
     x = rand(3, 6)
     torch.testing.assert_close(result.program(x), before(x))
+
+
+def test_a_search_without_an_end_is_ended_with_the_last_complaint() -> None:
+    def never(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        x.relu(), y.relu(), z.relu()
+        raise ValueError("not today")
+
+    assert shapes(never, "x", "y", "z") == "not today"

@@ -18,16 +18,8 @@ def _product(x: Tensor, w: Const, b: Const) -> Tensor:
     return torch.matmul(x, w) + b
 
 
-def _transposed_product(x: Tensor, w: Const, b: Const) -> Tensor:
-    return torch.matmul(x, w.permute(1, 0)) + b
-
-
 def _mm(x: Tensor, w: Const, b: Const) -> Tensor:
     return torch.mm(x, w) + b
-
-
-def _transposed_mm(x: Tensor, w: Const, b: Const) -> Tensor:
-    return torch.mm(x, w.permute(1, 0)) + b
 
 
 def _addmm(x: Tensor, w: Const, b: Const) -> Tensor:
@@ -105,9 +97,7 @@ class FuseMatmulAdd(RewritePass):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         _rule("fuse-matmul-add", _product, "aten.matmul", "aten.add", rows=False),
-        _rule("fuse-transposed-matmul-add", _transposed_product, "aten.matmul", "aten.permute", rows=True),
         _rule("fuse-mm-add", _mm, "aten.mm", "aten.add", rows=False),
-        _rule("fuse-transposed-mm-add", _transposed_mm, "aten.mm", "aten.permute", rows=True),
         _rule("fuse-addmm", _addmm, "aten.addmm", rows=False),
         _rule("fuse-transposed-addmm", _transposed_addmm, "aten.addmm", "aten.permute", rows=True),
         _rule("fuse-linear-add", _linear, "aten.linear", "aten.add", rows=True),

@@ -132,3 +132,32 @@ def test_a_branch_that_is_seen_to_be_constant_once_it_is_cut_goes_too() -> None:
         if gate is shut:
             gated = b.call("aten.linear", gated, b.weight((2, 2)), None)
     check_once(EliminateDeadWeights(), b.finish(gated))
+
+
+ZEROS = torch.zeros(4, 4)
+
+
+@pytest.mark.parametrize(
+    ("function", "left"),
+    [
+        (lambda x, w: torch.add(x, F.linear(x, w), alpha=2), []),
+        (lambda x, w: torch.add(F.linear(x, w), x.relu()), ["relu"]),
+        (lambda x, w: torch.add(F.linear(x, w), x.relu(), alpha=2), ["relu", "add"]),
+        (lambda x, w: x.relu() - F.linear(x, w), ["relu"]),
+        (lambda x, w: x.relu() + F.linear(x, w.t() * 2), ["relu"]),
+    ],
+)
+def test_which_sums_with_zeros_are_their_other_side(function, left: list[str]) -> None:
+    """A weight that is computed on the way is no branch and ends no search."""
+    after = applied(
+        EliminateDeadWeights(), program(lambda x, w: function(x, w).exp(), rand(2, 4), w=ZEROS)
+    ).program
+    assert calls(after) == [*left, "exp"]
+
+
+def test_a_sum_that_the_branch_alone_makes_wide_needs_its_size() -> None:
+    def function(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (x.sum(0, keepdim=True) * F.linear(x, w, b)).exp()
+
+    after = applied(EliminateDeadWeights(), program(function, rand(2, 4), w=ZEROS, b=rand(4))).program
+    assert calls(after) == ["sum", "expand", "mul", "exp"]

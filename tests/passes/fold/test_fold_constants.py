@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from fxopt.passes.fold.fold_constants import FoldConstants
+from fxopt.passes.fold.fold_constants import FoldConstants, _one_thread, _plain
 from fxopt.pipeline import PassManager
 from fxopt.program import origins_of
 from fxopt.testing import ProgramBuilder, check_pass
@@ -221,3 +221,29 @@ def test_weights_grow_by_a_million_bytes_at_most(count: int, folds: bool):
     w = torch.ones(1, dtype=torch.uint8)
     before = program(lambda x, w: x + w.repeat(count), torch.ones(1, dtype=torch.uint8), w=w)
     assert calls(applied(FOLD, before).program) == (["add"] if folds else ["repeat", "add"])
+
+
+def test_what_two_big_results_read_is_stored_once():
+    def function(x, w):
+        v = w.exp()
+        return x + v.expand(50, 4).cumsum(0) * v.expand(50, 4).cumprod(0)
+
+    after = applied(NO_GROWTH, program(function, rand(50, 4), w=rand(1, 4))).program
+    assert calls(after) == ["expand", "cumsum", "expand", "cumprod", "mul", "add"] or len(after.weights) == 1
+    assert len(after.weights) == 1
+
+
+def test_values_have_memory_of_their_own_and_one_thread():
+    base = rand(3, 4)
+    assert _plain(base) is base
+    for part in (base[1:], base.t()):
+        own = _plain(part)
+        assert own.is_contiguous() and not own.storage_offset() and torch.equal(own, part)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with _one_thread():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

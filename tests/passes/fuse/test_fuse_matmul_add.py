@@ -202,3 +202,17 @@ def test_a_transposed_mm_keeps_its_weight():
     result = applied(FuseMatmulAdd(), before)
     assert calls(result.program) == ["linear"]
     assert set(result.program.weights) == {"w", "b"}
+
+
+@pytest.mark.parametrize(
+    ("function", "rules"),
+    [
+        (lambda x, w, b: x @ w.permute(1, 0) + b, ("fuse-transposed-matmul", "fuse-linear-add")),
+        (lambda x, w, b: torch.mm(x, w.permute(1, 0)) + b, ("fuse-transposed-mm", "fuse-linear-add")),
+        (lambda x, w, b: torch.addmm(b, x, w.permute(1, 0)), ("fuse-transposed-addmm",)),
+    ],
+)
+def test_a_transposed_weight_is_fused_before_its_sum(function, rules: tuple[str, ...]):
+    result = applied(FuseMatmulAdd(), program(function, rand(3, 4), w=rand(5, 4), b=rand(5, seed=1)))
+    assert calls(result.program) == ["linear"]
+    assert result.passes[0].rules == dict.fromkeys(rules, 1)

@@ -1,14 +1,18 @@
 """The least ratio that meets a budget, for each budget."""
 
+from collections import Counter
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from fxopt.passes.prune import Prune, plan_pruning, prune_in_steps
+from fxopt.passes.prune import Prune, PrunePlan, _latency, plan_pruning, prune_in_steps
 from fxopt.passes.prune._choice import Limits, by_budget
 from fxopt.passes.prune._plan import PlannedLayer
 from fxopt.pipeline import PassManager
+from fxopt.program import Program
 from tests.passes.helpers import program, rand
 from tests.passes.prune.test_prune import hidden
 
@@ -56,3 +60,54 @@ def test_one_step_and_tiles_of_one_row() -> None:
     before = program(lambda x, w: F.linear(x, w), rand(2, 4), w=rand(4, 4))
     (layer,) = plan_pruning(before, granularity="block", tile=(1, 2), ratio=0.5).layers
     assert (layer.groups, layer.zeros) == (8, 4)
+
+
+def test_channels_that_stay_are_a_multiple_where_groups_are_wide() -> None:
+    """Three groups of two channels off eight leave five, ten channels: six, twelve channels, are a multiple of four."""
+    assert Limits(multiple=4).removable(3, 8, 2) == 2
+
+
+def test_global_ranking_is_of_shares_where_magnitudes_say_nothing_to_each_other() -> None:
+    def three(x, a, b, c):
+        return F.linear(F.linear(F.linear(x, a).relu(), b).relu(), c)
+
+    rows = (torch.arange(8)[:, None] + 1.0).expand(8, 4).contiguous()
+    wide = 100 * (torch.arange(8)[:, None] + 1.0).expand(8, 8).contiguous()
+    before = program(three, rand(2, 4), a=rows, b=wide, c=rand(3, 8))
+    found = plan_pruning(before, scope="global", ratio=0.5, criterion="l1").layers
+    assert [x.removed for x in found] == [(0, 1, 2, 3), (0, 1, 2, 3)]
+    elements = plan_pruning(before, scope="global", ratio=0.5, criterion="l1", granularity="weight").layers
+    assert elements[0].zeros > 0
+
+
+def test_a_plan_without_options_is_that_of_the_pass() -> None:
+    plan = plan_pruning(hidden())
+    bare = PrunePlan(plan.granularity, plan.criterion, plan.layers, plan.before, plan.after)
+    assert all(getattr(bare, n) == getattr(Prune(), n) for n in ("seed", "loss", "pattern", "tile"))
+
+
+def test_steps_say_what_they_left(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="fxopt"):
+        prune_in_steps(hidden(), lambda step: step, steps=2, ratio=0.5, schedule="linear")
+    told = [r.getMessage() for r in caplog.records if "step" in r.getMessage()]
+    assert [t[:12] for t in told] == ["step 1 of 2:", "step 2 of 2:"]
+
+
+def test_times_are_of_one_call_and_of_about_a_fiftieth_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only calls move: the whole program takes a millisecond, the cut one half of it."""
+    now, count, before = 0.0, Counter[str](), hidden()
+
+    def run(self: Program, tensors: object) -> list[object]:
+        nonlocal now
+        side = "whole" if self.weights["w"].shape[0] == 8 else "cut"
+        now += 1e-3 if side == "whole" else 5e-4
+        count[side] += 1
+        return []
+
+    monkeypatch.setattr(_latency, "time", SimpleNamespace(process_time=lambda: now))
+    monkeypatch.setattr(Program, "run_flat", run)
+    half = {"w": torch.zeros(8, 4, dtype=torch.bool), "b": torch.zeros(8, dtype=torch.bool)}
+    for mask in half.values():
+        mask[:4] = True
+    assert _latency.latency_share(before, half.items()) == pytest.approx(0.5)
+    assert count == {"whole": 2 + 7 * 20, "cut": 2 + 7 * 40}

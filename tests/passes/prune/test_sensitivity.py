@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from fxopt.errors import InputError
 from fxopt.passes.prune import Sensitivity, scan_sensitivity
 from tests.passes.helpers import rand
 from tests.passes.prune.test_prune import hidden
@@ -73,3 +74,19 @@ def test_the_usual_ratios() -> None:
     assert scan.ratios == (0.25, 0.5, 0.75, 0.9)
     assert scan.layers == ("w",) and len(scan.scores[0]) == 4
     assert list(scan.scores[0]) == sorted(scan.scores[0], reverse=True)
+
+
+def test_one_weight_at_a_time_has_zeros() -> None:
+    before, seen = hidden(), []
+
+    def metric(run) -> float:
+        seen.append({n: int((w == 0).sum()) for n, w in run.weights.items()})
+        return 0.0
+
+    scan_sensitivity(before, metric, ratios=(0.5,), granularity="weight")
+    assert seen[:2] == [{"w": 16, "b": 0, "v": 0}, {"w": 0, "b": 0, "v": 12}]
+
+
+def test_a_module_is_no_program() -> None:
+    with pytest.raises(InputError, match="scan_sensitivity takes a Program"):
+        scan_sensitivity(torch.nn.Linear(2, 2), lambda run: 0.0)  # type: ignore[arg-type]

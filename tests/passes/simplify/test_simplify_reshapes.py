@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.fx import Node
 
-from fxopt.passes.simplify.simplify_reshapes import SimplifyReshapes
+from fxopt.passes.simplify.simplify_reshapes import SimplifyReshapes, _replace
 from fxopt.pipeline import PassManager
 from fxopt.program import Program
+from fxopt.rewriting import Rewriter
 from fxopt.testing import ProgramBuilder, check_pass
 from tests.passes.helpers import applied, at_sizes, calls, program, rand, reasons, structure, unchanged
 
@@ -292,3 +293,20 @@ def test_the_one_dynamic_size_is_inferred():
     result = applied(SIMPLIFY, before)
     assert [n.args[1] for n in result.program.calls()] == [[-1, 3, 4]]
     assert result.passes[0].rules == {"infer-size": 1}
+
+
+def test_a_number_has_no_axis_that_a_squeeze_could_take():
+    before = program(lambda x: x.sum().squeeze(0).reshape(1, 1).reshape(1), rand(2, 3))
+    after = applied(SimplifyReshapes(), before).program
+    assert calls(after) == ["sum", "reshape"]
+
+
+def test_a_move_to_another_shape_is_refused():
+    before = program(lambda x: x.reshape(3, 2).relu(), rand(2, 3)).copy()
+    rewriter = Rewriter(before)
+    (node,) = rewriter.nodes("aten.reshape")
+    _replace(rewriter, node, "wrong", torch.ops.aten.reshape.default, node.args[0], [6])
+    assert [r.reason for r in rewriter.refusals] == [
+        "the merged call's shape is not known to be the same for all dynamic sizes"
+    ]
+    assert calls(before) == ["reshape", "relu"]
