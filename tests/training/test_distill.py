@@ -127,5 +127,7 @@ def test_teacher_and_student_that_disagree() -> None:
         fxopt.distill(nn.Linear(5, 3), student, data)
     with pytest.raises(fxopt.InputError, match="the teacher is a int; expected a module"):
         fxopt.distill(3, student, data)  # type: ignore[arg-type]  # the mistake
+    with pytest.raises(fxopt.InputError, match="data is empty: there is nothing to train on"):
+        fxopt.distill(nn.Linear(6, 3), student, [])
     with pytest.raises(fxopt.InputError, match="distill takes a Program, got a Linear"):
         fxopt.distill(wide, wide, data)  # type: ignore[arg-type]  # the mistake

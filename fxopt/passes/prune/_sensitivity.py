@@ -118,7 +118,7 @@ def scan_sensitivity(
         options: of `prune`, without a goal.
 
     Raises:
-        InputError: as `plan_pruning`; a goal among the options.
+        InputError: as `plan_pruning`; a goal among the options; the metric raises, or gives no number.
     """
     expect_program(program, "scan_sensitivity")
     item, shares = Prune(**options), tuple(ratios)  # type: ignore[arg-type]  # the class checks them
@@ -132,9 +132,18 @@ def scan_sensitivity(
         for layer in plan.layers:
             alone = dataclasses.replace(plan, layers=tuple(_only(x, layer) for x in plan.layers))
             pruned = with_zeros(program, planner.masks(alone))
-            scores.setdefault(layer.name, []).append(float(metric(pruned)))
+            scored = _scored(metric, pruned, f"{layer.name} pruned by {ratio:g}")
+            scores.setdefault(layer.name, []).append(scored)
     rows = tuple(map(tuple, scores.values()))
-    return Sensitivity(float(metric(program)), shares, tuple(scores), rows)
+    return Sensitivity(_scored(metric, program, "the whole program"), shares, tuple(scores), rows)
+
+
+def _scored(metric: Callable[[Callable[..., object]], float], program: Program, which: str) -> float:
+    try:
+        return float(metric(program))
+    except Exception as error:  # whatever the user's code raises is told in one line
+        said = str(error).strip().split("\n")[0]
+        raise InputError(f"the metric fails for {which}: {type(error).__name__}: {said}") from error
 
 
 def _only(layer: PlannedLayer, chosen: PlannedLayer) -> PlannedLayer:

@@ -90,3 +90,15 @@ def test_one_weight_at_a_time_has_zeros() -> None:
 def test_a_module_is_no_program() -> None:
     with pytest.raises(InputError, match="scan_sensitivity takes a Program"):
         scan_sensitivity(torch.nn.Linear(2, 2), lambda run: 0.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (lambda run: run(rand(2, 9)) and 0.0, r"the metric fails for w pruned by 0.25: \w+Error: "),
+        (lambda run: "high", "the metric fails for w pruned by 0.25: ValueError: could not convert string"),
+    ],
+)
+def test_a_metric_that_raises_is_told(metric, message: str) -> None:  # type: ignore[no-untyped-def]  # mistakes
+    with pytest.raises(InputError, match=message):
+        scan_sensitivity(hidden(), metric)
