@@ -1,6 +1,6 @@
 """Throughput of two stages in two processes, beside two independent copies of the whole, one a core, in the same run.
 
-    python benchmarks/bench_stages.py [--width 1024] [--layers 12] [--rows 256] [--batches 40] [--rounds 3]
+    python benchmarks/bench_stages.py [--width 1024] [--layers 12] [--rows 256] [--batches 120] [--rounds 3]
 
 The budget: 0.85 of the copies, with stages of 20 ms and more. Each side is two processes of one thread; seconds are
 those from a barrier until both are done.
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--rows", type=int, default=256)
-    parser.add_argument("--batches", type=int, default=40)
+    parser.add_argument("--batches", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--worker", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()

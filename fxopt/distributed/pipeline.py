@@ -43,7 +43,7 @@ def run_stage(
 ) -> Iterator[list[object]]:
     """Runs this process's stage over all batches; the last one yields the results.
 
-    While a stage computes a batch, what it made of the one before is on its way.
+    While a stage computes a batch, what it made of those before is on its way.
 
     Args:
         staged: the stages.

@@ -4,6 +4,7 @@
 another size (pytorch/pytorch#159942), so each message here says what it holds.
 """
 
+from collections import deque
 from collections.abc import Sequence
 
 import torch
@@ -18,16 +19,21 @@ _DTYPES = (
 _END = -1
 
 
+_AHEAD = 4
+"""Lists under way: so many batches may one process be ahead of the next, which evens out what delays either."""
+
+
 class Sender:
     """Sends lists of tensors to the next rank; what is under way is kept until it has gone."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
-        self._under_way: list[tuple[dist.Work | None, torch.Tensor]] = []
+        self._under_way: deque[list[tuple[dist.Work | None, torch.Tensor]]] = deque()
 
     def send(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Begins to send; at most one list is under way when it returns."""
-        self._wait()
+        """Begins to send; waits until at most a few lists are under way."""
+        self._wait(_AHEAD - 1)
+        self._under_way.append([])
         header = [n for t in tensors for n in (_DTYPES.index(t.dtype), t.dim(), *t.shape)]
         self._post(torch.tensor([len(tensors), len(header)]))
         if header:
@@ -38,18 +44,20 @@ class Sender:
 
     def end(self) -> None:
         """Says that nothing more comes."""
-        self._wait()
+        self._under_way.append([])
         self._post(torch.tensor([_END, 0]))
-        self._wait()
+        self._wait(0)
 
     def _post(self, tensor: torch.Tensor) -> None:
-        self._under_way.append((dist.isend(tensor, self.rank), tensor))
+        self._under_way[-1].append((dist.isend(tensor, self.rank), tensor))
 
-    def _wait(self) -> None:
-        for work, _ in self._under_way:
-            if work is not None:
-                work.wait()
-        self._under_way.clear()
+    def _wait(self, left: int) -> None:
+        """Until at most so many lists are left under way."""
+        while len(self._under_way) > left:
+            for work, _ in self._under_way[0]:
+                if work is not None:
+                    work.wait()
+            self._under_way.popleft()
 
 
 class Receiver:
