@@ -134,6 +134,14 @@ class TestThePlan:
         assert len(plan.stages) == 1
         assert plan.proof == "optimal"
 
+    def test_each_stage_pays_for_both_of_its_links(self) -> None:
+        program = chain(6)
+        cost = {n.name: 1.0 for n in program.calls()}
+        plan = partition(program, CPUS[:3], links=Link(bandwidth=1e12, latency=1e-3), cost=cost)
+        assert [s.computing for s in plan.stages] == [2.0, 2.0, 2.0]
+        assert [s.sending for s in plan.stages] == pytest.approx([1e-3, 2e-3, 1e-3])
+        assert plan.bottleneck == pytest.approx(2.002)
+
     def test_the_slow_link_is_not_between_neighbours(self) -> None:
         links = {("cpu:0", "cpu:1"): Link(latency=1.0), ("cpu:1", "cpu:2"): NEAR, ("cpu:0", "cpu:2"): NEAR}
         plan = partition(chain(6), CPUS[:3], links=links)
