@@ -54,6 +54,8 @@ def partition(
     """
     import fxopt
     from fxopt.lowering import get_target
+    from fxopt.lowering.stages import STAGES
+    from fxopt.program.writing import checked_folder
 
     load_plugins(plugin or ())
     places, links = _read_devices(devices)
@@ -61,11 +63,13 @@ def partition(
     if not time_limit > 0:
         raise InputError(f"--time-limit {time_limit:g}: expected seconds above 0")
     get_target(target)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        checked_folder(output, STAGES)
     with progress(quiet=quiet or json):
         program = read_program(model, dynamic, trust=trust)
         plan = fxopt.partition(program, places, links=links, pinned=pins, time_limit=time_limit)
         if output is not None:
-            output.parent.mkdir(parents=True, exist_ok=True)
             fxopt.lower(plan, "stages", path=output, stage_target=target)
     if json:
         sys.stdout.write(plan.dumps() + "\n")

@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     if "RANK" not in os.environ:
         raise InputError("start it by torchrun: torchrun --nproc-per-node N -m fxopt.distributed FOLDER ...")
-    torch.set_num_threads(1)
+    if not options.timeout > 0 or (options.batch is not None and options.batch < 1):
+        raise InputError("--timeout is seconds above 0, --batch records from 1 up")
+    if not options.output.resolve().parent.is_dir():
+        raise InputError(f"can't write {options.output}: the folder {options.output.parent} does not exist")
     staged = open_stages(options.folder)
     # Read before anything starts: what does not fit the model ends every process in the same way.
     batches = [

@@ -68,6 +68,7 @@ def test_a_pinned_module_and_links_by_name(net: str, capsys: pytest.CaptureFixtu
         ('["cpu:0"]', ["--pin", "9=cpu:0"], "no call comes from a module '9'"),
         ('["cpu:0"]', ["--time-limit", "0"], "--time-limit 0: expected seconds above 0"),
         ('["cpu:0"]', ["--target", "onxn"], "unknown target 'onxn'; did you mean 'onnx'?"),
+        ('["cpu:0"]', ["--output", "."], "folder of something else"),
         ('["cuda:0"]', ["--output", "parts"], "a stage is to run on 'cuda:0'"),
     ],
 )

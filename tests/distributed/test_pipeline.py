@@ -99,6 +99,31 @@ def test_without_torchrun_it_says_how_to_start_it(
     assert capsys.readouterr().err.startswith("fxopt: error: process 0: start it by torchrun")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output", "nowhere/y.npz"], "the folder nowhere does not exist"),
+        (["--output", "y.npz", "--timeout", "0"], "--timeout is seconds above 0"),
+        (["--output", "y.npz", "--batch", "0"], "--batch records from 1 up"),
+        (["--output", "y.npz"], "can't read x.npz"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_starts(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.chdir(tmp_path)
+    assert main([str(folder), "--data", "x.npz", *options]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+
+
 def _workers(parent: int) -> list[int]:
     """The processes that torchrun started and that are alive."""
     found = []
