@@ -201,12 +201,9 @@ class _Rebuild:
     def _output(self, node: Node, index: int, count: int) -> TensorSpec | ScalarSpec:
         name = f"output_{index}" if count > 1 else "output"
         value = node.meta["val"]
-        if isinstance(value, torch.Tensor):
-            sizes = tuple(self.program.dim(d) for d in value.shape)
-            return TensorSpec(name, value.dtype, sizes, str(value.device))
-        if isinstance(value, (torch.SymInt, torch.SymFloat)):
-            return ScalarSpec(name)
-        raise _Unfit
+        if not isinstance(value, (torch.Tensor, torch.SymInt, torch.SymFloat)):
+            raise _Unfit
+        return self.program.spec(name, value)
 
 
 def _literals(argument: object, change: Callable[[int], int]) -> object:

@@ -126,7 +126,9 @@ class _Unlift:
         self.states.append((str(spec.target), self._tensor_spec(name, value)))
 
     def _tensor_spec(self, name: str, value: torch.Tensor) -> TensorSpec:
-        return TensorSpec(name, value.dtype, tuple(map(self.program.dim, value.shape)), str(value.device))
+        spec = self.program.spec(name, value)
+        assert isinstance(spec, TensorSpec)
+        return spec
 
     def _placeholder(self, name: str, value: torch.Tensor) -> Node:
         node = self.graph.create_node("placeholder", identifier(name))

@@ -12,6 +12,7 @@ from pathlib import Path
 from fxopt.errors import ArtifactError
 from fxopt.lowering.artifact import Artifact
 from fxopt.lowering.entries import MANIFEST, open_entries
+from fxopt.lowering.stages import STAGES
 from fxopt.lowering.target import Target, get_target, target_names
 from fxopt.program.archive import check_archive
 from fxopt.program.file import SUFFIX, file_kind, load_program
@@ -46,7 +47,7 @@ def open_artifact(path: str | os.PathLike[str], *, trust: bool = False) -> Artif
     suffix = Path(name).suffix
     if (Path(name) / MANIFEST).is_file():
         return open_entries(name)
-    if (Path(name) / "stages.json").is_file():
+    if (Path(name) / STAGES).is_file():
         from fxopt.lowering.stages.lower import open_stages
 
         return open_stages(name)

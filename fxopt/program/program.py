@@ -17,7 +17,7 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from fxopt.errors import InputError
 from fxopt.program.failure import RUN_ERRORS, run_problem
-from fxopt.program.signature import Dim, Signature
+from fxopt.program.signature import Dim, ScalarSpec, Signature, TensorSpec
 
 __all__ = ["COND", "Origin", "Program", "expect_program", "new_fake_mode", "origins_of"]
 
@@ -200,6 +200,12 @@ class Program:
             }
             return str(PythonPrinter().doprint(expression.xreplace(names)))
         return int(size)  # type: ignore[call-overload, no-any-return]
+
+    def spec(self, name: str, value: object) -> TensorSpec | ScalarSpec:
+        """What a value of the graph is as an input or output of that name."""
+        if not isinstance(value, torch.Tensor):
+            return ScalarSpec(name)
+        return TensorSpec(name, value.dtype, tuple(map(self.dim, value.shape)), str(value.device))
 
     def __str__(self) -> str:
         from fxopt.program.text import program_text

@@ -4,7 +4,7 @@
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 import torch
 from torch.fx import Node
@@ -14,12 +14,29 @@ from fxopt.ops.schema import argument_kinds
 from fxopt.program.program import Program, origins_of
 from fxopt.program.signature import ConstantSpec, dtype_name
 
-__all__ = ["call_text", "human_bytes", "program_text", "value_text"]
+__all__ = ["aligned", "call_text", "human_bytes", "program_text", "value_text"]
 
 Names = Mapping[Node, str]
 """Names to print for nodes other than their own."""
 
 _KINDS: dict[type, str] = {torch.SymFloat: "float", torch.SymBool: "bool"}
+
+
+def aligned(rows: Sequence[Sequence[object]], *, numbers: Container[int] = ()) -> list[str]:
+    """A plain table, a line a row; the columns of `numbers` stand at the right.
+
+    >>> aligned([("layer", "width"), ("a", 8)], numbers={1})
+    ['layer  width', 'a          8']
+    """
+    texts = [[str(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    return [
+        "  ".join(
+            t.rjust(w) if i in numbers else t.ljust(w)
+            for i, (t, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in texts
+    ]
 
 
 def human_bytes(count: int) -> str:

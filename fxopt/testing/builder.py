@@ -30,7 +30,6 @@ from fxopt.ops.spelling import canonical_call
 from fxopt.program import (
     Origin,
     Program,
-    ScalarSpec,
     Signature,
     Symbol,
     TensorSpec,
@@ -230,7 +229,7 @@ class ProgramBuilder:
         self.graph.output(tuple(outputs))
         self.graph.output_node().meta = {}
         specs = [
-            self._output_spec(f"output_{i}" if len(outputs) > 1 else "output", o)
+            self.program.spec(f"output_{i}" if len(outputs) > 1 else "output", o.meta["val"])
             for i, o in enumerate(outputs)
         ]
         tree = pytree.tree_structure(0 if len(outputs) == 1 else (0,) * len(outputs))
@@ -247,12 +246,6 @@ class ProgramBuilder:
 
     def _dynamic(self) -> bool:
         return any("batch" in str(d) for _, spec in self._inputs for d in spec.shape)
-
-    def _output_spec(self, name: str, node: Node) -> TensorSpec | ScalarSpec:
-        value = node.meta["val"]
-        if not isinstance(value, torch.Tensor):
-            return ScalarSpec(name)
-        return TensorSpec(name, value.dtype, tuple(self.program.dim(d) for d in value.shape))
 
     def _note(self, node: Node, name: str, text: str) -> None:
         self._names[node] = name

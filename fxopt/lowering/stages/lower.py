@@ -17,6 +17,7 @@ import torch
 from fxopt.errors import ArtifactError, InputError, LoweringError, VerificationError
 from fxopt.lowering.artifact import Artifact
 from fxopt.lowering.lower import lower
+from fxopt.lowering.stages import STAGES
 from fxopt.lowering.target import Target, get_target
 from fxopt.passes.partition import PartitionPlan
 from fxopt.program.program import Program
@@ -26,9 +27,7 @@ from fxopt.report import Verdict, VerifyReport
 from fxopt.verification.subjects import Subject, subject_of
 from fxopt.verification.verify import verify_runs
 
-__all__ = ["STAGES", "StagedArtifact", "lower_stages", "open_stages"]
-
-STAGES = "stages.json"
+__all__ = ["StagedArtifact", "lower_stages", "open_stages"]
 
 
 class StagedArtifact(Artifact):

@@ -4,7 +4,7 @@ A call that picks one of several results stays with what made them. Sizes are no
 again, but for numbers that come from data (`item`), whose makers and users stay together.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import networkx
@@ -16,7 +16,7 @@ from fxopt.errors import InputError
 from fxopt.ops import tensor_bytes
 from fxopt.program import Program, origins_of
 
-__all__ = ["Crossing", "Piece", "Pieces", "is_size", "pieces_of"]
+__all__ = ["Crossing", "Piece", "Pieces", "is_size", "pieces_of", "renumbered"]
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ def _groups(program: Program) -> list[list[Node]]:
     graph = networkx.DiGraph()
     graph.add_nodes_from(together[n] for n in order)
     for node in order:
-        for source in _tensor_inputs(node, order):
-            if together[source] != together[node]:
+        for source in node.all_input_nodes:
+            if source in order and together[source] != together[node]:
                 graph.add_edge(together[source], together[node])
     whole = networkx.condensation(graph)  # what would wait for one another is one
     first = {g: min(order[n] for n in members) for g, members in whole.nodes(data="members")}
@@ -149,30 +149,22 @@ def _is_several(node: Node) -> bool:
     return isinstance(node.meta.get("val"), (tuple, list))
 
 
-def _tensor_inputs(node: Node, calls: Mapping[Node, int]) -> Iterable[Node]:
-    return (s for s in node.all_input_nodes if s in calls)
-
-
 def renumbered(pieces: Pieces, groups: Sequence[Sequence[int]]) -> Pieces:
     """Coarser pieces: each group of consecutive ones becomes one."""
     place = {old: new for new, group in enumerate(groups) for old in group} | {
         -1: -1,
         len(pieces): len(groups),
     }
-    merged = tuple(
-        Piece(
-            tuple(c for i in group for c in pieces.pieces[i].calls),
-            sum(pieces.pieces[i].seconds for i in group),
-        )
-        for group in groups
-    )
 
-    def moved(crossings: Iterable[Crossing], keep: bool) -> tuple[Crossing, ...]:
-        found = []
-        for c in crossings:
-            users = tuple(sorted({place[u] for u in c.users} - ({place[c.maker]} if not keep else set())))
-            if users:
-                found.append(Crossing(c.node, c.bytes, place[c.maker], users))
-        return tuple(found)
+    def merged(group: Sequence[int]) -> Piece:
+        own = [pieces.pieces[i] for i in group]
+        return Piece(tuple(call for piece in own for call in piece.calls), sum(p.seconds for p in own))
 
-    return Pieces(merged, moved(pieces.tensors, False), moved(pieces.weights, True))
+    def moved(crossing: Crossing) -> Crossing:
+        """A tensor that its own group alone reads keeps no user; what is an input is made by none."""
+        maker = place[crossing.maker]
+        users = {place[u] for u in crossing.users} - ({maker} if maker >= 0 else set())
+        return Crossing(crossing.node, crossing.bytes, maker, tuple(sorted(users)))
+
+    tensors = (t for t in map(moved, pieces.tensors) if t.users)
+    return Pieces(tuple(map(merged, groups)), tuple(tensors), tuple(map(moved, pieces.weights)))

@@ -11,6 +11,7 @@ bottleneck 2.100 ms; no split is under 2.100 ms (optimal), the gap is 0.00%
 True
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -22,7 +23,7 @@ from fxopt.json_data import MEMORY_ONLY, JsonData
 from fxopt.passes.partition._pieces import is_size
 from fxopt.passes.partition._stages import stage_programs
 from fxopt.program import Program
-from fxopt.program.text import human_bytes
+from fxopt.program.text import aligned, human_bytes
 
 __all__ = ["PartitionPlan", "Stage"]
 
@@ -91,7 +92,7 @@ class PartitionPlan(JsonData):
             InputError: a call of the program is in no stage or in two, a stage names a call that is not there, or
                 needs what a later one makes.
         """
-        found = PartitionPlan(self.stages, self.bottleneck, self.lower_bound, self.proof, self.notes, program)
+        found = dataclasses.replace(self, program=program)
         found.stage_of()
         return found
 
@@ -152,20 +153,11 @@ class PartitionPlan(JsonData):
             seconds = [f"{1e3 * t:.3f} ms" for t in (s.computing, s.sending)]
             sends = "-" if last else human_bytes(s.sends)
             rows.append((str(number), s.device, str(len(s.calls)), *seconds, human_bytes(s.memory), sends))
-        widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-        numbers = {2, 3, 4}
-        lines = [
-            "  ".join(
-                c.rjust(w) if i in numbers else c.ljust(w)
-                for i, (c, w) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
         certificate = (
             f"bottleneck {1e3 * self.bottleneck:.3f} ms; no split is under {1e3 * self.lower_bound:.3f} ms "
             f"({self.proof}), the gap is {self.gap:.2%}"
         )
-        return "\n".join([*lines, certificate, *self.notes])
+        return "\n".join([*aligned(rows, numbers={2, 3, 4}), certificate, *self.notes])
 
     def _known_program(self) -> Program:
         if self.program is None:

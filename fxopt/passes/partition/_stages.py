@@ -18,10 +18,7 @@ from fxopt.passes.partition._pieces import is_size
 from fxopt.program import (
     Origin,
     Program,
-    ScalarSpec,
     Signature,
-    Spec,
-    TensorSpec,
     infer_value,
     origins_of,
 )
@@ -217,9 +214,17 @@ class _Stage:
     def _signature(self, returned: Sequence[object]) -> Signature:
         whole = self.program.signature
         first, last = self.stage == 0, self.stage == self.cut.count - 1
-        inputs = whole.inputs if first else tuple(self._spec(n.name, n) for n in self.inputs)
+        inputs = (
+            whole.inputs if first else tuple(self.program.spec(n.name, n.meta["val"]) for n in self.inputs)
+        )
         outputs = (
-            whole.outputs if last else tuple(self._spec(f"output_{i}", n) for i, n in enumerate(returned))
+            whole.outputs
+            if last
+            else tuple(
+                self.program.spec(f"output_{i}", n.meta["val"])
+                for i, n in enumerate(returned)
+                if isinstance(n, Node)
+            )
         )
         flat_in = pytree.tree_structure(((0,) * len(inputs), {}))
         flat_out = pytree.tree_structure((0,) * len(outputs))
@@ -232,10 +237,3 @@ class _Stage:
             arguments=whole.arguments if first else tuple(s.name for s in inputs),
             defaults=whole.defaults if first else {},
         )
-
-    def _spec(self, name: str, node: object) -> Spec:
-        assert isinstance(node, Node)
-        value = node.meta["val"]
-        if not isinstance(value, torch.Tensor):
-            return ScalarSpec(name)
-        return TensorSpec(name, value.dtype, tuple(map(self.program.dim, value.shape)), str(value.device))

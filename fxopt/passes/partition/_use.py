@@ -45,7 +45,8 @@ def partition(
         pinned: device names by patterns of module paths (`encoder.*`), for what has to run there.
         cost: how long calls take: rates of the device of speed 1, seconds by call (a function), or by the names
             of calls.
-        time_limit: seconds for the search; the plan is the best one found by then.
+        time_limit: seconds for a search; the plan is the best one found by then. Where activations do not fit beside
+            the weights it is searched again with less room, a few times.
 
     Returns:
         The plan; its `table()` shows stages and certificate.

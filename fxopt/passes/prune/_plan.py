@@ -20,7 +20,7 @@ from pathlib import Path
 from fxopt.errors import ArtifactError, InputError, nearest
 from fxopt.json_data import JsonData
 from fxopt.passes.prune._footprint import Footprint
-from fxopt.program.text import human_bytes
+from fxopt.program.text import aligned, human_bytes
 from fxopt.program.writing import checked_path, replacing, write_file
 
 __all__ = ["LeftOut", "PlannedLayer", "PrunePlan"]
@@ -130,13 +130,7 @@ class PrunePlan(JsonData):
         rows = [
             [x.name, x.groups, x.width, x.gone, x.groups - x.gone, _number(x.least_kept)] for x in self.layers
         ]
-        texts = [head, *([str(v) for v in row] for row in rows)]
-        widths = [max(len(t[i]) for t in texts) for i in range(len(head))]
-        lines = [
-            "  ".join([t[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(t[1:], widths[1:], strict=True))])
-            for t in texts
-        ]
-        return "\n".join([*(line.rstrip() for line in lines), self.summary()])
+        return "\n".join([*aligned([head, *rows], numbers=range(1, len(head))), self.summary()])
 
     def summary(self) -> str:
         """One line: what is left."""

@@ -21,6 +21,7 @@ from fxopt.passes.prune._masks import with_zeros
 from fxopt.passes.prune._plan import PlannedLayer
 from fxopt.passes.prune.prune import Prune
 from fxopt.program import Program, expect_program
+from fxopt.program.text import aligned
 from fxopt.program.writing import checked_path, replacing, write_file
 
 __all__ = ["Sensitivity", "scan_sensitivity"]
@@ -62,11 +63,7 @@ class Sensitivity(JsonData):
             [name, *(f"{s:.4g}" for s in scores)]
             for name, scores in zip(self.layers, self.scores, strict=True)
         ]
-        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-        lines = [
-            "  ".join(v.ljust(w) for v, w in zip(r, widths, strict=True)).rstrip() for r in (head, *rows)
-        ]
-        return "\n".join([*lines, f"whole model: {self.baseline:.4g}"])
+        return "\n".join([*aligned([head, *rows]), f"whole model: {self.baseline:.4g}"])
 
     def plot(self, path: str | Path) -> None:
         """Writes the scan as a picture (SVG): a row a layer, a column a ratio, the redder the larger the drop.
