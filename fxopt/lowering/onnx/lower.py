@@ -16,7 +16,7 @@ from fxopt.lowering.onnx.builder import Builder, NoKernelError, Result
 from fxopt.lowering.onnx.decompose import decomposed, lower_decomposed
 from fxopt.lowering.onnx.graph import OnnxNode, Value
 from fxopt.lowering.onnx.recipes import RecipeError
-from fxopt.lowering.onnx.rules_complex import complex_rule, is_complex
+from fxopt.lowering.onnx.rules.complex import complex_rule, is_complex
 from fxopt.lowering.onnx.sizes import UnknownSizeError
 from fxopt.lowering.shared import is_choice
 from fxopt.lowering.target import find_rule

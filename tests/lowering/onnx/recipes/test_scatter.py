@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fxopt.errors import LoweringError
-from tests.lowering.onnx.recipes import agrees, lowers
+from tests.lowering.onnx.recipes.harness import agrees, lowers
 
 aten = torch.ops.aten
 M = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxopt.lowering.onnx.recipes import in_double, recipe, sized
-from fxopt.lowering.onnx.recipes_linalg import LIMIT, row_numbers
+from fxopt.lowering.onnx.recipes.linalg import LIMIT, row_numbers
 
 __all__: list[str] = []
 

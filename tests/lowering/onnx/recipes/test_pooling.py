@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.lowering.onnx.recipes import agrees
+from tests.lowering.onnx.recipes.harness import agrees
 
 aten = torch.ops.aten
 IMAGE = torch.randn(2, 3, 7, 9, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fxopt import LoweringError, lower, trace
 from tests.lowering.onnx.harness import Apply
-from tests.lowering.onnx.recipes import agrees, lowers
+from tests.lowering.onnx.recipes.harness import agrees, lowers
 
 aten = torch.ops.aten
 X = torch.cat([

@@ -13,8 +13,8 @@ from torch.fx import Node
 from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.graph import Value
-from fxopt.lowering.onnx.rules_quantization import integer_rows
-from fxopt.lowering.onnx.rules_scatter import scattered
+from fxopt.lowering.onnx.rules.quantization import integer_rows
+from fxopt.lowering.onnx.rules.scatter import scattered
 from fxopt.lowering.onnx.sizes import broadcast
 from fxopt.ops.sizes import Size, is_one
 

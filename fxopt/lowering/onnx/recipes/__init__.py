@@ -10,6 +10,7 @@ call, so that it can be tried against the op itself without any ONNX.
 import functools
 from collections.abc import Callable
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import TypeVar
 
 import torch
@@ -22,8 +23,6 @@ Recipe = Callable[..., object]
 RECIPES: dict[str, Recipe] = {}
 """By op key, `aten.lgamma.default`."""
 _Function = TypeVar("_Function", bound=Recipe)
-
-_FAMILIES = ("special", "linalg", "qr", "order", "scatter", "parts", "pooling")
 
 
 class RecipeError(LoweringError):
@@ -49,8 +48,8 @@ def find_recipe(key: str) -> Recipe | None:
 @functools.cache
 def load() -> None:
     """Imports each family's file, which registers its recipes."""
-    for family in _FAMILIES:
-        import_module(f"fxopt.lowering.onnx.recipes_{family}")
+    for family in iter_modules(__path__, f"{__name__}."):
+        import_module(family.name)
 
 
 def in_double(x: torch.Tensor) -> tuple[torch.Tensor, torch.dtype]:

@@ -11,7 +11,7 @@ from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.dtypes import is_float
 from fxopt.lowering.onnx.graph import Value
-from fxopt.lowering.onnx.rules_elementwise import truncated
+from fxopt.lowering.onnx.rules.elementwise import truncated
 from fxopt.lowering.onnx.sizes import floor_divide
 
 __all__: list[str] = []

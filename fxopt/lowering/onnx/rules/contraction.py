@@ -13,7 +13,7 @@ from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.dtypes import is_float
 from fxopt.lowering.onnx.graph import Attribute, Value
-from fxopt.lowering.onnx.rules_quantization import integer_product
+from fxopt.lowering.onnx.rules.quantization import integer_product
 from fxopt.ops.info import op_key
 
 __all__: list[str] = []

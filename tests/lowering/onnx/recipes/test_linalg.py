@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.lowering.onnx.recipes import agrees, lowers
+from tests.lowering.onnx.recipes.harness import agrees, lowers
 
 aten = torch.ops.aten
 GENERATOR = torch.Generator().manual_seed(0)
