@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fxopt import testing
     from fxopt.api import distill, ensemble, finetune, load, lower, optimize, run_pipeline, trace, verify
+    from fxopt.distributed import Results, run
     from fxopt.errors import (
         ArtifactError,
         FxoptError,
@@ -51,6 +52,7 @@ __all__ = [
     "Program",
     "PrunePlan",
     "Report",
+    "Results",
     "RewritePass",
     "Rewriter",
     "Rule",
@@ -71,6 +73,7 @@ __all__ = [
     "register_op",
     "register_pass",
     "register_target",
+    "run",
     "run_pipeline",
     "testing",
     "trace",
@@ -90,6 +93,7 @@ _HOMES = {
         "trace",
         "verify",
     ),
+    "distributed": ("Results", "run"),
     "errors": (
         "ArtifactError",
         "FxoptError",

@@ -23,6 +23,7 @@ from fxopt.cli.optimize import optimize
 from fxopt.cli.partition import partition
 from fxopt.cli.passes import passes
 from fxopt.cli.reduce import reduce
+from fxopt.cli.run import run
 from fxopt.cli.verify import verify
 from fxopt.cli.words import spoken
 from fxopt.errors import FxoptError, VerificationError
@@ -30,7 +31,7 @@ from fxopt.errors import FxoptError, VerificationError
 __all__ = ["app", "main"]
 
 DONE, FAILED, MISTAKE, INTERRUPTED = 0, 1, 2, 130
-PLANNED = ("run", "show", "diff", "why", "tune", "check", "recipe")
+PLANNED = ("show", "diff", "why", "tune", "check", "recipe")
 """Verbs that later versions will have."""
 
 app = typer.Typer(
@@ -45,6 +46,7 @@ app.command()(bench)
 app.command()(bisect)
 app.command()(reduce)
 app.command()(partition)
+app.command()(run)
 app.command()(passes)
 
 

@@ -12,7 +12,7 @@ import typer
 
 from fxopt.cli.console import progress, stdout
 from fxopt.cli.options import JsonFlag, PluginOption, QuietFlag, TrustFlag, check_side, load_plugins
-from fxopt.cli.values import parse_sizes, read_npz
+from fxopt.cli.values import parse_sizes
 
 if TYPE_CHECKING:
     import torch
@@ -72,5 +72,7 @@ def bench(
 
 def _tensors(path: Path) -> "dict[str, torch.Tensor]":
     import torch
+
+    from fxopt.program.records import read_npz
 
     return {name: torch.from_numpy(array) for name, array in read_npz(path).items()}

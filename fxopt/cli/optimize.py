@@ -28,15 +28,15 @@ from fxopt.cli.options import (
     read_model,
 )
 from fxopt.cli.script import write_script
-from fxopt.cli.values import calls, parse_dynamic, read_npz
+from fxopt.cli.values import parse_dynamic
 from fxopt.errors import ArtifactError, InputError, PipelineError, VerificationError, nearest
 from fxopt.factories import ModelSource, read_function, split_factory
 from fxopt.report import Report
 
 if TYPE_CHECKING:
-    from fxopt.cli.values import Arrays
     from fxopt.optimizer import Retrain
     from fxopt.pipeline import PassManager
+    from fxopt.program.records import Arrays
 
 __all__ = ["REPORT_FILE", "optimize"]
 
@@ -196,6 +196,7 @@ def _prepared(
     """Checks what can be checked before the model is built, which may take long; then builds it."""
     from fxopt.lowering import get_target
     from fxopt.pipeline import PassManager, check_calibration
+    from fxopt.program.records import read_npz
 
     get_target(asked.target).resolve_opset(asked.opset)
     manager = PassManager.parse(asked.pipeline)
@@ -304,6 +305,8 @@ def _run(request: _Request) -> tuple[Report | None, VerificationError | None]:
 
 def _records(request: _Request) -> list[tuple[object, ...]] | None:
     """Calibration data in batches of the example's size; what the model takes by name, tracing finds."""
+    from fxopt.program.records import calls
+
     source, asked = request.source, request.asked
     if request.arrays is None:
         return None

@@ -72,7 +72,7 @@ def _lines(options: OptimizeOptions, folder: Path) -> Iterator[str]:
 
 def _imports(options: OptimizeOptions) -> Iterator[str]:
     if options.calibration is not None:
-        yield "from fxopt.cli.values import calls, read_npz"
+        yield "from fxopt.program.records import calls, read_npz"
     names = [
         name
         for name, wanted in (

@@ -12,7 +12,6 @@ import typer
 
 from fxopt.cli.console import progress
 from fxopt.cli.options import JsonFlag, PluginOption, QuietFlag, TrustFlag, load_plugins, read_side
-from fxopt.cli.values import calls, read_npz, write_npz
 from fxopt.errors import InputError
 from fxopt.factories import ModelSource
 from fxopt.report import Verdict
@@ -47,6 +46,7 @@ def verify(
     Exit code 0: equivalent. 1: different, inputs that show it are written. 2: undecided, or it could not run.
     """
     import fxopt
+    from fxopt.program.records import write_npz
     from fxopt.reporting import verify_details
 
     load_plugins(plugin or ())
@@ -83,6 +83,7 @@ def _inputs(
     from fxopt.api import says_inputs
     from fxopt.lowering import Artifact
     from fxopt.program import Program
+    from fxopt.program.records import calls, read_npz
 
     known = next((s for s in sides if isinstance(s, (Program, Artifact)) and says_inputs(s)), None)
     if path is not None:

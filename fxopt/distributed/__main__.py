@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from fxopt.cli.values import calls, read_npz, write_npz
 from fxopt.distributed.pipeline import join, run_stage
 from fxopt.errors import FxoptError, InputError
 from fxopt.lowering.stages.lower import StagedArtifact, open_stages
+from fxopt.program.records import calls, read_npz, write_npz
 from fxopt.program.writing import replacing
 
 __all__ = ["main"]

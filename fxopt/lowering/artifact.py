@@ -41,9 +41,9 @@ class Artifact(ABC):
         Raises:
             InputError: the arguments do not fit the signature, or an op does not take their sizes or values.
         """
-        return self.signature.unflatten_outputs(self._attempt(self.signature.flatten_inputs(args, kwargs)))
+        return self.signature.unflatten_outputs(self.attempt(self.signature.flatten_inputs(args, kwargs)))
 
-    def _attempt(self, tensors: list[torch.Tensor]) -> list[object]:
+    def attempt(self, tensors: list[torch.Tensor]) -> list[object]:
         """`run_flat` of a call that the signature takes.
 
         Raises:

@@ -55,7 +55,7 @@ class QuickArtifact(Artifact):
             except AttributeError:  # no tensor: the signature says so better
                 return super().__call__(*args)
             if key in self._taken:
-                return self._assemble(self._attempt(list(args)))  # type: ignore[arg-type]  # tensors, as the key says
+                return self._assemble(self.attempt(list(args)))  # type: ignore[arg-type]  # tensors, as the key says
         else:
             marks = [_mark(a) for a in (*args, *kwargs.values())]
             if None in marks:
@@ -64,9 +64,9 @@ class QuickArtifact(Artifact):
             order = self._taken.get(key)
             if order is not None:
                 given = (*args, *kwargs.values())
-                return self._assemble(self._attempt([given[i] for i in order]))  # type: ignore[misc]
+                return self._assemble(self.attempt([given[i] for i in order]))  # type: ignore[misc]
         tensors = self.signature.flatten_inputs(args, kwargs)
-        result = self._assemble(self._attempt(tensors))
+        result = self._assemble(self.attempt(tensors))
         self._remember(key, tensors, (*args, *kwargs.values()))
         return result
 

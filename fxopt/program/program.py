@@ -128,12 +128,18 @@ class Program:
         Raises:
             InputError: the arguments do not fit the signature, or an op does not take their sizes or values.
         """
-        tensors = self.signature.flatten_inputs(args, kwargs)
+        return self.signature.unflatten_outputs(self.attempt(self.signature.flatten_inputs(args, kwargs)))
+
+    def attempt(self, tensors: list[torch.Tensor]) -> list[object]:
+        """`run_flat` of a call that the signature takes.
+
+        Raises:
+            InputError: an op does not take its sizes or values.
+        """
         try:
-            flat = self.run_flat(tensors)
+            return self.run_flat(tensors)
         except RUN_ERRORS as error:
             raise run_problem(f"the program {self.name}", self.signature, tensors, error) from error
-        return self.signature.unflatten_outputs(flat)
 
     def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
         """Runs on the tensors of `signature.tensor_inputs`; returns the computed outputs in order."""

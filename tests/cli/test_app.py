@@ -70,7 +70,7 @@ def test_version(capsys: pytest.CaptureFixture[str]):
         (["optimize"], "Missing argument 'MODEL' (see fxopt optimize --help)"),
         (["optimize", "m", "--opsett", "3"], "No such option: --opsett (Possible options: --opset"),
         (["optimize", "m", "--opset", "x"], "Invalid value for '--opset'"),
-        (["run", "m"], "`fxopt run` is not in this version yet; it has demo, optimize"),
+        (["show", "m"], "`fxopt show` is not in this version yet; it has demo, optimize"),
         (["passes", "fuse-conv-bnn"], "unknown pass 'fuse-conv-bnn'; did you mean 'fuse-conv-bn'?"),
     ],
 )

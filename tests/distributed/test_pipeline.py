@@ -1,10 +1,8 @@
 """Stages in processes of their own: the same numbers, batches of several sizes, and no process left behind."""
 
-import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,9 +13,9 @@ import torch
 import fxopt
 from fxopt.distributed.__main__ import main
 from fxopt.passes.partition import Link, partition
+from tests.distributed import processes as processes_of
 from tests.traced import traced
 
-ROOT = Path(__file__).parents[2]
 NEAR = Link(bandwidth=1e12, latency=0.0)
 
 
@@ -38,15 +36,8 @@ def records(path: Path, count: int) -> torch.Tensor:
 
 
 def launch(folder: Path, *options: str, processes: int = 2) -> "subprocess.Popen[str]":
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, *command, "-m", "fxopt.distributed", str(folder), *options],
-        env=environment,
-        cwd=folder.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    return processes_of.launch(
+        str(folder), *options, module="fxopt.distributed", home=folder.parent, processes=processes
     )
 
 
@@ -69,7 +60,7 @@ def test_a_killed_process_ends_the_others_and_leaves_no_output(folder: Path, tmp
     records(tmp_path / "x.npz", 60_000)
     options = ["--data", str(tmp_path / "x.npz"), "--output", str(tmp_path / "y.npz"), "--batch", "4"]
     run = launch(folder, *options, "--timeout", "20")
-    victim = _worker(run.pid, rank=1)
+    victim = _joined_worker(run.pid, rank=1)
     time.sleep(1.0)
     os.kill(victim, signal.SIGKILL)
     start = time.monotonic()
@@ -78,7 +69,7 @@ def test_a_killed_process_ends_the_others_and_leaves_no_output(folder: Path, tmp
     assert run.returncode != 0
     assert "process 0: the process beside this one is gone" in told or "SIGTERM" in told or "Signal 9" in told
     assert not (tmp_path / "y.npz").exists()
-    assert _workers(run.pid) == []
+    assert processes_of.in_session(run.pid) == []
 
 
 @pytest.mark.slow
@@ -124,28 +115,11 @@ def test_a_mistake_is_told_before_anything_starts(
     assert told.count("\n") == 1
 
 
-def _workers(parent: int) -> list[int]:
-    """The processes that torchrun started and that are alive."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # one that ended just now
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[1]) == parent and fields[0] != "Z":
-                found.append(int(entry.name))
-    return found
-
-
-def _worker(parent: int, *, rank: int) -> int:
+def _joined_worker(parent: int, *, rank: int) -> int:
     """The process of a rank, once it has begun to run its stage."""
+    pid = processes_of.worker(parent, rank=rank)
     for _ in range(600):
-        for pid in _workers(parent):
-            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            if f"RANK={rank}".encode() in environment and _joined(pid):
-                return pid
+        if processes_of.has_joined(pid):
+            return pid
         time.sleep(0.1)
-    raise AssertionError("torchrun started no process")
-
-
-def _joined(pid: int) -> bool:
-    """Whether a process has talked to its neighbour: it holds several sockets."""
-    return sum(1 for f in Path(f"/proc/{pid}/fd").iterdir() if "socket" in str(f.readlink())) >= 3
+    raise AssertionError("the process joined no other")

@@ -44,7 +44,12 @@ class OnnxArtifact(QuickArtifact):
         except Exception as error:
             raise ArtifactError(f"{self.path} can't be run: {_first_line(error)}") from error
 
-    def _attempt(self, tensors: list[torch.Tensor]) -> list[object]:
+    def attempt(self, tensors: list[torch.Tensor]) -> list[object]:
+        """`run_flat` of a call that the signature takes.
+
+        Raises:
+            InputError: an op does not take its sizes or values.
+        """
         try:
             return self._results(tensors)
         except Exception as error:  # the runtime has exceptions of its own

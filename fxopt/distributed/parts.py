@@ -1,0 +1,189 @@
+"""What is done of a run, shard by shard: in memory, or in a folder that a later run goes on from.
+
+A shard's file is written to a hidden name and renamed, so that it is whole or not there; a run that was killed at any
+moment loses what it had under way, and no more.
+"""
+
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+
+from fxopt.distributed.data import Piece
+from fxopt.errors import ArtifactError, InputError
+from fxopt.program.writing import hidden_name, replacing, write_file, writing
+
+__all__ = ["Folder", "Memory", "Parts"]
+
+_RUN = "run.json"
+_SUFFIX = ".safetensors"
+
+
+class Parts(ABC):
+    """The shards that are done, by number."""
+
+    @abstractmethod
+    def done(self) -> set[int]:
+        """The numbers of those that are here."""
+
+    @abstractmethod
+    def put(self, shard: int, content: bytes) -> None:
+        """Keeps a shard's results, as `packed` made them."""
+
+    @abstractmethod
+    def content(self, shard: int) -> bytes:
+        """What was put."""
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Removes all: the results stand elsewhere now."""
+
+    def pieces(self, shard: int) -> list[Piece]:
+        """The results of a shard that is here."""
+        return unpacked(self.content(shard))
+
+
+class Memory(Parts):
+    """Nothing is kept beyond the run."""
+
+    def __init__(self) -> None:
+        self._contents: dict[int, bytes] = {}
+
+    def done(self) -> set[int]:
+        """The numbers of those that are here."""
+        return set(self._contents)
+
+    def put(self, shard: int, content: bytes) -> None:
+        """Keeps a shard's results."""
+        self._contents[shard] = content
+
+    def content(self, shard: int) -> bytes:
+        """What was put."""
+        return self._contents[shard]
+
+    def remove(self) -> None:
+        """Nothing is elsewhere."""
+
+
+class Folder(Parts):
+    """A file a shard, beside what is to become of them.
+
+    Args:
+        path: the folder; made if it is not there.
+        run: what makes two runs the same, as text by name.
+
+    Raises:
+        InputError: it holds parts of another run.
+        ArtifactError: it can't be written.
+    """
+
+    def __init__(self, path: Path, run: Mapping[str, str]) -> None:
+        self.path = path
+        with writing(path):
+            path.mkdir(exist_ok=True)
+        manifest = path / _RUN
+        if manifest.is_file():
+            self._check(manifest, run)
+        elif any(path.glob(f"*{_SUFFIX}")):
+            raise InputError(
+                f"{path} holds parts of a run that is not known: remove it, or choose another output"
+            )
+        else:
+            with replacing(manifest) as temporary:
+                write_file(temporary, [json.dumps(dict(run), indent=1).encode()])
+
+    def _check(self, manifest: Path, run: Mapping[str, str]) -> None:
+        try:
+            known = json.loads(manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"can't read {manifest}: {error}; remove the folder to begin anew") from error
+        differs = next((k for k, v in run.items() if not isinstance(known, dict) or known.get(k) != v), None)
+        if differs is not None:
+            raise InputError(
+                f"{self.path} holds parts of another run ({differs} differs): remove it, or choose another output"
+            )
+
+    def _file(self, shard: int) -> Path:
+        return self.path / f"{shard:06}{_SUFFIX}"
+
+    def done(self) -> set[int]:
+        """The numbers of those that are here and whole."""
+        files = (f for f in self.path.glob(f"[0-9]*{_SUFFIX}") if _is_whole(f))
+        return {int(f.stem) for f in files}
+
+    def put(self, shard: int, content: bytes) -> None:
+        """Writes a shard's file, whole or not at all.
+
+        Raises:
+            ArtifactError: the file system refuses.
+        """
+        file = self._file(shard)
+        temporary = hidden_name(file)
+        with writing(file):
+            # Not through to the disk, which is dear: what a lost machine leaves of it is seen, and made again.
+            temporary.write_bytes(content)
+            temporary.replace(file)
+
+    def content(self, shard: int) -> bytes:
+        """The bytes of a shard's file."""
+        return self._file(shard).read_bytes()
+
+    def remove(self) -> None:
+        """Removes the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file can be read: one that a full disk or a lost machine cut off is made again."""
+    try:
+        with safe_open(file, "pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
+def packed(pieces: Sequence[Piece]) -> bytes:
+    """Results as the bytes of a safetensors file: tensors by `PIECE.OUTPUT`, the rest in its metadata."""
+    tensors: dict[str, torch.Tensor] = {}
+    entries: list[dict[str, object]] = []
+    for number, piece in enumerate(pieces):
+        values = piece.outputs or ()
+        scalars = {str(i): v for i, v in enumerate(values) if not isinstance(v, torch.Tensor)}
+        tensors |= {
+            f"{number}.{i}": v.detach().cpu().contiguous().clone()
+            for i, v in enumerate(values)
+            if isinstance(v, torch.Tensor)
+        }
+        count = None if piece.outputs is None else len(values)
+        entries.append(
+            {
+                "records": [piece.start, piece.stop],
+                "outputs": count,
+                "scalars": scalars,
+                "reason": piece.reason,
+            }
+        )
+    return save(tensors, {"pieces": json.dumps(entries)})
+
+
+def unpacked(content: bytes) -> list[Piece]:
+    """The pieces again."""
+    length = int.from_bytes(content[:8], "little")
+    entries = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["pieces"])
+    tensors = load(content)
+    return [_piece(str(number), entry, tensors) for number, entry in enumerate(entries)]
+
+
+def _piece(number: str, entry: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Piece:
+    start, stop = entry["records"]
+    if entry["outputs"] is None:
+        return Piece(start, stop, None, entry["reason"])
+    scalars = entry["scalars"]
+    values = [scalars.get(str(i), tensors.get(f"{number}.{i}")) for i in range(entry["outputs"])]
+    return Piece(start, stop, tuple(values))
