@@ -17,6 +17,7 @@ SLOW = (
     "segformer", "mobilevit", "mobilenet-v2", "dinov2", "hiera", "detr", "clip", "owlvit", "videomae", "wav2vec2",
     "hubert", "wavlm", "ast", "patchtst", "cv-mobilenetv3_small_w7d20", "cv-seresnet10", "cv-regnetx002",
     "flaubert", "fnet", "mamba2", "cv-squeezeresnet_v1_1", "cv-ghostnet", "cv-shufflenet_g3_wd4", "cv-darknet_tiny",
+    "deberta", "encodec",
 )  # fmt: skip
 
 

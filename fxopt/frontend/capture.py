@@ -23,6 +23,7 @@ from fxopt.errors import FxoptError, InputError, TraceError
 from fxopt.frontend.diagnose import dtype_advice, trace_error
 from fxopt.frontend.frames import Owner, is_layer, owner
 from fxopt.frontend.inputs import Example
+from fxopt.frontend.numbers import known_numbers
 from fxopt.frontend.promises import drop_unused_numbers, promised
 from fxopt.frontend.untouched import inference_mode
 from fxopt.program.recurrent import whole_layers
@@ -30,8 +31,13 @@ from fxopt.program.recurrent import whole_layers
 __all__ = ["capture", "inference_mode", "quiet_torch"]
 
 
-def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
+def capture(model: nn.Module, example: Example, *, state: bool = False) -> torch.export.ExportedProgram:
     """Exports the model at the example.
+
+    Args:
+        model: in eval mode.
+        example: a call of it.
+        state: whether it may write to its buffers.
 
     Raises:
         TraceError: torch.export can't capture it; names the user's line.
@@ -46,6 +52,7 @@ def capture(model: nn.Module, example: Example) -> torch.export.ExportedProgram:
         _masks_as_given(),
         _conversions_to_the_same(),
         promised(),
+        known_numbers(model, state=state),
         whole_layers(),
     ):
         try:

@@ -18,6 +18,7 @@ from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
 
 from fxopt.frontend.frames import Owner, is_layer, owner
+from fxopt.frontend.numbers import READS_A_VALUE
 from fxopt.ops import op_key
 
 __all__ = ["drop_unused_numbers", "promised"]
@@ -92,5 +93,5 @@ def drop_unused_numbers(graph: Graph) -> None:
     for node in reversed(graph.nodes):
         if node.op == "call_function" and not node.users:
             number = isinstance(node.meta.get("val"), _NUMBERS)
-            if number or op_key(node.target) == "aten._assert_scalar.default":
+            if number or node.target in READS_A_VALUE or op_key(node.target) == "aten._assert_scalar.default":
                 graph.erase_node(node)

@@ -120,7 +120,7 @@ def _from_module(
 
 def _captured(model: nn.Module, at: Example, example: Example, *, state: bool) -> Program:
     """The program of a call, named and ranged after the user's example."""
-    program = _to_program(capture(model, at), at, state=state)
+    program = _to_program(capture(model, at, state=state), at, state=state)
     _finish(program, type(model).__name__, example)
     return program
 

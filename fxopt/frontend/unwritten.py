@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxopt.program.program import Origin, Program, origins_of
 
-__all__ = ["filled", "unwritten"]
+__all__ = ["LEFT_OPEN", "filled", "unwritten"]
 
 _PREFIXES = ("aten.empty", "aten.new_empty")
-_OPS = frozenset(
+LEFT_OPEN = frozenset(
     {
         torch.ops.aten.empty.memory_format,
         torch.ops.aten.empty_like.default,
@@ -30,6 +30,7 @@ _OPS = frozenset(
         torch.ops.aten.new_empty_strided.default,
     }
 )
+"""Ops whose result holds what memory held before."""
 
 
 def unwritten(program: Program) -> Origin | None:
@@ -55,4 +56,4 @@ class filled(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        return result.fill_(1) if func in _OPS else result
+        return result.fill_(1) if func in LEFT_OPEN else result

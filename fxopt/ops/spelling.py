@@ -13,6 +13,7 @@ from torch.fx import Node
 
 from fxopt.ops.canonical import canonical_arguments, plain
 from fxopt.ops.info import op_key
+from fxopt.ops.schema import argument_kinds
 
 __all__ = ["DROPPED", "SPELLINGS", "STANDING", "Emit", "canonical_call"]
 
@@ -342,6 +343,28 @@ def _padded_conv(emit: Emit, op: torch._ops.OpOverload, a: Arguments, value: obj
     return emit(op, (x, a["weight"], a["bias"], a["stride"], padding, dilations, a["groups"]), value=value)
 
 
+def _with_a_tensor(emit: Emit, target: torch._ops.OpOverload, args: tuple[object, ...]) -> tuple[object, ...]:
+    """The arguments of a call on numbers alone (`torch.div(x.shape[0], 2)`) with the first as a tensor."""
+    kinds = argument_kinds(target)[: len(args)]
+    first = next((i for i, kind in enumerate(kinds) if kind.base == "Tensor" and not kind.is_list), None)
+    if first is None or not all(map(_is_number, args)):
+        return args
+    number = _plain_value(args[first])
+    dtype = torch.bool if isinstance(number, bool) else torch.int64
+    if isinstance(number, (float, torch.SymFloat)):
+        dtype = torch.get_default_dtype()
+    made = emit(aten.scalar_tensor.default, (args[first],), {"dtype": dtype})
+    return (*args[:first], made, *args[first + 1 :])
+
+
+def _plain_value(argument: object) -> object:
+    return argument.meta.get("val") if isinstance(argument, Node) else argument
+
+
+def _is_number(argument: object) -> bool:
+    return isinstance(_plain_value(argument), (int, float, torch.SymInt, torch.SymFloat))
+
+
 def canonical_call(
     emit: Emit, target: object, args: tuple[object, ...], kwargs: dict[str, object], value: object
 ) -> object:
@@ -357,6 +380,8 @@ def canonical_call(
     Returns:
         The node (or literal) that stands for it.
     """
+    if isinstance(target, torch._ops.OpOverload):
+        args = _with_a_tensor(emit, target, args)
     spelling = SPELLINGS.get(op_key(target))
     if spelling is None or not isinstance(target, torch._ops.OpOverload):
         return emit(target, args, kwargs, value=value)
