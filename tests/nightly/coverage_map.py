@@ -70,6 +70,8 @@ class CoverageMap:
     def __init__(self, path: Path, sources: str) -> None:
         self.path, self.sources = path, sources
         self.tests: dict[str, dict[str, Any]] = {}
+        self.modules: list[str] = []
+        """What the tests import while they run."""
         self._by_line: dict[tuple[str, int], list[str]] = {}
         self.load()
 
@@ -77,6 +79,7 @@ class CoverageMap:
         """Reads what the file holds of the same sources."""
         kept = json.loads(self.path.read_text()) if self.path.is_file() else {}
         self.tests = kept["tests"] if kept.get("sources") == self.sources else {}
+        self.modules = kept.get("modules", [])
         self._by_line.clear()
         for name, test in self.tests.items():
             for file, lines in test["lines"].items():
@@ -90,6 +93,7 @@ class CoverageMap:
     def measure(self, name: str, file_digest: str, files: dict[str, str], run: Callable[[], object]) -> None:
         """Runs a test and keeps what it ran."""
         lines: Lines = {}
+        known = set(sys.modules)
         start = time.process_time()
         with traced(files, lines):
             run()
@@ -98,11 +102,13 @@ class CoverageMap:
             "seconds": round(time.process_time() - start, 4),
             "lines": {f: sorted(n) for f, n in lines.items()},
         }
+        new = (m for m in sys.modules if m not in known and not m.startswith(("tests", "__")))
+        self.modules = list(dict.fromkeys([*self.modules, *new]))
 
     def save(self) -> None:
         """Writes the file."""
         self.path.parent.mkdir(exist_ok=True)
-        text = json.dumps({"sources": self.sources, "tests": self.tests})
+        text = json.dumps({"sources": self.sources, "modules": self.modules, "tests": self.tests})
         self.path.with_suffix(".part").write_text(text)
         self.path.with_suffix(".part").replace(self.path)
 

@@ -15,7 +15,7 @@ from types import CodeType, FunctionType
 
 from tests.nightly.mutations import ROOT
 
-__all__ = ["Functions", "fork", "fresh"]
+__all__ = ["Functions", "allow", "fork", "fresh"]
 
 End = tuple[str, str, float]
 """How a run ended ("survived", "killed", "timeout"), what it said, and its wall seconds."""
@@ -59,6 +59,14 @@ def _child(work: Callable[[], str], writing: int, cpu_seconds: int) -> None:
         code = 0
     finally:
         os._exit(code)
+
+
+def allow(cpu_seconds: float) -> None:
+    """Ends this child once it has used so much more processor time."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = int(used.ru_utime + used.ru_stime + cpu_seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (min(soft, hard), hard))
 
 
 def _end_group(child: int) -> None:

@@ -7,11 +7,13 @@ are loaded is tried in a process of its own. A mutant that no test notices survi
 equivalent_mutants.json with the reason; any other survivor is a hole in the tests.
 
 Mutants are tried in random order, so that a run that stops early is a fair sample; results are kept in
-build/mutants.jsonl and a later run goes on from there: what was killed stays so while its file is the same, what survived
-is tried again when tests have changed. Figures go to build/mutants.json.
+build/mutants.jsonl and a later run goes on from there: what was killed stays so while the function is the same, what
+survived is tried again when tests have changed. Figures go to build/mutants.json.
 """
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import random
@@ -25,7 +27,7 @@ from typing import Any
 import pytest
 
 from tests.nightly.coverage_map import CoverageMap, Lines, digest, traced
-from tests.nightly.forks import Functions, fork, fresh
+from tests.nightly.forks import Functions, allow, fork, fresh
 from tests.nightly.mutations import ROOT, Mutant, mutants_of
 
 ROOMS = ("fxopt/passes", "fxopt/rewriting")
@@ -54,13 +56,11 @@ class Results:
 
     def __init__(self, path: Path, tests: str) -> None:
         self.path, self.tests = path, tests
-        self.digests = {f: digest([ROOT / f]) for f in sources()}
+        now = {m.key: m.source for f in sources() for m, _ in mutants_of(f)}
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         known = {r["key"]: r for r in map(json.loads, lines)}
-        self.last: dict[str, dict[str, Any]] = {
-            k: r for k, r in known.items() if r["source"] == self.digests.get(r["file"])
-        }
-        """How each mutant of the files as they are ended, with whatever tests."""
+        self.last: dict[str, dict[str, Any]] = {k: r for k, r in known.items() if r["source"] == now.get(k)}
+        """How each mutant of the functions as they are ended, with whatever tests."""
         self.ends = {k: r for k, r in self.last.items() if self._holds(r)}
         self.alive = {k for k, r in self.last.items() if r["end"] not in KILLED}
         """What survived when it was last tried."""
@@ -71,7 +71,7 @@ class Results:
     def add(self, mutant: Mutant, end: str, killer: str, seconds: float) -> None:
         """Keeps an end."""
         result = {**asdict(mutant), "end": end, "killer": killer, "seconds": round(seconds, 2)}
-        result |= {"source": self.digests[mutant.file], "tests": self.tests}
+        result["tests"] = self.tests
         self.ends[mutant.key] = self.last[mutant.key] = result
         self.path.parent.mkdir(exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
@@ -91,10 +91,19 @@ class Mutants:
         self.at_import: Lines = {}
         self.failed = ""
         self.kills: Counter[tuple[str, str]] = Counter()
+        """How many mutants a test has ended, by file and test and by function and test."""
         self.map = CoverageMap(BUILD / "mutants-coverage.json", digest([ROOT / f for f in sources()]))
         tests = [p for t in TESTS if t.startswith("tests") for p in sorted((ROOT / t).rglob("*.py"))]
         self.results = Results(RESULTS, digest(tests))
         self.items: dict[str, pytest.Item] = {}
+        for result in self.results.ends.values():
+            self.count(result["file"], result["function"], result["killer"])
+
+    def count(self, file: str, function: str, killer: str) -> None:
+        """Notes what ended a mutant."""
+        if killer:
+            self.kills[file, killer] += 1
+            self.kills[f"{file}:{function}", killer] += 1
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self, session: pytest.Session) -> Any:
@@ -114,6 +123,9 @@ class Mutants:
             raise pytest.UsageError("the tests can't be collected")
         self.items = {item.nodeid: item for item in session.items}
         self.measure()
+        for name in self.map.modules:  # once here rather than in each child
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
         self.functions = Functions(self.files)
         start = time.monotonic()
         equivalent = json.loads(EQUIVALENT.read_text(encoding="utf-8"))
@@ -126,7 +138,7 @@ class Mutants:
 
     def chosen(self) -> list[tuple[Mutant, str]]:
         """The mutants to try, in order."""
-        every = [m for f in sources(self.options.file) for m in mutants_of(f)]
+        every = [m for part in self.options.file for f in sources(part) for m in mutants_of(f)]
         if self.options.again:
             every = [m for m in every if m[0].key in self.results.alive]
         random.Random(self.options.seed).shuffle(every)
@@ -173,7 +185,8 @@ class Mutants:
 
         def cost(name: str) -> float:
             own = 0.2 if f"test_{stem}.py" in name else 0.5 if name.startswith(room) else 1.0
-            return own * (self.map.seconds(name) + 0.02) / (1 + self.kills[mutant.file, name])
+            kills = self.kills[mutant.file, name] + 10 * self.kills[f"{mutant.file}:{mutant.function}", name]
+            return own * (self.map.seconds(name) + 0.02) / (1 + kills)
 
         chosen, total = [], 0.0
         for name in sorted(found, key=cost):
@@ -187,8 +200,7 @@ class Mutants:
         tests = self.order(mutant)
         start = time.monotonic()
         end, killer = self.end(mutant, source, tests)
-        if end in KILLED:
-            self.kills[mutant.file, killer] += 1
+        self.count(mutant.file, mutant.function, killer)
         seconds = time.monotonic() - start
         self.results.add(mutant, end, killer, seconds)
         print(
@@ -209,6 +221,7 @@ class Mutants:
                 for function, code in codes:
                     function.__code__ = code
                 for name in tests:
+                    allow(8 + 5 * self.map.seconds(name))
                     self.run(name)
                     if self.failed:
                         return self.failed
@@ -257,12 +270,12 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=None, help="how many to try at most")
     parser.add_argument("--effort", type=float, default=10.0, help="seconds of tests for one mutant at most")
     parser.add_argument("--seed", type=int, default=0, help="of the order")
-    parser.add_argument("--file", default="", help="only files whose path holds this")
+    parser.add_argument("--file", default=[""], nargs="+", help="only files whose path holds one of these")
     parser.add_argument("--again", action="store_true", help="only what survived when it was last tried")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     options = parser.parse_args()
     if options.list:
-        for key in (m.key for f in sources(options.file) for m, _ in mutants_of(f)):
+        for key in (m.key for part in options.file for f in sources(part) for m, _ in mutants_of(f)):
             print(key)
         return 0
     os.environ |= {"HYPOTHESIS_PROFILE": "ci", "OMP_NUM_THREADS": "1"}

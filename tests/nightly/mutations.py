@@ -10,6 +10,7 @@ module level (constants and registrations, which every test would notice). Of tw
 """
 
 import ast
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class Mutant:
     """A name that stays while other parts of the file change."""
     at_load: bool
     """In code that runs when the module is loaded: a class body, a default argument."""
+    source: str
+    """Hash of the function that is changed, or of the class: what became of the mutant holds while it is the same."""
 
 
 def changes(node: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
@@ -125,6 +128,22 @@ def _is_type_test(node: ast.AST) -> bool:
     )
 
 
+def _hashes(tree: ast.Module) -> dict[str, str]:
+    """A hash of each function and class, by its name within the module; where the text is laid out does not count."""
+    found: dict[str, str] = {}
+    todo: list[tuple[str, ast.AST]] = [("", tree)]
+    while todo:
+        name, node = todo.pop(0)
+        for child in ast.iter_child_nodes(node):
+            inner = name
+            if isinstance(child, ast.FunctionDef | ast.ClassDef):
+                inner = f"{name}.{child.name}".lstrip(".")
+                text = found.get(inner, "") + ast.unparse(child)
+                found[inner] = hashlib.sha256(text.encode()).hexdigest()[:16]
+            todo.append((inner, child))
+    return found
+
+
 def mutants_of(file: str) -> list[tuple[Mutant, str]]:
     """Every mutant of a file, with the source that it makes.
 
@@ -136,6 +155,7 @@ def mutants_of(file: str) -> list[tuple[Mutant, str]]:
     made: list[tuple[Mutant, str]] = []
     seen: Counter[str] = Counter()
     tree = ast.parse(text)
+    hashes = _hashes(tree)
     stated = {id(k.value) for k in ast.walk(tree) if isinstance(k, ast.keyword) and k.arg == "strict"}
     for function, at_load, node in _code(tree):
         if not function:
@@ -152,6 +172,7 @@ def mutants_of(file: str) -> list[tuple[Mutant, str]]:
             key += f" #{seen[key]}" if seen[key] > 1 else ""
             if id(old) in stated:
                 continue
-            mutant = Mutant(file, old.lineno, function, before[:80], after[:80], key, at_load)
+            place = (file, old.lineno, function)
+            mutant = Mutant(*place, before[:80], after[:80], key, at_load, hashes[function])
             made.append((mutant, text[:start] + inline + text[start + len(segment) :]))
     return made

@@ -2,6 +2,7 @@
 
 import ast
 import gc
+import importlib
 import json
 import os
 from collections.abc import Callable
@@ -105,6 +106,32 @@ def test_how_a_mutant_ends(work: Callable[[], str], expected: str):
     assert end == expected and (said == "test_x") == (said != "")
 
 
+def test_a_test_that_hangs_ends_its_mutant_early():
+    def work() -> str:
+        forks.allow(0.1)
+        return _forever()
+
+    assert forks.fork(work, cpu_seconds=500)[0] == "timeout"
+
+
+def test_what_became_of_a_mutant_holds_while_its_function_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(mutations, "ROOT", tmp_path)
+    path = tmp_path / "m.py"
+
+    def sources(text: str) -> dict[str, str]:
+        path.write_text(text)
+        return {m.function: m.source for m, _ in mutations.mutants_of("m.py")}
+
+    text = "def f(a):\n    return a + 1\n\nclass C:\n    def g(self):\n        return 2\n"
+    before = sources(text)
+    assert set(before) == {"f", "C.g"}
+    assert sources("import os\n" + text.replace("2", "  2")) == before
+    after = sources(text.replace("2", "3"))
+    assert after["f"] == before["f"] and after["C.g"] != before["C.g"]
+
+
 def test_a_fork_runs_the_changed_function():
     file = "fxopt/passes/_names.py"
     live = forks.Functions({str(mutations.ROOT / file): file})
@@ -152,8 +179,15 @@ def test_lines_that_run(tmp_path: Path):
     kept.measure(
         "t", "1", {mutations.__file__: "m"}, lambda: list(mutations.changes(ast.parse("a < b").body[0].value))
     )
+    kept.measure(
+        "t", "1", {mutations.__file__: "m"}, lambda: [importlib.import_module("this"), kept.tests["t"]]
+    )
+    kept.measure(
+        "t", "1", {mutations.__file__: "m"}, lambda: list(mutations.changes(ast.parse("a < b").body[0].value))
+    )
     kept.save()
     again = coverage_map.CoverageMap(tmp_path / "map.json", "abc")
+    assert "this" in again.modules and "tests.nightly.mutations" not in again.modules
     assert again.knows("t", "1") and not again.knows("t", "2")
     assert set(again.tests["t"]["lines"]["m"]) == lines["m"]
     assert all(again.covering("m", n) == ["t"] for n in lines["m"]) and not again.covering("m", 1)
