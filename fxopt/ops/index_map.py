@@ -13,6 +13,8 @@ One bracket an input tensor in schema order, then one an output. Inside a bracke
 - `*`: any number of dimensions, aligned at the right as broadcasting does; once a bracket.
 - `.`: a dimension whose position says nothing (of size one, or repeated).
 
+Nothing stands before the arrow of a call that reads no tensor.
+
 The mark on an *input* decides; on an output it only repeats it. A tensor dimension of size one broadcasts. A
 bracket of a tensor list holds for each of its elements, unless there are as many brackets as elements. What a
 map does not exclude is
@@ -252,7 +254,8 @@ def parse_index_map(text: str) -> IndexMap:
         IndexMapError: the text is malformed; the message has a caret under the place.
     """
     reader = _Reader(text)
-    inputs = _operands(reader)
+    reader.space()
+    inputs = () if reader.text.startswith("->", reader.at) else _operands(reader)
     if not reader.accept("->"):
         raise reader.fail("',' or '->'")
     outputs = _operands(reader)

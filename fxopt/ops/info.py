@@ -111,6 +111,12 @@ class OpInfo:
     skips_zeros: bool | tuple[str, ...] = False
     """Contracted indices (True for all) along which a position at which one operand is zero may be left out: a sum;
     a contraction does it by its role."""
+    units: str = ""
+    """A mixed index of units with a state of their own. One unit reaches another only where the operand that has
+    the index twice (the rows of those that read, then the columns of those that are read) is not zero; a unit that
+    none of the others reads may be cut."""
+    state: str = ""
+    """The argument that holds the units' first states; the last results hold their last ones, in its order."""
     pads: bool | Callable[[dict[str, object]], bool] = False
     """A product of which some outputs see zeros in the place of input elements: constants do not come out as one
     number."""

@@ -6,6 +6,7 @@ import torch
 
 from fxopt.ops import (
     Cut,
+    Index,
     IndexMap,
     Kept,
     Mark,
@@ -147,6 +148,31 @@ def _check_cut(info: OpInfo, m: Mapped, index: str, contracted: bool, outcome: O
     outcome.expect(
         all(map(close, got, expected)), f"{m.case}: {op} on all but the first of {index} with {literals}"
     )
+
+
+def check_units(info: OpInfo) -> Outcome:
+    """Without a unit that no other one reads, a call gives the results of the others."""
+    outcome = Outcome()
+    for m in mapped(info):
+        stay = set(range(1, m.extents[info.units]))
+        inputs = [m.places(o, t.shape, info.units, stay) for _, o, t in m.inputs]
+        outputs = [m.places(o, t.shape, info.units, stay) for o, t in m.outputs]
+        tensors = [t for _, _, t in m.inputs]
+        twice = next(i for i, (_, o, _) in enumerate(m.inputs) if [*o.indices()].count(_unit(info)) == 2)
+        tensors[twice] = tensors[twice].index_fill(1, torch.tensor(0), 0)
+        whole = m.case.run(**_rebound(m, tensors))
+        got = m.case.run(**_rebound(m, [select(t, p) for t, p in zip(tensors, inputs, strict=True)]))
+        expected = [select(t, p) for t, p in zip(whole, outputs, strict=True)]
+        outcome.expect(all(map(close, got, expected)), f"{m.case}: the others change without the first unit")
+        states = [t.shape for name, _, t in m.inputs if name == info.state]
+        outcome.expect(
+            [t.shape for t in whole[-len(states) :]] == states, f"{m.case}: the states are not last"
+        )
+    return outcome
+
+
+def _unit(info: OpInfo) -> Index:
+    return Index(info.units, Mark.MIXED)
 
 
 def _zeroed(tensor: torch.Tensor, places: Places) -> torch.Tensor:

@@ -22,7 +22,8 @@ from fxopt.analysis.channels.reading import (
     tensor_operands,
 )
 from fxopt.analysis.channels.space import Space, is_part
-from fxopt.ops import is_pure
+from fxopt.analysis.channels.units import Units, standing, units_of
+from fxopt.ops import Cut, is_pure
 from fxopt.program import Program
 
 __all__ = ["Constants"]
@@ -40,6 +41,7 @@ class Constants:
         known: the tensors of weights and of what is computed from them alone.
         readings: every call read through its index map.
         products: those that meet known weights.
+        units: of calls that have some, where their weights are known.
     """
 
     def __init__(self, program: Program) -> None:
@@ -48,6 +50,7 @@ class Constants:
         self.known: dict[Node, torch.Tensor] = {}
         self.readings: dict[Node, Reading] = {}
         self.products: dict[Node, list[Product]] = {}
+        self.units: dict[Node, Units] = {}
         for node in program.graph.nodes:
             if node.op == "get_attr":
                 self._note(node, program.weights[str(node.target)])
@@ -72,6 +75,21 @@ class Constants:
             for part, side in enumerate(reading.outputs):
                 for dim, axis, names in side.places():
                     self.values[axis.span] = self._along(reading, part, dim, names, axis.size)
+        units = units_of(reading, self.known)
+        if units is not None:
+            self.units[node] = units
+            self._standing(units)
+
+    def _standing(self, units: Units) -> None:
+        """What units that never change give, in each result."""
+        (product,) = self.products[units.reading.node]
+        results = standing(
+            units, product, self.known, lambda side, onto: self.along(units.reading, side, onto)
+        )
+        for side, values in zip(units.reading.outputs, results, strict=True):
+            for _, axis, names in side.places():
+                if names == units.names:
+                    self.values[axis.span] = values
 
     def _note(self, node: Node, tensor: torch.Tensor) -> None:
         """A weight, and its uniform slices."""
@@ -155,6 +173,10 @@ class Constants:
         """The op itself on one element a slice, where all operands are constant there."""
         size = math.prod(reading.extents[n] for n in names)
         nothing = np.full(size, np.nan)
+        if not [
+            s for s in reading.inputs if s.name not in reading.info.shape_only or reading.info.elementwise
+        ]:
+            return np.full(size, _filled(reading))
         if len(names) > 1 or any(isinstance(v, torch.SymInt) for v in reading.bound.values()):
             return nothing
         free = reading.info.shape_only
@@ -202,6 +224,26 @@ class Constants:
             values = np.concatenate([self.values[a.span] for a in axes if a is not None])
             found = np.where(places[part] >= 0, values[places[part]], np.nan)
         return found
+
+
+def _filled(reading: Reading) -> float:
+    """The number that a call without operands gives everywhere."""
+    shapes = (tuple(reading.node.meta["val"].shape),)
+    assert reading.info.resize is not None
+    made = reading.info.resize(Cut(reading.op, reading.bound, {}, (((0,),) * len(shapes[0]),), shapes))
+    arguments = reading.bound | ({} if made is None else made[1])
+    if any(isinstance(v, torch.SymInt) for v in arguments.values()):
+        return math.nan
+    result = run_bound(reading.op, {name: _on_cpu(value) for name, value in arguments.items()})
+    assert isinstance(result, torch.Tensor)
+    return math.nan if result.is_complex() else float(result)
+
+
+def _on_cpu(value: object) -> object:
+    """A device, or a tensor that is asked for its dtype alone."""
+    if isinstance(value, torch.Tensor):
+        return torch.zeros(1, dtype=value.dtype)
+    return torch.device("cpu") if isinstance(value, torch.device) else value
 
 
 def _first_known(*vectors: np.ndarray) -> np.ndarray:

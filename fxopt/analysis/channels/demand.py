@@ -88,7 +88,7 @@ class _Walk:
         self.by[fresh] = number
 
     def _call(self, reading: Reading, number: int) -> None:
-        wanted = [self._demanded(s) for s in reading.outputs]
+        wanted = self._by_units(reading, [self._demanded(s) for s in reading.outputs])
         self.wanted.update(n for n in reading.node.all_input_nodes if not any(self.constants.space.parts(n)))
         through = [(p, self._through(p, wanted)) for p in self.constants.products[reading.node]]
         for side in reading.inputs:
@@ -114,6 +114,28 @@ class _Walk:
         values = self.constants.values
         found = [self.needed[a.span] & np.isnan(values[a.span]) for _, a, _ in side.places()]
         return found if all(f.any() for f in found) else None
+
+    def _by_units(
+        self, reading: Reading, wanted: list[list[np.ndarray] | None]
+    ) -> list[list[np.ndarray] | None]:
+        """With the units that demanded ones read, in every result: one that is read is so at every step."""
+        name, nothing = reading.info.units, all(w is None for w in wanted)
+        if not name or not reading.is_known or nothing:
+            return wanted
+        units, values = self.constants.units.get(reading.node), self.constants.values
+        chosen = np.zeros(reading.extents.get(name, 1), dtype=bool)
+        axes = [[a for _, a, names in s.places() if names == (name,)] for s in reading.outputs]
+        for demand, own in zip(wanted, axes, strict=True):
+            for axis in own if demand is not None else ():
+                chosen |= self.needed[axis.span]
+        if units is None:
+            chosen[:] = True
+        else:
+            chosen = units.needed(chosen, values[axes[0][0].span] == 0)
+        return [
+            [chosen if names == (name,) else np.ones(axis.size, dtype=bool) for _, axis, names in s.places()]
+            for s in reading.outputs
+        ]
 
     def _of_operand(
         self,
@@ -170,7 +192,7 @@ class _Walk:
 
     def _through(self, product: Product, wanted: list[list[np.ndarray] | None]) -> np.ndarray:
         """The channels that reach a demanded row and are not absorbed."""
-        (demand,) = wanted
+        demand = wanted[0]
         if demand is None:
             return np.zeros(1 if product.channel is None else product.channel.size, dtype=bool)
         axes = [a for _, a, _ in product.reading.outputs[0].places()]

@@ -52,8 +52,9 @@ class Product:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is y = x w + b, without factors."""
-        return all(self.reading.bound.get(k, 1) == 1 for k in ("alpha", "beta"))
+        """Whether it is all that the call computes, y = x w + b, without factors."""
+        is_all = self.reading.info.role is QuantRole.CONTRACTION
+        return is_all and all(self.reading.bound.get(k, 1) == 1 for k in ("alpha", "beta"))
 
     @cached_property
     def reaches(self) -> np.ndarray:
@@ -93,7 +94,8 @@ class Product:
 
 def products_of(reading: Reading, known: Mapping[Node, torch.Tensor]) -> list[Product]:
     """The inputs of a call that meet known weights, as far as they can be put as matrices."""
-    if reading.info.role is not QuantRole.CONTRACTION or len(reading.outputs) != 1 or not reading.is_known:
+    is_product = reading.info.role is QuantRole.CONTRACTION and len(reading.outputs) == 1
+    if not reading.is_known or not (is_product or reading.info.units):
         return []
     found = []
     for x in reading.inputs:
@@ -107,12 +109,14 @@ def products_of(reading: Reading, known: Mapping[Node, torch.Tensor]) -> list[Pr
 def _product(reading: Reading, x: Side, weight: Side, tensor: torch.Tensor) -> Product | None:
     contracted = reading.contracted
     kept = {i for s in reading.outputs for i in s.indices}
-    if not (x.indices & weight.indices) - kept:
+    shared = (x.indices & weight.indices) - kept
+    units = bool(reading.info.units)
+    if not shared or (units and not any(map(reading.skips_zeros, shared))):  # gates are no sums
         return None
     own = {n for d in weight.dims for n in d}
     channels: list[tuple[Axis | None, Names]] = [(a, d) for _, a, d in x.places() if own & set(d)]
     rows = [(a, d) for _, a, d in reading.outputs[0].places() if own & set(d)]
-    others = [s for s in reading.inputs if s is not x and s is not weight]
+    others = [] if units else [s for s in reading.inputs if s is not x and s is not weight]
     if len(channels) > 1 or len(rows) != 1 or len(others) > 1:
         return None
     channel, names = channels[0] if channels else (None, ())

@@ -235,7 +235,7 @@ def read_call(node: Node, space: Space) -> Reading | None:
         for o, shape in zip(brackets, shapes[0], strict=True)
         for d in o.expanded(len(shape))
         for i in d.indices
-        if i.mark is not Mark.CARRIED
+        if i.mark is not Mark.CARRIED and i.name != info.units  # which units reach which, their weight says
     }
     return Reading(
         node,

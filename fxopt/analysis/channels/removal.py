@@ -151,6 +151,8 @@ def _blocked(coupling: Coupling) -> list[Blocked]:
             if product.weight.node.op != "get_attr":
                 continue
             dead = ~product.from_grid(product.reaches, product.rows, some)
+            if not product.is_plain:
+                dead &= demand.constants.values[product.out.span] == 0
             if product.bias is not None:
                 bias = demand.constants.along(product.reading, product.bias, product.rows)
                 dead &= bias == 0

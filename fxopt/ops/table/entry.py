@@ -44,6 +44,8 @@ class Facts(TypedDict, total=False):
     scaled_by: str
     shifted_by: str
     skips_zeros: bool | tuple[str, ...]
+    units: str
+    state: str
     pads: bool | Callable[[Bound], bool]
     moves: bool
     shape_only: tuple[str, ...]

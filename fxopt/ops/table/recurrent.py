@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from fxopt.ops.info import QuantRole, SampleArgs
-from fxopt.ops.sizes import Size, product, shape_of
-from fxopt.ops.table.entry import Bound, Draw, Facts, call, entry
+from fxopt.ops.sizes import Size, product, same_size, shape_of
+from fxopt.ops.table.entry import Bound, Draw, Facts, IndexText, call, entry
+from fxopt.ops.table.maps import statement
 
 
 def _quiet(bound: Bound) -> bool:
@@ -20,7 +21,7 @@ def _matrices(weights: object) -> Size:
 
 def _layer_flops(bound: Bound, output: object) -> Size:
     """Each step of each sequence meets each matrix."""
-    steps = product(shape_of(bound["input"])[:-1])
+    steps = product(shape_of(bound["data" if "batch_sizes" in bound else "input"])[:-1])
     return 2 * steps * _matrices(bound["params"])
 
 
@@ -48,6 +49,10 @@ def _layers(gates: int, *, pair: bool = False) -> Callable[[Draw], Sequence[Samp
             call(d(5, 2, 3), _states(d, 1, 2, pair=pair), one, True, 1, 0.0, True, False, False),
             call(d(2, 5, 3), _states(d, 4, 2, pair=pair), two, True, 2, 0.5, False, True, True),
             call(d(2, 5, 3), _states(d, 4, 2, pair=pair), two, True, 2, 0.5, True, True, True),
+            call(
+                d(5, 3), torch.tensor([2, 2, 1]), _states(d, 1, 2, pair=pair), one, True, 1, 0.0, False, False
+            ),
+            call(d(2, 5, 3), _states(d, 1, 2, pair=pair), one[:2], False, 1, 0.0, False, False, True),
         ]
 
     return samples
@@ -62,11 +67,51 @@ def _cells(gates: int, *, pair: bool = False) -> Callable[[Draw], Sequence[Sampl
     return samples
 
 
-_LAYER = Facts(pure=_quiet, flops=_layer_flops, role=QuantRole.ISLAND)
-_CELL = Facts(flops=_cell_flops, role=QuantRole.ISLAND)
-entry("lstm", _layers(4, pair=True), _LAYER, absolute=True)
-entry("gru", _layers(3), _LAYER, absolute=True)
-entry("rnn_tanh rnn_relu", _layers(1), _LAYER)
-entry("lstm_cell", _cells(4, pair=True), _CELL, absolute=True)
-entry("gru_cell", _cells(3), _CELL, absolute=True)
-entry("rnn_tanh_cell rnn_relu_cell", _cells(1), _CELL)
+def _is_one_layer(bound: Bound, gates: int) -> bool:
+    """Whether a call is one layer in one direction over whole sequences, its output as wide as its state."""
+    if "batch_sizes" in bound or bound["num_layers"] != 1 or bound["bidirectional"]:
+        return False
+    rows, states = shape_of(_listed(bound["params"])[0])[0], map(shape_of, _listed(bound["hx"]))
+    return all(same_size(rows, gates * s[-1]) for s in states)
+
+
+def _listed(value: object) -> Sequence[object]:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _rows(gates: int) -> str:
+    return f"(g={gates} !u)" if gates > 1 else "!u"
+
+
+def _layer_map(gates: int) -> IndexText:
+    """Units `u` by their rows in each gate."""
+
+    def index_map(bound: Bound) -> str | None:
+        if not _is_one_layer(bound, gates):
+            return None
+        leading = ["n", "!t"] if bound["batch_first"] else ["!t", "n"]
+        states = [[".", "n", "!u"] for _ in _listed(bound["hx"])]
+        rows = _rows(gates)
+        weights = [[rows, "i"], [rows, "!u"], [rows], [rows]][: len(_listed(bound["params"]))]
+        return statement([[*leading, "i"], *states, *weights], [[*leading, "!u"], *states])
+
+    return index_map
+
+
+def _cell_map(gates: int) -> IndexText:
+    def index_map(bound: Bound) -> str:
+        rows, states = _rows(gates), [["*", "!u"] for _ in _listed(bound["hx"])]
+        return statement([["*", "i"], *states, [rows, "i"], [rows, "!u"], [rows], [rows]], states)
+
+    return index_map
+
+
+_UNITS = Facts(role=QuantRole.ISLAND, units="u", state="hx", skips_zeros=("i",))
+_LAYER = Facts(**_UNITS, pure=_quiet, flops=_layer_flops)
+_CELL = Facts(**_UNITS, flops=_cell_flops)
+entry("lstm", _layers(4, pair=True), _LAYER, index_map=_layer_map(4), absolute=True)
+entry("gru", _layers(3), _LAYER, index_map=_layer_map(3), absolute=True)
+entry("rnn_tanh rnn_relu", _layers(1), _LAYER, index_map=_layer_map(1))
+entry("lstm_cell", _cells(4, pair=True), _CELL, index_map=_cell_map(4), absolute=True)
+entry("gru_cell", _cells(3), _CELL, index_map=_cell_map(3), absolute=True)
+entry("rnn_tanh_cell rnn_relu_cell", _cells(1), _CELL, index_map=_cell_map(1))

@@ -11,6 +11,7 @@ from fxopt.analysis.channels import Removal
 from fxopt.passes._names import aten_name
 from fxopt.passes.eliminate._branches import replace_constant_branches
 from fxopt.passes.eliminate._cutting import Cutter
+from fxopt.passes.eliminate._untying import untie
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.program import origins_of
 from fxopt.rewriting import Const, Rewriter
@@ -37,7 +38,8 @@ class EliminateDeadWeights(Pass):
     all that is tied to them (through residual sums, joins, heads) goes too. A constant that is not zero is
     taken into the bias that follows; in front of padding one channel stays for all constant ones. A branch that
     gives the same numbers on every input goes as a whole, and with zeros the sum that it went into. Inputs and
-    outputs keep their sizes. What is dead but has to stay is reported with what blocks it.
+    outputs keep their sizes. Hidden units of recurrent layers go with their rows in each gate; where layers of a
+    stack lose units of their own, each becomes a call of its own. What is dead but has to stay is reported with what blocks it.
     """
 
     contract = Contract.EQUIVALENT
@@ -46,6 +48,7 @@ class EliminateDeadWeights(Pass):
 
     def run(self, rewriter: Rewriter) -> None:
         """Cuts until nothing goes: what went may have been the last that demanded something, or that varied."""
+        untie(rewriter, _NAME)
         removal, before = rewriter.analysis(Removal), -1
         while rewriter.program.version != before:  # in a bisection a cut may not be allowed
             before = rewriter.program.version
