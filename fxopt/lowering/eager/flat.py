@@ -15,19 +15,37 @@ def forward(input_):
 
 import builtins
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch.fx import Node
 
 from fxopt.lowering.eager.direct import direct_call
+from fxopt.lowering.kernels.packing import pack, quietly
+from fxopt.lowering.kernels.plan import plan_kernels
+from fxopt.lowering.kernels.values import (
+    Integers,
+    Kernel,
+    KernelPlan,
+    Number,
+    Packed,
+    Part,
+    Step,
+    Value,
+    node_of,
+    operands_of,
+    result_of,
+)
 from fxopt.lowering.shared import Names, essential_arguments, skipped_input
 from fxopt.ops.info import op_key
 from fxopt.ops.quantized import dequantize
 from fxopt.program.program import Program
 
-__all__ = ["FlatFunction", "FlatSource", "flat_function", "flat_source"]
+__all__ = ["ENGINE", "FlatFunction", "FlatSource", "flat_function", "flat_source"]
+
+ENGINE = "onednn"
+"""Whose kernels convolutions on integers are: right for any number of groups."""
 
 FlatFunction = Callable[..., list[object]]
 _SYMBOLS = {
@@ -47,12 +65,13 @@ class FlatSource:
 
 
 class _Writer:
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    def __init__(self, program: Program, plan: KernelPlan) -> None:
+        self.program, self.plan = program, plan
         self.names = Names(dir(builtins))
         self.values: dict[str, object] = {}
         self.bound: dict[tuple[type, object], str] = {}
-        self.variables: dict[Node, str] = {}
+        self.variables: dict[Value, str] = {}
+        self.packed: dict[Packed, str] = {}
         self.lines: list[str] = []
 
     def run(self) -> FlatSource:
@@ -60,14 +79,14 @@ class _Writer:
         for node in program.placeholders():
             self.variables[node] = self.names.new(node.name)
         parameters = ", ".join(self.variables[n] for n in program.placeholders())
-        last = _last_uses(program)
-        for node in program.graph.nodes:
-            if node.op == "get_attr":
-                self.variables[node] = self.bind(str(node.target), self._weight(node))
-            elif node.op == "call_function":
-                self._call(node)
-            dead = [v for n in last.get(node, ()) if (v := self.variables[n]) not in self.values]
-            if dead and node.op == "call_function":
+        last = _last_uses(self.plan.steps, program.output_nodes())
+        for step in self.plan.steps:
+            if isinstance(step, Kernel):
+                self._kernel(step)
+            else:
+                self._call(step)
+            dead = [v for n in last.get(result_of(step), ()) if (v := self.variables[n]) not in self.values]
+            if dead:
                 self.lines.append(f"    del {', '.join(dead)}")
         returned = ", ".join(self.text(v) for v in program.output_nodes())
         text = "\n".join([f"def forward({parameters}):", *self.lines, f"    return [{returned}]"]) + "\n"
@@ -99,6 +118,20 @@ class _Writer:
         self.variables[node] = self.names.new(node.name)
         self.lines.append(f"    {self.variables[node]} = {self._call_text(node)}")
 
+    def _kernel(self, step: Kernel) -> None:
+        arguments = ", ".join(map(self.text, step.args))
+        name = op_key(step.op).split(".")[1]
+        self.variables[step.result] = self.names.new(node_of(step.result).name)
+        call = f"{self.bind(name, direct_call(step.op))}({arguments})"
+        self.lines.append(f"    {self.variables[step.result]} = {call}")
+
+    def _pack(self, packed: Packed) -> str:
+        """The name of a packed weight, packed once."""
+        if packed not in self.packed:
+            value = pack(packed, self.program.weights, engine=ENGINE)
+            self.packed[packed] = self.bind(f"{packed.weight}_packed", value)
+        return self.packed[packed]
+
     def _stored_integers(self, node: Node) -> torch.Tensor | None:
         """The value of a weight that is stored as integers: it is computed once."""
         if node.target is not dequantize:
@@ -126,8 +159,14 @@ class _Writer:
 
     def text(self, value: object) -> str:
         """An argument. A list of numbers is a constant tuple: it is not built anew at each call."""
-        if isinstance(value, Node):
+        if isinstance(value, (Node, Integers, Part)):
+            if isinstance(value, Node) and value.op == "get_attr" and value not in self.variables:
+                self.variables[value] = self.bind(str(value.target), self._weight(value))
             return self.variables[value]
+        if isinstance(value, Packed):
+            return self._pack(value)
+        if isinstance(value, Number):
+            return value.text(self.text(value.node))
         if type(value) in _PLAIN:
             return repr(value)
         if isinstance(value, (list, tuple)):
@@ -149,27 +188,27 @@ def _is_product(node: Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and op_key(node.target) in _PRODUCTS
 
 
-def _last_uses(program: Program) -> dict[Node, list[Node]]:
-    """Per node the values that nothing needs after it, weights and outputs left out."""
-    root: dict[Node, Node] = {}
-    last: dict[Node, Node] = {}
-    for node in program.graph.nodes:
-        through = skipped_input(node) if node.op == "call_function" else None
-        root[node] = root[through] if through is not None else node
-        for used in node.all_input_nodes:
-            last[root[used]] = node
-        if node.op != "output":
-            last[root[node]] = node
-    uses: dict[Node, list[Node]] = {}
+def _last_uses(steps: Sequence[Step], outputs: Sequence[object]) -> dict[Value, list[Value]]:
+    """By a step's result, the values that nothing needs after it, weights and outputs left out."""
+    root: dict[Value, Value] = {}
+    last: dict[Value, Value] = {}
+    for step in steps:
+        result = result_of(step)
+        through = skipped_input(step) if isinstance(step, Node) else None
+        root[result] = result if through is None else root.get(through, through)
+        last.update((root.get(used, used), result) for used in (*operands_of(step), result))
+    kept = {root.get(value, value) for value in outputs if isinstance(value, Node)}
+    uses: dict[Value, list[Value]] = {}
     for value, user in last.items():
-        if value.op in ("placeholder", "call_function") and user.op == "call_function":
+        if value not in kept and not (isinstance(value, Node) and value.op == "get_attr"):
             uses.setdefault(user, []).append(value)
     return uses
 
 
 def flat_source(program: Program) -> FlatSource:
     """The text of the flat function and what its names stand for."""
-    return _Writer(program).run()
+    with quietly():
+        return _Writer(program, plan_kernels(program, engine=ENGINE)).run()
 
 
 def flat_function(program: Program) -> FlatFunction:

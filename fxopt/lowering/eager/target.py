@@ -6,7 +6,8 @@ import torch
 from torch.fx import Node
 
 from fxopt.errors import ArtifactError
-from fxopt.lowering.eager.flat import FlatFunction, flat_function
+from fxopt.lowering.eager.flat import ENGINE, FlatFunction, flat_function
+from fxopt.lowering.kernels.plan import kernel_notes, plan_kernels
 from fxopt.lowering.quick import QuickArtifact
 from fxopt.lowering.target import Emitted, EmittedEntries, Target
 from fxopt.program.file import ProgramFile, entries_buffers, file_buffers, program_of, read_file
@@ -35,6 +36,7 @@ class EagerTarget(Target):
     name = "eager"
     suffix = ".fxopt"
     runner = "eager"
+    placement = "eager"
 
     def has_rule(self, node: Node) -> bool:
         """Every op of a program runs in torch."""
@@ -50,8 +52,9 @@ class EagerTarget(Target):
             ArtifactError: the program holds what has no file form.
         """
         self.resolve_opset(opset)
-        # `prepack` will list the nodes whose weights are packed when the file is opened.
-        return Emitted(b"".join(file_buffers(program, "eager", lines=False, settings={"prepack": []})))
+        # Weights of integers are packed when the file is opened, by what the machine has: `prepack` lists none.
+        content = b"".join(file_buffers(program, "eager", lines=False, settings={"prepack": []}))
+        return Emitted(content, kernel_notes(plan_kernels(program, engine=ENGINE)))
 
     def emit_entries(self, programs: Mapping[str, Program], *, opset: int | None = None) -> EmittedEntries:
         """One file with a graph an entry point.

@@ -12,6 +12,19 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import Node
 
+from fxopt.lowering.kernels.plan import plan_kernels
+from fxopt.lowering.kernels.values import (
+    Integers,
+    Kernel,
+    KernelPlan,
+    Number,
+    Packed,
+    Part,
+    Step,
+    Value,
+    node_of,
+    operands_of,
+)
 from fxopt.lowering.regions import Choice
 from fxopt.lowering.shared import Names, node_choices, skipped_input
 from fxopt.lowering.target import find_rule
@@ -19,11 +32,12 @@ from fxopt.lowering.torchscript import rules as rules  # registers them
 from fxopt.lowering.torchscript.guards import guard_lines
 from fxopt.lowering.torchscript.literals import arguments_text, literal_text, scalar_type
 from fxopt.lowering.torchscript.sizes import function_text, is_size_function
+from fxopt.lowering.torchscript.trials import Trial, trial_lines
 from fxopt.ops.info import op_key
-from fxopt.ops.schema import is_random
+from fxopt.ops.schema import ArgumentKind, argument_kinds, is_random
 from fxopt.program.program import Program, origins_of
 
-__all__ = ["Emitter", "Source", "emit_source", "has_text"]
+__all__ = ["Attributes", "Emitter", "Source", "emit_source", "has_text"]
 
 _RESERVED = frozenset(
     {
@@ -34,12 +48,20 @@ _RESERVED = frozenset(
 )  # fmt: skip
 
 
+Attributes = dict[str | Packed | Trial, str]
+"""The names in the module of weights, of packed ones, and of what tries kernels."""
+
+_MOST_GROUPS = 100
+"""Of a convolution: above it torch's x86 engine takes a kernel of fbgemm's that adds pairs of products in 16 bits."""
+
+
 @dataclass
 class Source:
-    """A program as text: `text` defines a method; `attributes` are its weights' names in the module."""
+    """A program as text: `text` defines a method; `attributes` are the names of what it reads from the module."""
 
     text: str
-    attributes: dict[str, str] = field(default_factory=dict)
+    attributes: Attributes = field(default_factory=dict)
+    plan: KernelPlan = field(default_factory=KernelPlan)
 
 
 def has_text(node: Node) -> bool:
@@ -55,14 +77,14 @@ def has_text(node: Node) -> bool:
 class Emitter:
     """What a lowering rule writes with: it knows the program and the variables of its values."""
 
-    def __init__(self, program: Program, method: str, others: Mapping[str, str]) -> None:
+    def __init__(self, program: Program, method: str, others: Mapping[str | Packed | Trial, str]) -> None:
         self.program, self.method = program, method
         self.names = Names(_RESERVED)
         self.attributes = Names({"training", "forward", "code", "graph", method, *others.values()})
-        self.variables: dict[Node, str] = {}
+        self.variables: dict[Value, str] = {}
         self.lines: list[str] = []
-        self.choices: dict[Node, Choice[Node]] = {}
-        self.source = Source("", dict(others))
+        self.choices: dict[Step, Choice[Node]] = {}
+        self.source = Source("", dict(others), plan_kernels(program, most_groups=_MOST_GROUPS, once=True))
 
     def run(self) -> Source:
         """Writes the whole program."""
@@ -73,11 +95,18 @@ class Emitter:
         parameters = ", ".join(["self", *(f"{self.variables[n]}: Tensor" for n in program.placeholders())])
         inputs = {s: self.variables[n] for s, n in zip(specs, program.placeholders(), strict=True)}
         self.lines += [f"    {line}" for line in guard_lines(inputs, program.signature.symbols, self.names)]
+        for packed in self.source.plan.packed():
+            self._attribute(packed, f"{packed.weight}_packed")
+        for kind in dict.fromkeys(p.kind for p in self.source.plan.packed()):
+            names = [self._attribute(Trial(kind, done), f"trial_{kind}") for done in (False, True)]
+            self.lines += [f"    {line}" for line in trial_lines(kind, *names)]
+        read = {*program.output_nodes(), *(v for s in self.source.plan.steps for v in operands_of(s))}
         for node in program.weight_nodes():
-            self._weight(node)
+            if node in read:
+                self.variables[node] = f"self.{self._attribute(str(node.target), str(node.target))}"
         self.choices = {c.selections[0]: c for c in node_choices(program)}
         inner = {n for c in self.choices.values() for n in (*c.first, *c.second, *c.selections[1:])}
-        self._block([n for n in program.calls() if n not in inner], "    ")
+        self._block([s for s in self.source.plan.steps if s not in inner], "    ")
         returned = [n for n in program.output_nodes() if isinstance(n, Node)]
         types = ", ".join(scalar_type(n.meta["val"]) for n in returned) or "()"
         values = "".join(f"{self.variables[n]}, " for n in returned)
@@ -85,18 +114,39 @@ class Emitter:
         self.source.text = "\n".join([head, *self.lines, f"    return ({values.rstrip()})"]) + "\n"
         return self.source
 
-    def _weight(self, node: Node) -> None:
-        name = str(node.target)
-        if name not in self.source.attributes:
-            self.source.attributes[name] = self.attributes.new(name)
-        self.variables[node] = f"self.{self.source.attributes[name]}"
+    def _attribute(self, content: str | Packed | Trial, wanted: str) -> str:
+        """The module's attribute of a weight, or of what it holds besides."""
+        if content not in self.source.attributes:
+            self.source.attributes[content] = self.attributes.new(wanted)
+        return self.source.attributes[content]
 
-    def _block(self, nodes: Sequence[Node], indent: str) -> None:
-        for node in nodes:
-            if node in self.choices:
-                self._choice(self.choices[node], indent)
+    def _block(self, steps: Sequence[Step], indent: str) -> None:
+        for step in steps:
+            if step in self.choices:
+                self._choice(self.choices[step], indent)
+            elif isinstance(step, Kernel):
+                self._kernel(step, indent)
             else:
-                self._call(node, indent)
+                self._call(step, indent)
+
+    def _kernel(self, step: Kernel, indent: str) -> None:
+        kinds = argument_kinds(step.op)
+        arguments = ", ".join(self._argument(a, k) for a, k in zip(step.args, kinds, strict=False))
+        call = f"torch.ops.{step.op._schema.name.replace('::', '.')}({arguments})"
+        name = self.variables[step.result] = self.names.new(node_of(step.result).name)
+        self.lines.append(f"{indent}{name} = {call}{_comment(step.origin)}")
+
+    def _argument(self, value: object, kind: ArgumentKind) -> str:
+        """An argument of a kernel."""
+        if isinstance(value, (Integers, Part)):
+            return self.variables[value]
+        if isinstance(value, Packed):
+            return f"self.{self.source.attributes[value]}"
+        if isinstance(value, Number):
+            return value.text(self.variables[value.node])
+        if isinstance(value, list) and any(isinstance(v, Integers) for v in value):
+            return f"[{', '.join(self._argument(v, kind) for v in value)}]"
+        return literal_text(value, kind, self.name_of)
 
     def _choice(self, choice: Choice[Node], indent: str) -> None:
         """An `if`, in which each side computes what only it needs."""
@@ -117,9 +167,7 @@ class Emitter:
             return
         text = self._text(node)
         name = self.variables[node] = self.names.new(node.name)
-        modules = dict.fromkeys(o.module for o in origins_of(node) if o.module)
-        comment = re.sub(r"[^\x20-\x7e]", "?", ", ".join(modules))
-        self.lines.append(f"{indent}{name} = {text}" + (f"  # {comment}" if comment else ""))
+        self.lines.append(f"{indent}{name} = {text}{_comment(node)}")
         if is_random(node) and isinstance(node.meta.get("val"), torch.Tensor):
             # TorchScript drops a call that nobody reads, and the next would draw its numbers.
             self.lines.append(f"{indent}assert {name}.numel() >= 0")
@@ -145,19 +193,26 @@ class Emitter:
         return function_text(target, texts, [_kind(a) for a in node.args])
 
 
+def _comment(node: Node) -> str:
+    """The modules that a call comes from."""
+    modules = dict.fromkeys(o.module for o in origins_of(node) if o.module)
+    text = re.sub(r"[^\x20-\x7e]", "?", ", ".join(modules))
+    return f"  # {text}" if text else ""
+
+
 def _kind(argument: object) -> str:
     return scalar_type(argument.meta.get("val") if isinstance(argument, Node) else argument)
 
 
 def emit_source(
-    program: Program, *, method: str = "forward", others: Mapping[str, str] | None = None
+    program: Program, *, method: str = "forward", others: Mapping[str | Packed | Trial, str] | None = None
 ) -> Source:
     """The program as the text of a TorchScript method.
 
     Args:
         program: what to write.
         method: its name.
-        others: the attributes of weights that the module's other methods use.
+        others: the attributes that the module's other methods use.
 
     Raises:
         LoweringError: an argument has no TorchScript literal.

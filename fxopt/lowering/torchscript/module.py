@@ -13,7 +13,10 @@ import torch.jit._state as jit_state
 from torch import nn
 
 from fxopt.errors import LoweringError
+from fxopt.lowering.kernels.packing import pack, quietly
+from fxopt.lowering.kernels.values import Packed
 from fxopt.lowering.torchscript.emit import Source
+from fxopt.lowering.torchscript.trials import trial_value
 from fxopt.program.seal import SEAL_SIZE, sealed
 from fxopt.program.weights import tighten
 
@@ -58,22 +61,30 @@ def script_bytes(source: Source, weights: Mapping[str, torch.Tensor], extra: Map
         LoweringError: TorchScript refuses the text.
     """
     # Each weight alone in its memory: the file would hold all memory that a view looks into.
-    values = tighten({name: weights[name].detach() for name in source.attributes})
+    values = tighten({n: weights[n].detach() for n in source.attributes if isinstance(n, str)})
     with _fresh_compilation_unit():
         builder = torch._C.ConcreteModuleTypeBuilder(_HOLDER)
         kind = torch._C.TensorType.get()
-        for name, attribute in source.attributes.items():
-            parameter = isinstance(weights[name], nn.Parameter)
-            builder.add_attribute(attribute, kind, parameter, not parameter)
+        others: dict[str, object] = {}
+        for content, attribute in source.attributes.items():
+            if isinstance(content, str):
+                parameter = isinstance(weights[content], nn.Parameter)
+                builder.add_attribute(attribute, kind, parameter, not parameter)
+            else:
+                value = pack(content, weights) if isinstance(content, Packed) else trial_value(content)
+                others[attribute] = value
+                other = torch._C.BoolType.get() if isinstance(value, bool) else value._type()
+                builder.add_attribute(attribute, other, False, False)
         concrete = builder.build()  # type: ignore[attr-defined]  # torch's stubs leave it out
         module = torch._C._create_module_with_type(concrete.jit_type)
-        for name, attribute in source.attributes.items():
-            module.setattr(attribute, values[name])
+        for content, attribute in source.attributes.items():
+            module.setattr(attribute, values[content] if isinstance(content, str) else others[attribute])
         try:
             module._define(concrete, source.text, _resolve)  # type: ignore[attr-defined]
         except RuntimeError as error:
             raise LoweringError(f"TorchScript refuses the program: {_reason(error)}") from error
-        content = module.save_to_buffer(dict(extra))  # type: ignore[attr-defined]
+        with quietly():
+            content = module.save_to_buffer(dict(extra))  # type: ignore[attr-defined]
     return sealed([memoryview(content)[:-_COMMENT]], SEAL_MARK)
 
 

@@ -41,7 +41,9 @@ def load_script(path: str, extra: dict[str, object] | None = None) -> torch.jit.
     """
     import warnings
 
-    with warnings.catch_warnings():
+    from fxopt.lowering.kernels.packing import quietly
+
+    with warnings.catch_warnings(), quietly():
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
         try:
             module: torch.jit.ScriptModule = torch.jit.load(path, "cpu", _extra_files=extra)
@@ -104,6 +106,7 @@ class TorchScriptTarget(Target):
     name = "torchscript"
     suffix = ".pt"
     runner = "torchscript"
+    placement = "torchscript"
 
     def has_rule(self, node: torch.fx.Node) -> bool:
         """Whether the call can be written as TorchScript."""
@@ -119,6 +122,7 @@ class TorchScriptTarget(Target):
         Raises:
             LoweringError: TorchScript refuses the program, or an opset was given.
         """
+        from fxopt.lowering.kernels.plan import kernel_notes
         from fxopt.lowering.torchscript.emit import emit_source
         from fxopt.lowering.torchscript.module import script_bytes
 
@@ -130,7 +134,8 @@ class TorchScriptTarget(Target):
             "signature": signature_to_json(program.signature),
         }
         extra = {EXTRA_FILE: json.dumps(description, sort_keys=True, allow_nan=False)}
-        return Emitted(script_bytes(emit_source(program), program.weights, extra))
+        source = emit_source(program)
+        return Emitted(script_bytes(source, program.weights, extra), kernel_notes(source.plan))
 
     def emit_entries(self, programs: Mapping[str, Program], *, opset: int | None = None) -> EmittedEntries:
         """One file with a method an entry point.
@@ -148,7 +153,7 @@ class TorchScriptTarget(Target):
         for name, program in programs.items():
             source = emit_source(program, method=name, others=whole.attributes)
             whole = Source(whole.text + source.text, source.attributes)
-        whole.attributes = {weight: a for weight, a in whole.attributes.items() if weight[0] != " "}
+        whole.attributes = {k: a for k, a in whole.attributes.items() if not str(k).startswith(" ")}
         entries = {name: signature_to_json(program.signature) for name, program in programs.items()}
         description = {"format": 1, "fxopt": __version__, "name": "model", "entries": entries}
         extra = {EXTRA_FILE: json.dumps(description, sort_keys=True, allow_nan=False)}

@@ -99,4 +99,15 @@ _ONNXRUNTIME = register_placement(
         same_scale=_MOVES,
     )
 )
+# torch.ops.quantized on x86: no kernel takes the average of integers to integers of another scale, nor the nearest
+# of one dimension. Which machines have kernels that do not saturate, the lowering finds out.
+for _name in ("eager", "torchscript"):
+    register_placement(
+        replace(
+            _ONNXRUNTIME,
+            name=_name,
+            requantising=frozenset({"add", "mul", "cat"}),
+            same_scale=_MOVES - {"upsample_nearest1d"},
+        )
+    )
 _GENERIC = register_placement(replace(_ONNXRUNTIME, name="generic"))
