@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     )
     from fxopt.lowering import Artifact, Target, lowering_rule, register_target
     from fxopt.ops import OpInfo, register_op
-    from fxopt.passes.partition import Device, PartitionPlan, partition
+    from fxopt.passes.partition import Device, PartitionPlan
+    from fxopt.passes.partition._use import partition
     from fxopt.passes.prune import PrunePlan, plan_pruning
     from fxopt.pipeline import Contract, Pass, PassManager, RewritePass, register_pass
     from fxopt.program import Program

@@ -4,26 +4,18 @@
 'partition'
 """
 
-import json as json_text
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fxopt.cli.bisect import DynamicOption, ModelArgument, read_program
 from fxopt.cli.console import progress
 from fxopt.cli.options import JsonFlag, PluginOption, QuietFlag, TrustFlag, load_plugins
-from fxopt.errors import ArtifactError, InputError
-
-if TYPE_CHECKING:
-    from fxopt.passes.partition import Device, Link
+from fxopt.errors import InputError
 
 __all__ = ["partition"]
-
-_EXPECTED = (
-    'expected {"devices": [{"name": "cpu:0", "speed": 1.0, "memory": 4000000000}, ...], "links": [...]}'
-)
 
 
 def partition(
@@ -34,6 +26,14 @@ def partition(
     pinned: Annotated[
         list[str] | None,
         typer.Option("--pin", metavar="MODULE=DEVICE", help="Modules that have to run on one device."),
+    ] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option(
+            "--cost",
+            metavar="FILE|profile",
+            help="Rates of fxopt bench --calibrate or times by call, as JSON; profile: measure this model here.",
+        ),
     ] = None,
     time_limit: Annotated[
         float, typer.Option("--time-limit", metavar="SECONDS", help="For the search.")
@@ -55,20 +55,28 @@ def partition(
     import fxopt
     from fxopt.lowering import get_target
     from fxopt.lowering.stages import STAGES
+    from fxopt.measure import profile
+    from fxopt.passes.partition import read_cost, read_devices
     from fxopt.program.writing import checked_folder
 
     load_plugins(plugin or ())
-    places, links = _read_devices(devices)
+    try:
+        places, links = read_devices(devices)
+    except InputError as error:
+        raise InputError(f"--{error}") from error
     pins = dict(map(_pin, pinned or ()))
     if not time_limit > 0:
         raise InputError(f"--time-limit {time_limit:g}: expected seconds above 0")
     get_target(target)
+    if cost not in (None, "profile"):
+        read_cost(str(cost))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         checked_folder(output, STAGES)
     with progress(quiet=quiet or json):
         program = read_program(model, dynamic, trust=trust)
-        plan = fxopt.partition(program, places, links=links, pinned=pins, time_limit=time_limit)
+        times = profile(program) if cost == "profile" else cost
+        plan = fxopt.partition(program, places, links=links, pinned=pins, cost=times, time_limit=time_limit)
         if output is not None:
             fxopt.lower(plan, "stages", path=output, stage_target=target)
     if json:
@@ -83,25 +91,3 @@ def _pin(text: str) -> tuple[str, str]:
     if not module or not device:
         raise InputError(f"--pin {text}: expected MODULE=DEVICE, such as encoder=cpu:0")
     return module, device
-
-
-def _read_devices(file: Path) -> "tuple[list[Device], Link | dict[tuple[str, str], Link] | None]":
-    """Devices and links of a JSON file.
-
-    Raises:
-        InputError: it can't be read, or says something else.
-    """
-    from fxopt.passes.partition import Device, Link
-
-    try:
-        data = json_text.loads(file.read_text(encoding="utf-8"))
-        data = {"devices": data} if isinstance(data, list) else data
-        devices = [Device(d) if isinstance(d, str) else Device.from_json(d) for d in data["devices"]]
-        links = data.get("links")
-        if links is None or isinstance(links, dict):
-            return devices, None if links is None else Link.from_json(links)
-        return devices, {(str(e["between"][0]), str(e["between"][1])): Link.from_json(e) for e in links}
-    except (OSError, ValueError) as error:
-        raise InputError(f"--devices {file} can't be read: {error}") from error
-    except (KeyError, TypeError, AttributeError, IndexError, ArtifactError) as error:
-        raise InputError(f"--devices {file}: {_EXPECTED}") from error

@@ -8,9 +8,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fxopt.measure.calibrate import calibrate
     from fxopt.measure.clock import Lap, seconds_of
     from fxopt.measure.compare import bench
     from fxopt.measure.machine import Machine, this_machine
+    from fxopt.measure.profile import profile
     from fxopt.measure.result import BenchReport, Measurement
     from fxopt.measure.rounds import Timer, interleave
     from fxopt.measure.statistics import Ratio, Spread, speed_ratio, spread
@@ -24,7 +26,9 @@ __all__ = [
     "Spread",
     "Timer",
     "bench",
+    "calibrate",
     "interleave",
+    "profile",
     "seconds_of",
     "speed_ratio",
     "spread",
@@ -32,9 +36,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "calibrate": ("calibrate",),
     "compare": ("bench",),
     "clock": ("Lap", "seconds_of"),
     "machine": ("Machine", "this_machine"),
+    "profile": ("profile",),
     "result": ("BenchReport", "Measurement"),
     "rounds": ("Timer", "interleave"),
     "statistics": ("Ratio", "Spread", "speed_ratio", "spread"),

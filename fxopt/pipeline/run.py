@@ -4,6 +4,7 @@
 pass touched is checked against the dialect, and by induction the rest is as it was.
 """
 
+import logging
 import time
 import traceback
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from fxopt.rewriting.recorder import is_size_question, size_question
 __all__ = ["Bound", "PipelineResult", "Run"]
 
 _FIXPOINT_BOUND = 32
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ class Run:
                 "`with rewriter.rewrite(rule, root):` only"
             )
         check_program(program, after=name, nodes=[n for n in journal.touched if not n._erased])
-        program.properties = (program.properties - item.breaks) | item.establishes
+        self._note_properties(item, journal.changed)
         report = PassReport(
             name=name,
             seconds=seconds,
@@ -218,6 +220,17 @@ class Run:
         self.journals.append(journal)
         self.attachments += rewriter.attachments
         return report
+
+    def _note_properties(self, item: Pass, changed: bool) -> None:
+        """What the program has after a pass; what was attached to a graph that is no longer is lost."""
+        program = self.program
+        lost = (
+            program.attached.keys() - item.establishes if changed else item.breaks & program.attached.keys()
+        )
+        for name in sorted(lost):
+            log.info("pass %r changes the graph: it is no longer %r", item.pass_name(), name)
+            del program.attached[name]
+        program.properties = (program.properties - item.breaks - lost) | item.establishes
 
     def _failure(self, item: Pass, error: Exception) -> FxoptError:
         """The error that names the pass, with what instruments have to say."""

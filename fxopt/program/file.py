@@ -68,6 +68,7 @@ class ProgramFile:
     sizes: list[Size]
     history: tuple[str, ...]
     properties: frozenset[str]
+    attached: dict[str, Mapping[str, object]]
     settings: dict[str, object]
     size: int
 
@@ -120,6 +121,7 @@ def _described(program: Program) -> dict[str, object]:
         "ties": [list(pair) for pair in program.ties.items()],
         "history": list(program.history),
         "properties": sorted(program.properties),
+        "attached": program.attached,
     }
 
 
@@ -239,6 +241,7 @@ def _content(container: Container, kind: str, entry: str) -> ProgramFile:
         sizes=sizes_from_json(manifest.get("sizes")),
         history=_words(manifest.get("history")),
         properties=frozenset(_words(manifest.get("properties"))),
+        attached=_attached(manifest.get("attached", {})),
         settings=settings,
         size=os.path.getsize(container.path),
     )
@@ -255,6 +258,12 @@ def _words(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         raise ArtifactError("its manifest is malformed: expected a list of strings")
     return tuple(value)
+
+
+def _attached(value: object) -> dict[str, Mapping[str, object]]:
+    if not isinstance(value, dict) or not all(isinstance(v, dict) for v in value.values()):
+        raise ArtifactError("its attached data are malformed")
+    return value
 
 
 def _pairs(value: object) -> dict[str, str]:
@@ -281,6 +290,7 @@ def program_of(content: ProgramFile, *, values: bool = True) -> Program:
         raise ArtifactError(f"can't read {content.path}: {error}") from error
     program.name, program.ties = content.name, dict(content.ties)
     program.history, program.properties = content.history, content.properties
+    program.attached = dict(content.attached)
     return program
 
 

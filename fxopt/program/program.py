@@ -104,6 +104,8 @@ class Program:
         self.history = history
         self.name = name
         self.properties: frozenset[str] = frozenset()
+        self.attached: dict[str, Mapping[str, object]] = {}
+        """JSON data by property that hold for the graph as it is: a pass that changes it loses them with the property."""
         self._module: GraphModule | None = None
         self._module_version = -1
         self.version = 0
@@ -191,7 +193,7 @@ class Program:
             history=self.history,
             name=self.name,
         )
-        twin.properties = self.properties
+        twin.properties, twin.attached = self.properties, dict(self.attached)
         return twin
 
     def dim(self, size: object) -> Dim:

@@ -7,7 +7,7 @@ import pytest
 
 import fxopt
 from fxopt.cli import main
-from fxopt.passes.partition import PartitionPlan
+from fxopt.passes.partition import PartitionPlan, Profile
 
 NET = """
 import torch
@@ -53,6 +53,15 @@ def test_a_pinned_module_and_links_by_name(net: str, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["0", "cpu:1"]
 
 
+def test_times_of_a_file_or_measured_here(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    times = {"linear": 3.0, "linear_1": 1.0, "linear_2": 1.0, "linear_3": 1.0}
+    Path("times.json").write_text(Profile(times).dumps())
+    assert main(["partition", net, "--devices", "two.json", "--cost", "times.json"]) == 0
+    assert [line.split()[2] for line in capsys.readouterr().out.splitlines()[1:3]] == ["1", "3"]
+    assert main(["partition", net, "--devices", "two.json", "--cost", "profile"]) == 0
+    assert [line.split()[2] for line in capsys.readouterr().out.splitlines()[1:3]] == ["2", "2"]
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
@@ -66,6 +75,7 @@ def test_a_pinned_module_and_links_by_name(net: str, capsys: pytest.CaptureFixtu
         ('["gpu"]', [], "torch knows no device 'gpu'"),
         ('["cpu:0"]', ["--pin", "0"], "--pin 0: expected MODULE=DEVICE"),
         ('["cpu:0"]', ["--pin", "9=cpu:0"], "no call comes from a module '9'"),
+        ('["cpu:0"]', ["--cost", "none.json"], "cost none.json: No such file"),
         ('["cpu:0"]', ["--time-limit", "0"], "--time-limit 0: expected seconds above 0"),
         ('["cpu:0"]', ["--target", "onxn"], "unknown target 'onxn'; did you mean 'onnx'?"),
         ('["cpu:0"]', ["--output", "."], "folder of something else"),

@@ -19,7 +19,7 @@ from fxopt.lowering.artifact import Artifact
 from fxopt.lowering.lower import lower
 from fxopt.lowering.stages import STAGES
 from fxopt.lowering.target import Target, get_target
-from fxopt.passes.partition import PartitionPlan
+from fxopt.passes.partition import PartitionPlan, plan_of
 from fxopt.program.program import Program
 from fxopt.program.signature import Signature
 from fxopt.program.writing import checked_folder, hidden_name, replace_folder, write_file, writing
@@ -74,7 +74,7 @@ def lower_stages(
     verify: bool = True,
     opset: int | None = None,
 ) -> StagedArtifact:
-    """Lowers the stages of a plan to one folder; see `lower`.
+    """Lowers the stages of a plan, or of the program that carries it, to one folder; see `lower`.
 
     Raises:
         LoweringError: an op without a rule, or a device that is not on this machine.
@@ -82,6 +82,7 @@ def lower_stages(
         ArtifactError: the folder can't be written.
         InputError: it is no plan, or one that was read from JSON and not joined with its program.
     """
+    plan = plan_of(plan) if isinstance(plan, Program) else plan
     if not isinstance(plan, PartitionPlan):
         raise InputError(
             f"stages are made of a plan, got a {type(plan).__name__}: fxopt.partition(...) makes one"

@@ -8,9 +8,21 @@
 ([2, 2], 'optimal')
 """
 
-from fxopt.passes.partition._devices import Device, Link
+from fxopt.passes.partition._devices import Device, Link, read_devices
 from fxopt.passes.partition._plan import PartitionPlan, Stage
-from fxopt.passes.partition._times import Rates
-from fxopt.passes.partition._use import partition
+from fxopt.passes.partition._times import Profile, Rates, read_cost
+from fxopt.passes.partition.partition import Partition, partition, plan_of
 
-__all__ = ["Device", "Link", "PartitionPlan", "Rates", "Stage", "partition"]
+__all__ = [
+    "Device",
+    "Link",
+    "Partition",
+    "PartitionPlan",
+    "Profile",
+    "Rates",
+    "Stage",
+    "partition",
+    "plan_of",
+    "read_cost",
+    "read_devices",
+]

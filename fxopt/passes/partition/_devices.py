@@ -5,15 +5,22 @@
 (5.0, 0.0)
 """
 
+import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
-from fxopt.errors import InputError
+from fxopt.errors import ArtifactError, InputError
 from fxopt.json_data import JsonData
 
-__all__ = ["Device", "Link", "Links", "checked_devices"]
+__all__ = ["Device", "Link", "Links", "checked_devices", "read_devices"]
+
+_EXPECTED = (
+    'expected {"devices": [{"name": "cpu:0", "speed": 1.0, "memory": 4000000000}, ...], "links": [...]}'
+)
 
 
 @dataclass(frozen=True)
@@ -84,3 +91,26 @@ def checked_devices(devices: Iterable[Device | str]) -> tuple[Device, ...]:
     if twice is not None:
         raise InputError(f"device {twice!r} is given twice; number them: 'cpu:0', 'cpu:1'")
     return found
+
+
+def read_devices(
+    file: str | os.PathLike[str],
+) -> tuple[list[Device], Link | dict[tuple[str, str], Link] | None]:
+    """Devices and links of a JSON file.
+
+    Raises:
+        InputError: it can't be read, or says something else.
+    """
+    path = os.fspath(file)
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = {"devices": data} if isinstance(data, list) else data
+        devices = [Device(d) if isinstance(d, str) else Device.from_json(d) for d in data["devices"]]
+        links = data.get("links")
+        if links is None or isinstance(links, dict):
+            return devices, None if links is None else Link.from_json(links)
+        return devices, {(str(e["between"][0]), str(e["between"][1])): Link.from_json(e) for e in links}
+    except (OSError, ValueError) as error:
+        raise InputError(f"devices {path} can't be read: {error}") from error
+    except (KeyError, TypeError, AttributeError, IndexError, ArtifactError) as error:
+        raise InputError(f"devices {path}: {_EXPECTED}") from error

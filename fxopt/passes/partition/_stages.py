@@ -129,7 +129,7 @@ class _Stage:
             history=self.program.history,
             name=f"{self.program.name}_stage{self.stage}",
         )
-        made.properties = self.program.properties
+        made.properties = self.program.properties - self.program.attached.keys()
         return made
 
     def _take_inputs(self) -> None:

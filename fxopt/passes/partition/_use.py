@@ -10,7 +10,7 @@ from fxopt.errors import InputError
 from fxopt.passes.partition._devices import Device, Link, Links, checked_devices
 from fxopt.passes.partition._pieces import Pieces, pieces_of
 from fxopt.passes.partition._plan import PartitionPlan, Stage
-from fxopt.passes.partition._problem import pinned_pieces
+from fxopt.passes.partition._problem import Split, pinned_pieces
 from fxopt.passes.partition._search import Found, Task, search
 from fxopt.passes.partition._stages import stage_programs
 from fxopt.passes.partition._times import CostOf, seconds_of
@@ -43,8 +43,8 @@ def partition(
         devices: to split it over, or their names; their order does not matter.
         links: between devices, one for all or by the names of both ends.
         pinned: device names by patterns of module paths (`encoder.*`), for what has to run there.
-        cost: how long calls take: rates of the device of speed 1, seconds by call (a function), or by the names
-            of calls.
+        cost: how long calls take: rates of the device of speed 1, a profile, a file of either, seconds by call (a
+            function), or by the names of calls.
         time_limit: seconds for a search; the plan is the best one found by then. Where activations do not fit beside
             the weights it is searched again with less room, a few times.
 
@@ -57,11 +57,12 @@ def partition(
     expect_program(program, "partition")
     found_devices = checked_devices(devices)
     pieces = pieces_of(program, seconds_of(program, cost))
-    if not len(pieces):
-        raise InputError(f"{program.name} has no calls to split")
     names = [d.name for d in found_devices]
     pins = pinned_pieces(pieces, pinned or {}, names)
     task = Task(pieces, found_devices, _links(links, names), pins, {})
+    if not len(pieces):  # a model that returns what it takes
+        nothing = Found(task.over(found_devices[:1]), Split((), 0.0), 0.0, "optimal")
+        return _plan(program, nothing, nothing)[0]
     found = search(task, seconds=time_limit)
     first = found
     for _ in range(_ROUNDS):

@@ -1,7 +1,9 @@
 """`partition`: the same results, nothing better by brute force, and one clear line for what can't be."""
 
 import itertools
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +12,26 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fxopt.dialect import violations
-from fxopt.errors import ArtifactError, InputError
+from fxopt.errors import ArtifactError, InputError, PipelineError
 from fxopt.frontend import trace
-from fxopt.passes.partition import Device, Link, PartitionPlan, Rates, Stage, partition
+from fxopt.lowering import lower
+from fxopt.passes.partition import (
+    Device,
+    Link,
+    Partition,
+    PartitionPlan,
+    Profile,
+    Rates,
+    Stage,
+    partition,
+    plan_of,
+)
 from fxopt.passes.partition._devices import Links
 from fxopt.passes.partition._pieces import Pieces, pieces_of
 from fxopt.passes.partition._times import seconds_of
+from fxopt.pipeline import PassManager
 from fxopt.program import Program
+from fxopt.program.file import load_program
 from fxopt.testing import ProgramBuilder, programs
 from fxopt.verification import sample_inputs
 from tests.traced import inputs, same_bits, traced
@@ -179,6 +194,14 @@ class TestThePlan:
         given_ = torch.arange(12.0).reshape(3, 4)
         assert same_bits(program.run_flat([given_]), by_stages(plan, [given_]))
 
+    def test_nothing_to_compute_is_one_stage(self) -> None:
+        program = trace(nn.Identity().eval(), (torch.zeros(2, 3),))
+        plan = partition(program, CPUS[:2])
+        assert [(s.device, s.calls, s.load) for s in plan.stages] == [("cpu:0", (), 0.0)]
+        assert (plan.bottleneck, plan.lower_bound, plan.gap) == (0.0, 0.0, 0.0)
+        x = torch.randn(2, 3)
+        assert torch.equal(plan.run(x), x)  # type: ignore[arg-type]
+
     def test_it_is_run_on_the_models_own_arguments(self) -> None:
         program = chain(4)
         plan = partition(program, CPUS[:2], links=NEAR)
@@ -280,3 +303,94 @@ class TestPlansAsData:
     def test_what_is_no_plan_is_an_artifact_error(self) -> None:
         with pytest.raises(ArtifactError, match="not a PartitionPlan"):
             PartitionPlan.from_json({"stages": 3})
+
+
+class TestThePass:
+    """`partition{devices=FILE}` in pipeline text: the plan travels with the program."""
+
+    @pytest.fixture
+    def file(self, tmp_path: Path) -> Path:
+        links = {"bandwidth": 1e12, "latency": 0.0}
+        devices = ["cpu:0", {"name": "cpu:1", "speed": 3.0}]
+        file = tmp_path / "devices.json"
+        file.write_text(json.dumps({"devices": devices, "links": links}))
+        return file
+
+    def test_it_is_the_plan_of_the_function(self, file: Path) -> None:
+        program = chain(4)
+        result = PassManager.parse(f'partition{{devices="{file}"}}').run(program)
+        plan = partition(program, [Device("cpu:0"), Device("cpu:1", speed=3.0)], links=Link(1e12, 0.0))
+        assert [len(s.calls) for s in plan.stages] == [1, 3]
+        assert result.attachments == (plan,)
+        assert plan_of(result.program) == plan
+        assert "partitioned" in result.program.properties
+        assert program.attached == {}
+        assert not result.passes[0].changed
+
+    def test_each_option_counts(self, file: Path, tmp_path: Path) -> None:
+        program = chain(4)
+        times = tmp_path / "times.json"
+        times.write_text(Profile({"linear": 9.0, "linear_1": 1.0, "linear_2": 1.0, "linear_3": 1.0}).dumps())
+        by_times = Partition(devices=file, cost=times)
+        assert [len(s.calls) for s in plan_of(PassManager.of([by_times]).run(program).program).stages] == [
+            1,
+            3,
+        ]
+        pinned = Partition(devices=("cpu:0", Device("cpu:1")), pinned=("0=cpu:1", "3=cpu:0"), cost=times)
+        plan = plan_of(PassManager.of([pinned]).run(program).program)
+        assert [s.device for s in plan.stages] == ["cpu:1", "cpu:0"]
+
+    def test_stages_after_quantization_and_pruning(self, file: Path) -> None:
+        x = [(torch.randn(4, 8),)]
+        text = f'clean,prune{{ratio=0.5}},eliminate-dead-weights,int8,partition{{devices="{file}"}}'
+        program = PassManager.parse(text).run(chain(4), calibration=x).program
+        assert program.properties >= {"partitioned", "quantized"}
+        assert same_bits(program.run_flat([x[0][0]]), by_stages(plan_of(program), [x[0][0]]))
+        assert all("partitioned" not in stage.properties for stage in plan_of(program).programs())
+        assert all("quantized" in stage.properties for stage in plan_of(program).programs())
+
+    def test_the_file_keeps_it(self, file: Path, tmp_path: Path) -> None:
+        program = PassManager.parse(f'partition{{devices="{file}"}}').run(chain(4)).program
+        path = tmp_path / "chain.fxopt"
+        program.save(str(path))
+        again = load_program(path)
+        assert plan_of(again) == plan_of(program)
+        assert plan_of(again.copy()) == plan_of(program)
+        staged = lower(again, "stages", path=tmp_path / "parts")
+        assert [Path(f).name for f in (staged.path or "",)] == ["parts"]
+        x = torch.randn(3, 8)
+        assert torch.equal(staged(x), program(x))  # type: ignore[arg-type]
+
+    def test_a_pass_that_changes_the_graph_loses_it(self, file: Path) -> None:
+        net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8)).eval()
+        program = trace(net, (torch.zeros(4, 8),))
+        kept = PassManager.parse(f'O1,partition{{devices="{file}"}},O1').run(program).program
+        assert plan_of(kept).stages
+        lost = PassManager.parse(f'partition{{devices="{file}"}},O1').run(program).program
+        assert lost.attached == {}
+        assert "partitioned" not in lost.properties
+        for use in (plan_of, lambda p: lower(p, "stages")):
+            with pytest.raises(
+                InputError, match=r"is not partitioned: run the pass partition\{devices=FILE\}"
+            ):
+                use(lost)
+
+    def test_planned_again_it_is_the_later_plan(self, file: Path) -> None:
+        text = f'partition{{devices=["cpu:0"]}},partition{{devices="{file}"}}'
+        assert len(plan_of(PassManager.parse(text).run(chain(4)).program).stages) == 2
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ("time_limit=0", "time_limit is 0; expected seconds above 0"),
+            ("pinned=[encoder]", "pinned has 'encoder'; expected MODULE=DEVICE"),
+            ('pinned=["=cpu:0"]', "pinned has '=cpu:0'"),
+        ],
+    )
+    def test_options_that_are_none(self, options: str, message: str) -> None:
+        with pytest.raises(PipelineError, match=message):
+            PassManager.parse(f"partition{{{options}}}")
+
+    def test_a_file_that_is_not_there(self) -> None:
+        with pytest.raises(InputError, match=r"pass 'partition'.*devices none\.json can't be read"):
+            PassManager.parse("partition{devices=none.json}").run(chain())
