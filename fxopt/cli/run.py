@@ -92,7 +92,7 @@ def _summary(results: "Results", output: Path) -> dict[str, object]:
 
 
 def _sentence(results: "Results", output: Path) -> str:
-    from fxopt.distributed.inference import rejected_file
+    from fxopt.distributed.job import rejected_file
 
     said = f"{output}: {results.count} records in {results.seconds:.1f} s"
     if results.rejected:

@@ -6,7 +6,7 @@ take is found to the record and set aside, so that one bad record does not end a
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,27 +51,58 @@ class DataSet(ABC):
     """Steps of a run, each a call of the model; they can be run in any order, on any process.
 
     Attributes:
+        signature: what the model takes.
         count: records in all.
+        batch: records of a step; the last may have fewer.
         costs: of each step, in elements of its inputs.
     """
 
+    signature: Signature
     count: int
+    batch: int
     costs: Sequence[int]
 
+    def bounds(self, step: int) -> tuple[int, int]:
+        """The first record of a step, and the one behind its last."""
+        start = step * self.batch
+        return start, min(start + self.batch, self.count)
+
+    def run(self, model: Model, start: int, stop: int) -> list[Piece]:
+        """Runs some records; where the model does not take them, their halves, down to those that are to blame."""
+        try:
+            return [Piece(start, stop, self.kept(model.attempt(self.inputs(start, stop)), start, stop))]
+        except InputError as error:
+            if stop - start == 1:
+                return [Piece(start, stop, None, str(error))]
+            middle = (start + stop) // 2
+            return self.run(model, start, middle) + self.run(model, middle, stop)
+
     @abstractmethod
-    def run(self, model: Model, step: int) -> list[Piece]:
-        """Runs one step."""
+    def inputs(self, start: int, stop: int) -> list[torch.Tensor]:
+        """What the model takes for some records, in the order of `signature.tensor_inputs`.
+
+        Raises:
+            InputError: it does not take them.
+        """
+
+    @abstractmethod
+    def kept(self, results: Sequence[object], start: int, stop: int) -> tuple[object, ...]:
+        """What of the model's results belongs to the records.
+
+        Raises:
+            DataError: that can't be told.
+        """
 
     @abstractmethod
     def digest(self) -> str:
         """A hash of the data and of how it is split: what was made of other data is not gone on with."""
 
     @abstractmethod
-    def outputs(self, pieces: Sequence[Piece], signature: Signature) -> object:
+    def outputs(self, pieces: Sequence[Piece]) -> object:
         """The results in order, in the model's own containers."""
 
     @abstractmethod
-    def arrays(self, pieces: Sequence[Piece], signature: Signature) -> dict[str, torch.Tensor]:
+    def arrays(self, pieces: Sequence[Piece]) -> dict[str, torch.Tensor]:
         """The results in order, by output name."""
 
 
@@ -96,7 +127,7 @@ def open_data(data: object, signature: Signature, batch: int | None = None) -> D
         )
     if batch is not None:
         raise InputError("batch= is for arrays by input name; each item of a list is a call of its own")
-    return Calls(list(data))
+    return Calls(list(data), signature)
 
 
 class Rows(DataSet):
@@ -112,6 +143,7 @@ class Rows(DataSet):
     """
 
     def __init__(self, arrays: Mapping[Any, object], signature: Signature, batch: int | None = None) -> None:
+        self.signature = signature
         self.tensors = columns(arrays, signature)
         self.count = record_count(self.tensors, signature.tensor_inputs)
         self.fixed = fixed_batch(signature.tensor_inputs)
@@ -124,50 +156,37 @@ class Rows(DataSet):
                 raise _no_records(spec.name)
         self.batch = batch or self.fixed or min(self.count, MOST_RECORDS)
         whole = sum(t[0].numel() for t in self.tensors)
-        self.costs = [whole * (stop - start) for start, stop in self._bounds()]
+        steps = -(-self.count // self.batch)
+        self.costs = [whole * (stop - start) for start, stop in map(self.bounds, range(steps))]
 
-    def _bounds(self) -> Iterator[tuple[int, int]]:
-        return ((i, min(i + self.batch, self.count)) for i in range(0, self.count, self.batch))
-
-    def run(self, model: Model, step: int) -> list[Piece]:
-        """One batch; where the model does not take it, its halves, down to the records that are to blame."""
-        start = step * self.batch
-        return list(self._pieces(model, start, min(start + self.batch, self.count)))
-
-    def _pieces(self, model: Model, start: int, stop: int) -> Iterator[Piece]:
-        try:
-            yield Piece(start, stop, self._outputs(model, start, stop))
-        except InputError as error:
-            if stop - start == 1:
-                yield Piece(start, stop, None, str(error))
-                return
-            middle = (start + stop) // 2
-            yield from self._pieces(model, start, middle)
-            yield from self._pieces(model, middle, stop)
-
-    def _outputs(self, model: Model, start: int, stop: int) -> tuple[object, ...]:
+    def inputs(self, start: int, stop: int) -> list[torch.Tensor]:
+        """The rows, and copies of the last where the batch is fixed."""
         tensors = [t[start:stop] for t in self.tensors]
         missing = (self.fixed or 0) - (stop - start)
         if missing > 0:
             tensors = [torch.cat([t, t[-1:].expand(missing, *t.shape[1:])]) for t in tensors]
-        model.signature.check_sizes(tensors)
-        results = model.attempt(tensors)
-        for spec, result in zip(model.signature.computed_outputs, results, strict=True):
-            if not isinstance(result, torch.Tensor) or result.shape[:1] != tensors[0].shape[:1]:
+        self.signature.check_sizes(tensors)
+        return tensors
+
+    def kept(self, results: Sequence[object], start: int, stop: int) -> tuple[object, ...]:
+        """The rows of the records, without those of the copies."""
+        rows = self.fixed or stop - start
+        for spec, result in zip(self.signature.computed_outputs, results, strict=True):
+            if not isinstance(result, torch.Tensor) or result.shape[:1] != (rows,):
                 raise _no_records(spec.name)
-        return tuple(r[: stop - start] if missing > 0 else r for r in results)  # type: ignore[index]  # tensors
+        return tuple(r[: stop - start] for r in results)  # type: ignore[index]  # tensors
 
     def digest(self) -> str:
         """A hash of the arrays and the size of a batch."""
         return _digest([self.batch, *self.tensors])
 
-    def outputs(self, pieces: Sequence[Piece], signature: Signature) -> object:
+    def outputs(self, pieces: Sequence[Piece]) -> object:
         """The model's own containers, as of one call with all records."""
-        return signature.unflatten_outputs(list(self.arrays(pieces, signature).values()))
+        return self.signature.unflatten_outputs(list(self.arrays(pieces).values()))
 
-    def arrays(self, pieces: Sequence[Piece], signature: Signature) -> dict[str, torch.Tensor]:
+    def arrays(self, pieces: Sequence[Piece]) -> dict[str, torch.Tensor]:
         """One row a record; a record that was set aside has NaN, or 0 where the dtype has none."""
-        names = [s.name for s in signature.computed_outputs]
+        names = [s.name for s in self.signature.computed_outputs]
         like = next(p.outputs for p in pieces if p.outputs is not None)
         return {
             name: torch.cat([_rows(p, i, like[i]) for p in pieces])  # type: ignore[arg-type]  # rows, as just seen
@@ -180,40 +199,43 @@ class Calls(DataSet):
 
     Args:
         items: a tensor, a tuple of positional arguments, or a dict of named ones, each.
+        signature: what the model takes.
 
     Raises:
         InputError: there is none.
     """
 
-    def __init__(self, items: Sequence[object]) -> None:
+    batch = 1
+
+    def __init__(self, items: Sequence[object], signature: Signature) -> None:
         if not items:
             raise InputError("the data is empty: there is nothing to run")
-        self.items = items
+        self.items, self.signature = items, signature
         self.count = len(items)
         self.costs = [max(1, sum(map(_elements, pytree.tree_leaves(item)))) for item in items]
 
-    def run(self, model: Model, step: int) -> list[Piece]:
-        """One call."""
-        try:
-            args, kwargs = _arguments(self.items[step])
-            outputs = model.attempt(model.signature.flatten_inputs(args, kwargs))
-        except InputError as error:
-            return [Piece(step, step + 1, None, str(error))]
-        return [Piece(step, step + 1, tuple(outputs))]
+    def inputs(self, start: int, stop: int) -> list[torch.Tensor]:
+        """The tensors of the call."""
+        args, kwargs = _arguments(self.items[start])
+        return self.signature.flatten_inputs(args, kwargs)
+
+    def kept(self, results: Sequence[object], start: int, stop: int) -> tuple[object, ...]:
+        """All of it."""
+        return tuple(results)
 
     def digest(self) -> str:
         """A hash of the calls."""
         return _digest([(leaf, ";") for item in self.items for leaf in pytree.tree_leaves(item)])
 
-    def outputs(self, pieces: Sequence[Piece], signature: Signature) -> object:
+    def outputs(self, pieces: Sequence[Piece]) -> object:
         """A result for each call; None for one that was set aside."""
-        return [None if p.outputs is None else signature.unflatten_outputs(p.outputs) for p in pieces]
+        return [None if p.outputs is None else self.signature.unflatten_outputs(p.outputs) for p in pieces]
 
-    def arrays(self, pieces: Sequence[Piece], signature: Signature) -> dict[str, torch.Tensor]:
+    def arrays(self, pieces: Sequence[Piece]) -> dict[str, torch.Tensor]:
         """Stacked where all have one shape; else `NAME.values`, one after the other, flat, and `NAME.shapes`."""
         found: dict[str, torch.Tensor] = {}
         like = next(p.outputs for p in pieces if p.outputs is not None)
-        for i, spec in enumerate(signature.computed_outputs):
+        for i, spec in enumerate(self.signature.computed_outputs):
             tensors = [_result(p, i, torch.as_tensor(like[i])) for p in pieces]
             if len({t.shape for t in tensors}) == 1:
                 found[spec.name] = torch.stack(tensors)

@@ -20,7 +20,7 @@ from torch.distributed.distributed_c10d import _get_default_store
 
 from fxopt.errors import FxoptError, InputError
 
-__all__ = ["Alone", "Group", "ProcessLost", "joined"]
+__all__ = ["Alone", "Group", "ProcessLost", "joined", "neighbours"]
 
 _PULSE = 1.0
 """Seconds between two signs of life."""
@@ -44,8 +44,8 @@ class Alone:
     def agree(self, what: dict[str, str]) -> None:
         """All processes mean the same run."""
 
-    def union(self, mine: set[int]) -> list[set[int]]:
-        """What each process holds."""
+    def gathered(self, mine: _Value) -> list[_Value]:
+        """What each process holds, by rank."""
         return [mine]
 
     def take(self) -> int:
@@ -127,31 +127,28 @@ class Group(Alone):
         Raises:
             InputError: one was given other data, another artifact or other options.
         """
-        for rank, theirs in enumerate(self._gathered(what)):
+        for rank, theirs in enumerate(self.gathered(what)):
             differs = next((k for k, v in what.items() if theirs.get(k) != v), None)
             if differs is not None:
                 raise InputError(
                     f"process {rank} was started on another run: its {differs} differs from this one's"
                 )
 
-    def union(self, mine: set[int]) -> list[set[int]]:
+    def gathered(self, mine: _Value) -> list[_Value]:
         """What each process holds, by rank."""
-        return self._gathered(mine)
-
-    def _gathered(self, mine: _Value) -> list[_Value]:
         found: list[_Value] = [mine] * self.count
-        with _neighbours():
+        with neighbours():
             dist.all_gather_object(found, mine, group=self._group)
         return found
 
     def take(self) -> int:
         """The next number: 0, 1, 2, ... each goes to one process."""
-        with _neighbours():
+        with neighbours():
             return int(self._store.add("next", 1)) - 1
 
     def finish_one(self) -> int:
         """Counts a shard as done; returns how many are, in all processes."""
-        with _neighbours():
+        with neighbours():
             return int(self._store.add("finished", 1))
 
     def meet(self) -> None:
@@ -160,7 +157,7 @@ class Group(Alone):
         Raises:
             ProcessLost: one is not.
         """
-        with _neighbours():
+        with neighbours():
             arrived = self._store.add("met", 1)
             goal = -(-arrived // self.count) * self.count
             while int(self._store.add("met", 0)) < goal:
@@ -170,14 +167,14 @@ class Group(Alone):
     def send(self, content: bytes, rank: int) -> None:
         """Sends bytes to another process."""
         tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        with _neighbours():
+        with neighbours():
             dist.send(torch.tensor([len(content)]), rank, group=self._group)
             dist.send(tensor, rank, group=self._group)
 
     def receive(self, rank: int) -> bytes:
         """Receives what another process sends."""
         length = torch.empty(1, dtype=torch.int64)
-        with _neighbours():
+        with neighbours():
             dist.recv(length, rank, group=self._group)
             tensor = torch.empty(int(length), dtype=torch.uint8)
             dist.recv(tensor, rank, group=self._group)
@@ -186,7 +183,7 @@ class Group(Alone):
     def leave(self, *, together: bool) -> None:
         """Ends the watch, and the group if it was made here; `together`, not before the others have read the store."""
         if together:
-            with _neighbours():
+            with neighbours():
                 dist.barrier(self._group)
         self._ended.set()
         self._pulse.join()
@@ -205,7 +202,7 @@ def joined(seconds: float) -> Iterator[Alone]:
     if not several:
         yield Alone()
         return
-    with _neighbours():
+    with neighbours():
         group = Group(seconds)
     try:
         yield group
@@ -216,8 +213,12 @@ def joined(seconds: float) -> Iterator[Alone]:
 
 
 @contextlib.contextmanager
-def _neighbours() -> Iterator[None]:
-    """What gloo and the store raise of a lost process, as one line."""
+def neighbours() -> Iterator[None]:
+    """What gloo and the store raise of a lost process, as one line.
+
+    Raises:
+        ProcessLost: for a RuntimeError inside.
+    """
     try:
         yield
     except RuntimeError as error:  # they have no exception of their own

@@ -8,37 +8,23 @@
 (torch.Size([1000, 2]), {})
 """
 
-import hashlib
-import json
-import logging
 import os
-import secrets
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
-from fxopt.distributed.data import DataSet, Model, Piece, open_data
-from fxopt.distributed.group import Alone, joined
-from fxopt.distributed.parts import Folder, Memory, Parts, packed
-from fxopt.distributed.shards import by_cost, shards
+from fxopt.distributed.data import Model, Piece, open_data
+from fxopt.distributed.group import joined
+from fxopt.distributed.job import Job, checked_output
 from fxopt.errors import InputError
 from fxopt.lowering import Artifact, open_artifact
 from fxopt.program import Program
-from fxopt.program.records import write_npz
-from fxopt.program.writing import replacing, write_file
 
-__all__ = ["Results", "rejected_file", "run"]
-
-log = logging.getLogger(__name__)
-_SHARDS = 256
-"""Shards of a run, about: what a killed process has to do again is a few of these."""
-_SPOKEN = 2.0
-"""Seconds between two lines of progress."""
+__all__ = ["Results", "run"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +37,7 @@ class Results:
             processes but the first.
         rejected: why a record was set aside, by its number.
         count: of records.
-        resumed: how many of them an earlier run had done.
+        resumed: how many parts of it an earlier run had done.
         seconds: that this run took.
     """
 
@@ -99,7 +85,7 @@ def run(
         ProcessLost: another process of the run is gone.
     """
     start = time.monotonic()
-    path = None if output is None else _checked_output(output)
+    path = None if output is None else checked_output(output)
     if not timeout > 0 or (batch is not None and batch < 1):
         raise InputError("timeout is seconds above 0, batch records from 1 up")
     model = open_artifact(artifact, trust=trust) if isinstance(artifact, (str, os.PathLike)) else artifact
@@ -108,54 +94,33 @@ def run(
     with joined(timeout) as group:
         if group.count > 1 and places:
             places = [places[group.local_rank % len(places)]]
-        replicas = [_replica(model, place) for place in places] or [model]
-        job = _Job(dataset, model, replicas, group, path)
-        job.work()
-        job.collect()
-        results = job.results() if group.rank == 0 else (None, {})
-        group.meet()
-        job.parts.remove()
-    return Results(*results, dataset.count, job.resumed, time.monotonic() - start)
+        models = [_replica(model, place) for place in places] or [model]
+        job = Job(dataset, model, group, path)
+        _Replicas(models, job).work()
+        outcome = job.finish()
+    return Results(*outcome, dataset.count, job.resumed, time.monotonic() - start)
 
 
-def rejected_file(output: str | os.PathLike[str]) -> Path:
-    """Where the reasons of records that were set aside stand: `Y.rejected.json` beside `Y.npz`."""
-    return Path(output).with_suffix(".rejected.json")
+class _Replicas:
+    """The replicas of this process, a thread each; who is free takes the next shard.
 
+    Args:
+        models: what they run, one a device.
+        job: whose shards they take.
+    """
 
-class _Job:
-    """One run in this process: its shards, what is done of them, and the rest."""
-
-    def __init__(
-        self, dataset: DataSet, model: Model, replicas: Sequence[Model], group: Alone, path: Path | None
-    ) -> None:
-        self.dataset, self.model, self.replicas, self.group, self.path = dataset, model, replicas, group, path
-        self.shards = shards(dataset.costs, _SHARDS)
-        described = {"artifact": _identity(model, group.count), "data": dataset.digest()}
-        group.agree(described)
-        self.parts: Parts = (
-            Memory() if path is None else Folder(path.with_name(f"{path.name}.parts"), described)
-        )
-        done = set().union(*group.union(self.parts.done()))
-        self.todo = [i for i in by_cost(self.shards, dataset.costs) if i not in done]
-        self.resumed = len(self.shards) - len(self.todo)
+    def __init__(self, models: Sequence[Model], job: Job) -> None:
+        self.models, self.job = models, job
         self._stop = threading.Event()
-        self._spoken = time.monotonic()
 
     def work(self) -> None:
         """Takes shards until there are no more."""
-        if self.resumed:
-            log.info("%d of %d parts are done already", self.resumed, len(self.shards))
-        if len(self.replicas) == 1:
-            self._take_all(self.replicas[0])
-        else:
-            self._in_threads()
-        self.group.meet()
-
-    def _in_threads(self) -> None:
-        with ThreadPoolExecutor(len(self.replicas)) as pool:
+        if len(self.models) == 1:
+            self._take_all(self.models[0])
+            return
+        with ThreadPoolExecutor(len(self.models)) as pool:
+            futures = [pool.submit(self._take_all, model) for model in self.models]
             try:
-                futures = [pool.submit(self._take_all, replica) for replica in self.replicas]
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:
                 # After a failure, or Ctrl-C, the others end with the step that they are at.
@@ -165,82 +130,16 @@ class _Job:
             future.result()
 
     def _take_all(self, model: Model) -> None:
-        while (number := self.group.take()) < len(self.todo):
-            shard = self.todo[number]
+        job = self.job
+        while (number := job.group.take()) < len(job.todo):
+            shard = job.todo[number]
             pieces: list[Piece] = []
-            for step in self.shards[shard]:
-                self.group.check()
+            for step in job.shards[shard]:
+                job.group.check()
                 if self._stop.is_set():
                     return
-                pieces += self.dataset.run(model, step)
-            self.parts.put(shard, packed(pieces))
-            self._tell(self.resumed + self.group.finish_one())
-
-    def _tell(self, done: int) -> None:
-        now = time.monotonic()
-        if self.group.rank == 0 and now - self._spoken > _SPOKEN:
-            self._spoken = now
-            log.info("%d of %d parts done", done, len(self.shards))
-
-    def collect(self) -> None:
-        """Brings all parts to the first process, from those that share no folder with it."""
-        held = self.group.union(self.parts.done())
-        for shard in range(len(self.shards)):
-            if shard in held[0]:
-                continue
-            owner = next(rank for rank, theirs in enumerate(held) if shard in theirs)
-            if self.group.rank == owner:
-                self.group.send(self.parts.content(shard), 0)
-            elif self.group.rank == 0:
-                self.parts.put(shard, self.group.receive(owner))
-
-    def results(self) -> tuple[object, dict[int, str]]:
-        """The outputs in order, or None if they were written; and what was set aside."""
-        pieces = [piece for shard in range(len(self.shards)) for piece in self.parts.pieces(shard)]
-        rejected = {i: p.reason for p in pieces if p.outputs is None for i in range(p.start, p.stop)}
-        if len(rejected) == self.dataset.count:
-            self.parts.remove()
-            raise InputError(f"the model takes no record of the data; of the first it says: {rejected[0]}")
-        signature = self.model.signature
-        if self.path is None:
-            return self.dataset.outputs(pieces, signature), rejected
-        _write_rejected(self.path, rejected)
-        with replacing(self.path) as temporary:
-            write_npz(temporary, self.dataset.arrays(pieces, signature))
-        return None, rejected
-
-
-def _write_rejected(path: Path, rejected: dict[int, str]) -> None:
-    file = rejected_file(path)
-    if rejected:
-        with replacing(file) as temporary:
-            write_file(temporary, [json.dumps(rejected, indent=1, ensure_ascii=False).encode()])
-    else:
-        file.unlink(missing_ok=True)
-
-
-def _checked_output(output: str | os.PathLike[str]) -> Path:
-    path = Path(output)
-    if path.suffix != ".npz":
-        raise InputError(f"output {path}: expected a name that ends in .npz")
-    if not path.resolve().parent.is_dir():
-        raise InputError(f"can't write {path}: the folder {path.parent} does not exist")
-    return path
-
-
-def _identity(model: Model, processes: int) -> str:
-    """What tells an artifact from another: its file's hash. One in memory is no other run's."""
-    path = getattr(model, "path", None)
-    if path is None or not Path(path).exists():
-        return "held in memory" if processes > 1 else secrets.token_hex(8)
-    digest = hashlib.sha256()
-    files: list[Path] = (
-        sorted(f for f in Path(path).rglob("*") if f.is_file()) if Path(path).is_dir() else [Path(path)]
-    )
-    for file in files:
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()
+                pieces += job.dataset.run(model, *job.dataset.bounds(step))
+            job.put(shard, pieces)
 
 
 def _devices(devices: Iterable[str | torch.device] | None) -> list[torch.device]:

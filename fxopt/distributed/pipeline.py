@@ -1,87 +1,122 @@
-"""One stage of a folder in this process, between its neighbours."""
+"""Stages in a process each: batches follow one another through them, and the last process keeps what comes out.
 
-import contextlib
-from collections.abc import Iterable, Iterator
-from datetime import timedelta
+What a stage does not take goes on through the others as a text, so that all stay in step; the batch's records are then
+tried one by one.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-import torch.distributed as dist
 
+from fxopt.distributed.data import DataSet, Piece
+from fxopt.distributed.group import neighbours
+from fxopt.distributed.job import Job
 from fxopt.distributed.wire import Receiver, Sender
-from fxopt.errors import FxoptError, InputError
+from fxopt.errors import InputError
 from fxopt.lowering.stages.lower import StagedArtifact
 
-__all__ = ["NeighbourLost", "join", "run_stage"]
+__all__ = ["work"]
+
+_Span = tuple[int, int]
+"""The first record of a batch, and the one behind its last."""
+_Batch = list[torch.Tensor] | str
+"""What goes from stage to stage: tensors, or why there are none."""
 
 
-class NeighbourLost(FxoptError):
-    """A process beside this one ended or does not answer."""
-
-
-def join(staged: StagedArtifact, seconds: float) -> int:
-    """Joins the processes that `torchrun` started; returns the stage of this one.
+def work(job: Job, staged: StagedArtifact) -> None:
+    """Runs this process's stage over all that is to do; the last process keeps the parts.
 
     Args:
+        job: of as many processes as there are stages.
         staged: the stages.
-        seconds: how long one process waits for another before it gives up.
 
     Raises:
-        InputError: another number of processes than stages.
+        ProcessLost: the process before or behind this one is gone, or does not answer in time.
     """
-    dist.init_process_group("gloo", timeout=timedelta(seconds=seconds))
-    count = dist.get_world_size()
-    if count != len(staged.stages):
-        dist.destroy_process_group()
-        raise InputError(
-            f"there are {len(staged.stages)} stages and {count} processes: start one for each stage"
+    shard_of = {job.dataset.bounds(step): shard for shard in job.todo for step in job.shards[shard]}
+    kept = _Kept(job, shard_of)
+    for span, outcome in _outcomes(job, staged, list(shard_of)):
+        kept.take(span, outcome)
+    failed = job.group.gathered(kept.failed)[-1]
+    singles = [(i, i + 1) for start, stop in sorted(failed) for i in range(start, stop)]
+    shard_of |= {(i, i + 1): shard_of[span] for span in failed for i in range(*span)}
+    for span, outcome in _outcomes(job, staged, singles):
+        kept.take(span, outcome)
+
+
+class _Kept:
+    """What came out of the last stage; a shard is put away as soon as it is whole."""
+
+    def __init__(self, job: Job, shard_of: dict[_Span, int]) -> None:
+        self.job, self.shard_of = job, shard_of
+        self.failed: list[_Span] = []
+        self.pieces: dict[int, list[Piece]] = {shard: [] for shard in job.todo}
+        bounds = {shard: [job.dataset.bounds(s) for s in job.shards[shard]] for shard in job.todo}
+        self.missing = {shard: sum(stop - start for start, stop in b) for shard, b in bounds.items()}
+
+    def take(self, span: _Span, outcome: Sequence[object] | str) -> None:
+        """The results of some records, or why there are none."""
+        start, stop = span
+        if isinstance(outcome, str) and stop - start > 1:
+            self.failed.append(span)
+            return
+        shard = self.shard_of[span]
+        piece = (
+            Piece(start, stop, None, outcome)
+            if isinstance(outcome, str)
+            else Piece(start, stop, self.job.dataset.kept(outcome, start, stop))
         )
-    return dist.get_rank()
+        self.pieces[shard].append(piece)
+        self.missing[shard] -= stop - start
+        if not self.missing[shard]:
+            self.job.put(shard, sorted(self.pieces.pop(shard), key=lambda p: p.start))
 
 
-def run_stage(
-    staged: StagedArtifact, stage: int, batches: Iterable[list[torch.Tensor]]
-) -> Iterator[list[object]]:
-    """Runs this process's stage over all batches; the last one yields the results.
+def _outcomes(
+    job: Job, staged: StagedArtifact, spans: list[_Span]
+) -> Iterator[tuple[_Span, Sequence[object] | str]]:
+    """Runs this process's stage over some batches; the last stage yields what comes out, the others nothing.
 
     While a stage computes a batch, what it made of those before is on its way.
-
-    Args:
-        staged: the stages.
-        stage: this process's.
-        batches: tensors of `signature.tensor_inputs`; read by the first stage alone. They may differ in size.
-
-    Raises:
-        NeighbourLost: the process before or behind this one is gone, or does not answer in time.
     """
-    run = staged.stages[stage].run_flat
-    behind = Sender(stage + 1) if stage + 1 < len(staged.stages) else None
-    given = batches if stage == 0 else _received(Receiver(stage - 1))
-    for tensors in given:
-        results = run(tensors)
+    stage, last = job.group.rank, len(staged.stages) - 1
+    given = _inputs(job.dataset, spans) if stage == 0 else _received(Receiver(stage - 1))
+    behind = Sender(stage + 1) if stage < last else None
+    for span, batch in zip(spans, given, strict=True):
+        outcome = batch if isinstance(batch, str) else _attempt(staged, stage, batch)
+        job.group.check()
         if behind is None:
-            yield results
-        else:
-            with _neighbour():
-                behind.send([r for r in results if isinstance(r, torch.Tensor)])
+            yield span, outcome
+            continue
+        with neighbours():
+            if isinstance(outcome, str):
+                behind.send_text(outcome)
+            else:
+                behind.send([r for r in outcome if isinstance(r, torch.Tensor)])
     if behind is not None:
-        with _neighbour():
+        with neighbours():
             behind.end()
 
 
-def _received(before: Receiver) -> Iterator[list[torch.Tensor]]:
-    while True:
-        with _neighbour():
-            tensors = before.receive()
-        if tensors is None:
-            return
-        yield tensors
-
-
-@contextlib.contextmanager
-def _neighbour() -> Iterator[None]:
-    """What gloo raises of a lost neighbour, as one line."""
+def _attempt(staged: StagedArtifact, stage: int, batch: list[torch.Tensor]) -> list[object] | str:
     try:
-        yield
-    except RuntimeError as error:  # gloo has no exception of its own
-        first = str(error).strip().splitlines()[0]
-        raise NeighbourLost(f"the process beside this one is gone or does not answer: {first}") from error
+        return staged.stages[stage].attempt(batch)
+    except InputError as error:
+        return str(error)
+
+
+def _inputs(dataset: DataSet, spans: Iterable[_Span]) -> Iterator[_Batch]:
+    for span in spans:
+        try:
+            yield dataset.inputs(*span)
+        except InputError as error:
+            yield str(error)
+
+
+def _received(before: Receiver) -> Iterator[_Batch]:
+    while True:
+        with neighbours():
+            batch = before.receive()
+        if batch is None:
+            return
+        yield batch

@@ -1,5 +1,7 @@
 """Lists of tensors between neighbours, their dtypes and sizes in front: batches of any size go through.
 
+A list may be a text instead: why there are no tensors.
+
 `torch.distributed.pipelining` fixes the shapes at the first batch and gives wrong rows where a later one is of
 another size (pytorch/pytorch#159942), so each message here says what it holds.
 """
@@ -16,7 +18,7 @@ _DTYPES = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
     torch.uint8, torch.bool,
 )  # fmt: skip
-_END = -1
+_END, _TEXT = -1, -2
 
 
 _AHEAD = 4
@@ -42,6 +44,15 @@ class Sender:
             if tensor.numel():
                 self._post(_bytes(tensor))
 
+    def send_text(self, text: str) -> None:
+        """Begins to send a text in a list's place."""
+        self._wait(_AHEAD - 1)
+        self._under_way.append([])
+        content = text.encode()
+        self._post(torch.tensor([_TEXT, len(content)]))
+        if content:
+            self._post(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+
     def end(self) -> None:
         """Says that nothing more comes."""
         self._under_way.append([])
@@ -66,11 +77,13 @@ class Receiver:
     def __init__(self, rank: int) -> None:
         self.rank = rank
 
-    def receive(self) -> list[torch.Tensor] | None:
-        """The next list; None at the end."""
+    def receive(self) -> list[torch.Tensor] | str | None:
+        """The next list, or the text in its place; None at the end."""
         count, length = self._numbers(2)
         if count == _END:
             return None
+        if count == _TEXT:
+            return self._bytes(length).decode()
         header = iter(self._numbers(length) if length else [])
         return [self._tensor(_DTYPES[code], [next(header) for _ in range(next(header))]) for code in header]
 
@@ -78,6 +91,12 @@ class Receiver:
         numbers = torch.empty(count, dtype=torch.int64)
         dist.recv(numbers, self.rank)
         return [int(n) for n in numbers]
+
+    def _bytes(self, count: int) -> bytes:
+        content = torch.empty(count, dtype=torch.uint8)
+        if count:
+            dist.recv(content, self.rank)
+        return content.numpy().tobytes()
 
     def _tensor(self, dtype: torch.dtype, shape: list[int]) -> torch.Tensor:
         tensor = torch.empty(shape, dtype=dtype)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fxopt
-from fxopt.distributed.inference import rejected_file
+from fxopt.distributed.job import rejected_file
 from fxopt.errors import FxoptError, InputError
 from fxopt.lowering import Artifact
 from fxopt.program.records import DataError

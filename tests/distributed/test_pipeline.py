@@ -67,7 +67,7 @@ def test_a_killed_process_ends_the_others_and_leaves_no_output(folder: Path, tmp
     _, told = run.communicate(timeout=60)
     assert time.monotonic() - start < 40
     assert run.returncode != 0
-    assert "process 0: the process beside this one is gone" in told or "SIGTERM" in told or "Signal 9" in told
+    assert "process 0: another process is gone" in told or "SIGTERM" in told or "Signal 9" in told
     assert not (tmp_path / "y.npz").exists()
     assert processes_of.in_session(run.pid) == []
 
