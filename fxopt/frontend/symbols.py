@@ -21,6 +21,10 @@ __all__ = ["Leaf", "guard_place", "name_sizes"]
 
 Leaf = tuple[str, torch.Tensor, dict[int, Axis]]
 """Name, fake tensor and dynamic axes of a tensor input."""
+_UNROLLED = (
+    "a Python loop is unrolled while it is traced: use an op over the whole axis (cumsum, nn.LSTM), trace one step "
+    "with its state as an input and output"
+)
 
 
 class _Sizes:
@@ -58,12 +62,12 @@ class _Sizes:
                 if axis.name
                 else f"axis {i} of {name!r}"
             )
+            place = self._fixed_at(value, i)
+            advice = _UNROLLED if "range(" in place else "compute with x.shape instead of Python numbers"
             smallest = "; 2 is the smallest size that can vary, a branch on it fixes it: try a larger example"
             raise TraceError(
-                f"{size} is fixed at {int(value.shape[i])} by the model{self._fixed_at(value, i)}: "
-                "compute with x.shape instead of Python numbers, or trace with this size static"
-                + smallest
-                * (int(value.shape[i]) == 2)
+                f"{size} is fixed at {int(value.shape[i])} by the model{place}: "
+                f"{advice}, or trace with this size static" + smallest * (int(value.shape[i]) == 2)
             )
 
     def _fixed_at(self, value: torch.Tensor, i: int) -> str:

@@ -245,8 +245,14 @@ def _to_program(exported: ExportedProgram, example: Example | None, *, state: bo
         return unlift(exported, functionalize(graph), names=names, axes=axes, state=state)
     except Refused as refusal:
         check_refusal(refusal, exported, state=state)
-        where = node_line(refusal.node)
-    decomposed = _decompose(exported)
+        where, why = node_line(refusal.node), str(refusal)
+    try:
+        decomposed = _decompose(exported)
+    except Exception as error:
+        raise TraceError(
+            f"the model can't be made functional{where}: {why}, and torch can't help it; "
+            "assign results to new names instead of writing in place"
+        ) from error
     check_written(decomposed, names, where, state=state)
     try:
         functional = functionalize(inlined(decomposed.graph_module))
@@ -267,13 +273,9 @@ def _decompose(exported: ExportedProgram) -> ExportedProgram:
             node.replace_all_uses_with(kept)
             signature.replace_all_uses(node.name, kept.name)
             module.graph.erase_node(node)
-    try:
-        with quiet_torch(), whole_layers():
-            copied: ExportedProgram = exported._update(module, signature)
-            decomposed: ExportedProgram = copied.run_decompositions({})
-    except Exception as error:
-        raise TraceError(f"the model can't be made functional: {first_line(error)}") from error
-    return decomposed
+    with quiet_torch(), whole_layers():
+        copied: ExportedProgram = exported._update(module, signature)
+        return copied.run_decompositions({})
 
 
 def _finish(program: Program, name: str, example: Example | None) -> None:

@@ -400,6 +400,16 @@ class HoldsTorchScript(nn.Module):
         return self.part(x)
 
 
+@bad("can't be made functional", "aten.resize_as_", "module norm: ", args=(noise(2, 3, 4, 4),))
+class ResizesMemory(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.CrossMapLRN2d(3)
+
+    def forward(self, x):
+        return self.norm(x)  # here
+
+
 # Sizes
 
 
@@ -408,7 +418,7 @@ def size_rounded(x):
     return x[: int(x.shape[0] * 0.5)] * 2
 
 
-@bad("'n'", "fixed", dynamic={"x": {0: "n"}})
+@bad("'n'", "fixed", "loop is unrolled", dynamic={"x": {0: "n"}})
 def loop_over_size(x):
     total = x[0]
     for i in range(1, x.shape[0]):  # here
