@@ -184,6 +184,17 @@ def test_warnings_point_at_the_line_of_the_call():
         assert first <= found.lineno <= first + 3
 
 
+def test_what_is_assumed_of_values_is_a_note():
+    class Finite(nn.Module):
+        def forward(self, x):
+            torch._assert(x.isfinite().all(), "not finite")
+            return x + 1
+
+    notes = fxopt.optimize(Finite().eval(), (X,), target="eager").report.notes
+    (assumed,) = (n for n in notes if n.startswith("assumed not to raise: torch._assert(x.isfinite()"))
+    assert "(test_optimizer.py:" in assumed
+
+
 def test_the_limits_of_a_size_are_a_note():
     with pytest.warns(UserWarning, match="another way"):
         report = fxopt.optimize(

@@ -24,7 +24,7 @@ from fxopt.frontend.diagnose import dtype_advice, trace_error
 from fxopt.frontend.frames import Owner, is_layer, owner
 from fxopt.frontend.inputs import Example
 from fxopt.frontend.numbers import known_numbers
-from fxopt.frontend.promises import drop_unused_numbers, promised
+from fxopt.frontend.promises import promised
 from fxopt.frontend.untouched import inference_mode
 from fxopt.program.recurrent import whole_layers
 
@@ -66,7 +66,6 @@ def capture(model: nn.Module, example: Example, *, state: bool = False) -> torch
         except Exception as error:
             advice = dtype_advice(error, model, example.named)
             raise TraceError(f"{trace_error(error, outside)}{advice}") from error
-    drop_unused_numbers(exported.graph)
     return exported
 
 

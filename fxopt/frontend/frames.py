@@ -53,9 +53,19 @@ class Frame:
     file: str
     line: int
 
+    @property
+    def source(self) -> str:
+        """Its text; empty if that is not known."""
+        return textwrap.shorten(linecache.getline(self.file, self.line), 120, placeholder=" ...")
+
+    @property
+    def brief(self) -> str:
+        """`x = y + 1 (net.py:7)`, without the folder."""
+        place = f"{Path(self.file).name}:{self.line}"
+        return f"{self.source} ({place})" if self.source else place
+
     def __str__(self) -> str:
-        source = textwrap.shorten(linecache.getline(self.file, self.line), 120, placeholder=" ...")
-        return f"{self.file}:{self.line}" + (f" ({source})" if source else "")
+        return f"{self.file}:{self.line}" + (f" ({self.source})" if self.source else "")
 
 
 def _folder(path: str) -> str:

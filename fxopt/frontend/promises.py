@@ -17,13 +17,17 @@ from torch.fx import Graph
 from torch.fx.experimental.sym_node import SymNode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
 
-from fxopt.frontend.frames import Owner, is_layer, owner
+from fxopt.frontend.frames import Owner, innermost, is_layer, owner, parse_frames
 from fxopt.frontend.numbers import READS_A_VALUE
 from fxopt.ops import op_key
 
-__all__ = ["drop_unused_numbers", "promised"]
+__all__ = ["assumptions", "drop_unused_numbers", "promised"]
 
 _NUMBERS = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float)
+_FUNCTIONAL = torch.nn.functional.__file__
+_CHECKS = frozenset({torch._assert.__code__})
+"""Functions of torch that raise for their caller."""
+_ASSERTS = ("aten._assert_scalar.", "aten._assert_async.")
 _MOST = 64
 """Instructions that make an exception and raise it."""
 
@@ -52,7 +56,12 @@ def _way_that_returns() -> bool | None:
     frame: types.FrameType | None = sys._getframe(2)
     while frame is not None:
         file = frame.f_code.co_filename
-        if owner(file) is not Owner.MACHINERY or is_layer(file) or file == torch.nn.functional.__file__:
+        if (
+            owner(file) is not Owner.MACHINERY
+            or is_layer(file)
+            or frame.f_code in _CHECKS
+            or file == _FUNCTIONAL
+        ):
             return _other_than_raising(frame)
         frame = frame.f_back
     return None
@@ -86,6 +95,16 @@ def _raises(instructions: list[dis.Instruction], start: int) -> bool:
         ):
             return False
     return False
+
+
+def assumptions(graph: Graph) -> tuple[str, ...]:
+    """What a captured model demands of values, a line each: `assert x.max() < 1 (net.py:7)`."""
+    places: dict[str, None] = {}
+    for node in graph.nodes:
+        if op_key(node.target).startswith(_ASSERTS):
+            frame = innermost(parse_frames(str(node.meta.get("stack_trace") or "")))
+            places[frame.brief if frame else op_key(node.target)] = None
+    return tuple(places)
 
 
 def drop_unused_numbers(graph: Graph) -> None:

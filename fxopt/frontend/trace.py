@@ -27,6 +27,7 @@ from fxopt.frontend.frames import warn_caller
 from fxopt.frontend.functionalize import Refused, functionalize
 from fxopt.frontend.inputs import DynamicShapes, Example, example_inputs
 from fxopt.frontend.origins import node_line
+from fxopt.frontend.promises import assumptions, drop_unused_numbers
 from fxopt.frontend.ranges import with_value_ranges
 from fxopt.frontend.refuse import check_captured
 from fxopt.frontend.sizes import narrow_guard, size_guards
@@ -77,7 +78,7 @@ def trace(
 
     Returns:
         The program; it shares the model's weights. What the model demands of values (`assert x.max() < 1`, a branch that
-        only raises) is taken as kept: the program does not raise there.
+        only raises) is taken as kept: the program does not raise there, and its `assumptions` tell these places.
 
     Raises:
         TraceError: the model can't be captured; names the user's line and what to change.
@@ -120,7 +121,11 @@ def _from_module(
 
 def _captured(model: nn.Module, at: Example, example: Example, *, state: bool) -> Program:
     """The program of a call, named and ranged after the user's example."""
-    program = _to_program(capture(model, at, state=state), at, state=state)
+    exported = capture(model, at, state=state)
+    assumed = assumptions(exported.graph)
+    drop_unused_numbers(exported.graph)
+    program = _to_program(exported, at, state=state)
+    program.assumptions = assumed
     _finish(program, type(model).__name__, example)
     return program
 
@@ -215,6 +220,7 @@ def _loaded(path: str, *, trust: bool) -> ExportedProgram:
 def _from_exported(exported: ExportedProgram, *, state: bool) -> Program:
     with torch.no_grad():
         program = _to_program(exported, None, state=state)
+    program.assumptions = assumptions(exported.graph)
     _finish(program, "ExportedProgram", None)
     _check_assumptions(program)
     return program
@@ -275,7 +281,8 @@ def _decompose(exported: ExportedProgram) -> ExportedProgram:
             module.graph.erase_node(node)
     with quiet_torch(), whole_layers():
         copied: ExportedProgram = exported._update(module, signature)
-        return copied.run_decompositions({})
+        decomposed: ExportedProgram = copied.run_decompositions({})
+    return decomposed
 
 
 def _finish(program: Program, name: str, example: Example | None) -> None:

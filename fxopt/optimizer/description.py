@@ -60,6 +60,7 @@ def describe_model(report: Report, program: Program) -> None:
         for symbol in program.signature.symbols.values()
         if symbol.limits
     ]
+    report.notes += [f"assumed not to raise: {place}" for place in program.assumptions]
 
 
 def no_state(program: Program) -> list[str]:

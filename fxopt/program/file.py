@@ -69,6 +69,7 @@ class ProgramFile:
     history: tuple[str, ...]
     properties: frozenset[str]
     attached: dict[str, Mapping[str, object]]
+    assumptions: tuple[str, ...]
     settings: dict[str, object]
     size: int
 
@@ -93,7 +94,10 @@ def file_buffers(
         ArtifactError: the program holds what has no file form.
     """
     graph = encode_graph(program, lines=lines)
-    return _buffers(kind, graph, program.weights, {**_described(program), "settings": dict(settings or {})})
+    described = {**_described(program), "settings": dict(settings or {})}
+    if lines and program.assumptions:
+        described["assumptions"] = list(program.assumptions)
+    return _buffers(kind, graph, program.weights, described)
 
 
 def entries_buffers(programs: Mapping[str, Program], settings: Mapping[str, object]) -> list[Buffer]:
@@ -242,6 +246,7 @@ def _content(container: Container, kind: str, entry: str) -> ProgramFile:
         history=_words(manifest.get("history")),
         properties=frozenset(_words(manifest.get("properties"))),
         attached=_attached(manifest.get("attached", {})),
+        assumptions=_words(manifest.get("assumptions", [])),
         settings=settings,
         size=os.path.getsize(container.path),
     )
@@ -291,6 +296,7 @@ def program_of(content: ProgramFile, *, values: bool = True) -> Program:
     program.name, program.ties = content.name, dict(content.ties)
     program.history, program.properties = content.history, content.properties
     program.attached = dict(content.attached)
+    program.assumptions = content.assumptions
     return program
 
 

@@ -81,6 +81,7 @@ class Program:
         symbol_names: names of the fake mode's symbols.
         fake_mode: the one mode of every `meta["val"]` in the graph.
         name: the model's class or file name, for reports.
+        assumptions: what the model demands of its inputs' values, where it would raise and the program does not.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Program:
         self.properties: frozenset[str] = frozenset()
         self.attached: dict[str, Mapping[str, object]] = {}
         """JSON data by property that hold for the graph as it is: a pass that changes it loses them with the property."""
+        self.assumptions: tuple[str, ...] = ()
         self._module: GraphModule | None = None
         self._module_version = -1
         self.version = 0
@@ -194,6 +196,7 @@ class Program:
             name=self.name,
         )
         twin.properties, twin.attached = self.properties, dict(self.attached)
+        twin.assumptions = self.assumptions
         return twin
 
     def dim(self, size: object) -> Dim:

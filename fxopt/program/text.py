@@ -161,6 +161,7 @@ def program_text(program: Program, names: Names | None = None) -> str:
     inputs = ", ".join(map(str, program.signature.inputs))
     lines = [f"program {program.name}({inputs}):"]
     lines += [f"  # {s.limits}" for s in program.signature.symbols.values() if s.limits]
+    lines += [f"  # assumed not to raise: {place}" for place in program.assumptions]
     lines += [_line(program, node, names) for node in program.calls()]
     returned = iter(program.output_nodes())
     parts = []

@@ -307,6 +307,19 @@ def asserts_on_values(x):
     return x * 2
 
 
+@case(noise(3, 4))
+def demanding(x):
+    assert x.max() < 100
+    assert x.shape[0] > 1
+    assert torch.tensor(x.shape[1]) > 1
+    if x.isnan().any():
+        raise ValueError
+    torch._assert((x > -100).all(), "small")
+    torch._assert_async((x > -200).all())
+    torch._check(x.min().item() > -300)
+    return x + 1
+
+
 @case(noise(2, 3), dynamic={"x": {0: "n"}})
 def raises_of_values(x):
     if x.isnan().any() or x.isinf().any():

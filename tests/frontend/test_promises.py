@@ -8,7 +8,9 @@ import torch
 from fxopt.errors import TraceError
 from fxopt.frontend import trace
 from fxopt.frontend.promises import _other_than_raising
-from tests.frontend.good_models import Function, noise
+from fxopt.lowering import lower
+from fxopt.program.file import load_program
+from tests.frontend.good_models import Function, demanding, noise
 
 
 class Asked:
@@ -77,3 +79,34 @@ def test_a_value_that_is_used_after_it_was_checked_is_still_refused():
 
     with pytest.raises(TraceError, match=r"test_promises.py:\d+ \(count = "):
         trace(Function(function), (noise(4),))
+
+
+DEMANDS = (
+    "assert x.max() < 100",
+    "if x.isnan().any():",
+    'torch._assert((x > -100).all(), "small")',
+    "torch._assert_async((x > -200).all())",
+    "torch._check(x.min().item() > -300)",
+)
+
+
+def test_what_is_assumed_of_values_is_told_and_kept(tmp_path):
+    program = trace(Function(demanding), (noise(3, 4),))
+    assert [a.partition(" (good_models.py:")[0] for a in program.assumptions] == list(DEMANDS)
+    assert str(program).count("# assumed not to raise: ") == len(DEMANDS)
+    assert program.copy().assumptions == program.assumptions
+    program.save(f"{tmp_path}/demanding.fxopt")
+    assert load_program(f"{tmp_path}/demanding.fxopt").assumptions == program.assumptions
+    lower(program, "eager", path=f"{tmp_path}/eager.fxopt")
+    assert b"good_models" not in (tmp_path / "eager.fxopt").read_bytes()
+
+
+def test_what_an_exported_program_demands_is_told():
+    class Finite(torch.nn.Module):
+        def forward(self, x):
+            torch._assert_async(x.isfinite().all())
+            return x + 1
+
+    exported = torch.export.export(Finite(), (noise(3, 4),), strict=False)
+    (assumed,) = trace(exported).assumptions
+    assert assumed.startswith("torch._assert_async(x.isfinite().all()) (test_promises.py:")
