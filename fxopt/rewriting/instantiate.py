@@ -18,7 +18,11 @@ from fxopt.rewriting.sizes import size_node
 
 __all__ = ["instantiate"]
 
-_WIDE = {torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64}
+_WIDE: dict[object, torch.dtype] = {
+    torch.float32: torch.float64,
+    torch.float16: torch.float64,
+    torch.bfloat16: torch.float64,
+}
 _BITS = frozenset({torch.ops.aten.view.dtype})
 """Ops that read the bits of their input, which the wide form of a value does not have."""
 _FRESH = frozenset({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape})
@@ -85,7 +89,7 @@ class _Instance:
                 return tensor.to(_WIDE.get(tensor.dtype, tensor.dtype)) if wide else self._rounded(argument)
             if isinstance(argument, (list, tuple)):
                 return [value(a) for a in argument]
-            return _WIDE.get(argument, argument) if wide and isinstance(argument, torch.dtype) else argument
+            return _WIDE.get(argument, argument) if wide else argument
 
         with torch.no_grad():
             self.constant[call] = op(*map(value, call.args), **{k: value(v) for k, v in call.kwargs.items()})

@@ -16,7 +16,7 @@ anchor without a match costs about as much as the comparison of two ops.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch.fx import Node
@@ -199,7 +199,7 @@ class Matcher:
                 return False
             return self._bindings.setdefault(wanted.name, given) is given
         if isinstance(wanted, Literal):
-            if given is wanted.value and (given is None or given is True or given is False):
+            if given is wanted.value:
                 return True
             return not isinstance(given, Node) and value_key(wanted.value) == value_key(given)
         if isinstance(wanted, BindLiteral):
@@ -257,7 +257,7 @@ def _is_kind(value: object, kind: ArgumentKind) -> bool:
     return isinstance(value, int if kind is ArgumentKind.INT else (int, float))
 
 
-def _is_size(value: object) -> bool:
+def _is_size(value: object) -> TypeGuard[Node]:
     return isinstance(value, Node) and isinstance(value.meta.get("val"), torch.SymInt)
 
 
@@ -274,12 +274,12 @@ def _text(value: object) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, (list, tuple)) and any(map(_is_size, value)):
-        varying = dict.fromkeys(v.name for v in value if isinstance(v, Node) and _is_size(v))
+        varying = dict.fromkeys(v.name for v in value if _is_size(v))
         return f"{list(value)!r}, where {', '.join(varying)} var{'ies' if len(varying) == 1 else 'y'}"
-    if not isinstance(value, Node):
-        return repr(value)
     if _is_size(value):
         return f"the size {value.name}, which varies"
+    if not isinstance(value, Node):
+        return repr(value)
     if value.op == "call_function":
         return op_key(value.target)
     return f"the {'weight' if value.op == 'get_attr' else 'input'} {value.name}"

@@ -88,8 +88,8 @@ class _Search:
         self.device = device
         self.named, self.sizes, self.thorough = named, sizes, thorough
         self.trail: list[int] = []
-        self.position = 0
-        self.values: dict[str, torch.Tensor] = {}
+        self.position: int
+        self.values: dict[str, torch.Tensor]
         self.lacks_kernel = False
         """Whether an op has no meta kernel."""
 
@@ -131,8 +131,6 @@ class _Search:
                 self.trail.append(i)
             self.position += 1
             return result
-        for name in unknown:
-            self.values.pop(name, None)
         del self.trail[self.position :]
         raise _DeadEnd
 

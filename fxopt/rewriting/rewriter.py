@@ -214,7 +214,7 @@ class Rewriter:
         graph = self.program.graph
         with graph.inserting_before(edits.place):
             node = graph.create_node("call_function", op, args, kwargs, name=call_name(op))  # type: ignore[arg-type]
-        node.meta = {"val": value, "origins": edits.source or tuple(edits.origins)}
+        node.meta = {"val": value, "origins": tuple(edits.origins)}
         edits.own |= {node: edits.source} if edits.source else {}
         edits.created.append(node)
         return node
@@ -351,8 +351,6 @@ class Rewriter:
         for node in reversed(edits.created):
             if not node._erased:
                 self._erase(node)
-        edits.uses.clear()
-        edits.created.clear()
 
     def _commit(self, edits: Edits) -> None:
         ties = dict(self.program.ties)

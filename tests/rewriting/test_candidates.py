@@ -96,3 +96,15 @@ def test_inner_values_have_as_many_users_as_some_pattern_gives_them(patterns, ex
     candidates = Candidates(rules)
     candidates.wake(program(lambda x: x.relu().neg(), rand(2)))
     assert candidates.fan_out == expected
+
+
+def test_a_rule_that_needs_two_ops_waits_for_the_other_when_it_has_one():
+    rule = Rule(lambda x: x.sin().cos(), lambda x: x, needs=("aten.sin", "aten.cos"))
+    candidates = Candidates([rule])
+    assert not candidates.wake(program(lambda x: x.neg(), rand(2)))
+    sin, cos = torch.ops.aten.sin.default, torch.ops.aten.cos.default
+    assert candidates.lack(sin) and not candidates.lack(cos)
+    assert not candidates.wake(program(lambda x: x.sin(), rand(2)))
+    assert candidates.lack(cos) and not candidates.lack(sin)
+    assert candidates.wake(program(lambda x: x.sin().cos(), rand(2))) == {id(cos)}
+    assert not candidates.lack(cos)

@@ -6,6 +6,7 @@ import torch
 from fxopt.errors import PassError
 from fxopt.program import Program, origins_of
 from fxopt.rewriting import Rewriter, Rule, apply_rules
+from fxopt.rewriting.edits import WeightNames
 from fxopt.rewriting.journal import failed_rewrite
 from fxopt.testing import ProgramBuilder
 from tests.passes.helpers import calls, program, rand
@@ -108,3 +109,27 @@ def test_an_error_inside_of_a_rewrite_says_in_which() -> None:
     with pytest.raises(ValueError, match="why") as error, rewriter.rewrite("the rule", relu):
         raise ValueError("why")
     assert failed_rewrite(error.value) == ("the rule", "relu")
+
+
+def test_a_name_below_which_another_stands_is_taken() -> None:
+    names = WeightNames(program(lambda x: x.neg(), rand(2)))
+    assert [names.unused(n) for n in ("conv.weight", "conv", "conv")] == ["conv.weight", "conv_1", "conv_2"]
+
+
+def test_a_new_call_is_named_after_its_op() -> None:
+    rewriter = Rewriter(program(lambda x: x.neg(), rand(2)).copy())
+    (neg,) = rewriter.nodes()
+    with rewriter.rewrite("r", neg):
+        made = rewriter.call("aten.relu", neg.args[0])
+        rewriter.replace(neg, made)
+    assert made.name == "relu"
+
+
+def test_the_journal_says_what_was_touched() -> None:
+    p = program(lambda x: x.neg().relu().abs(), rand(2)).copy()
+    rewriter = Rewriter(p)
+    neg, relu, abs_ = rewriter.nodes()
+    with rewriter.rewrite("r", relu):
+        made = rewriter.call("aten.exp", neg)
+        rewriter.replace(relu, made)
+    assert rewriter.journal.touched == {made, relu, abs_}

@@ -3,7 +3,7 @@
 import torch
 
 from fxopt.pipeline import PassManager, RewritePass
-from fxopt.rewriting import Match, Rewriter, Rule, apply_rules
+from fxopt.rewriting import Const, Match, Rewriter, Rule, apply_rules
 from fxopt.rewriting.examples import Examples, _lists, values_near
 from fxopt.rewriting.rule import ArgumentKind, rule_parameters
 from fxopt.rewriting.template import rule_templates
@@ -150,3 +150,36 @@ def test_other_values_of_a_literal() -> None:
     found = values_near(ArgumentKind.INTS, [1, 1])
     assert found == [v for v in _lists(2) if v != [1, 1]]
     assert all(len(v) == 3 for v in values_near(ArgumentKind.INTS, [7, 7, 7]))  # type: ignore[arg-type]
+
+
+def test_what_suits_a_pattern_with_more_arguments_is_tried_first() -> None:
+    full = examples(lambda x, w, b: torch.nn.functional.linear(x, w, b))
+    found = full.base()
+    assert not isinstance(found, str)
+    rule = Rule(lambda x, w, b: torch.nn.functional.linear(x, w, b), lambda x, w, b: x)
+    fewer = Examples(rule, rule_parameters(rule), frozenset("b")).subset(found)
+    assert fewer is not None and shapes(fewer[1]) == {n: list(found[1][n].shape) for n in ("x", "w")}
+    needy = Rule(lambda x, w, b: x + w + b.relu(), lambda x, w, b: x)
+    assert Examples(needy, rule_parameters(needy), frozenset("b")).subset(found) is None
+
+
+def test_one_more_dimension_is_given_to_what_is_computed_and_not_to_a_weight() -> None:
+    def pattern(x, w: Const):
+        return x @ w
+
+    found = [shapes(f) for f in examples(pattern).shapes({"x": torch.ones(4, 4), "w": torch.ones(4, 4)})]
+    assert found[3:] == [{"x": [4, 4, 4], "w": [4, 4, 4]}, {"x": [4, 4, 4], "w": [4, 4]}]
+
+
+def test_the_likely_ranks_are_tried_with_all_literals_before_mixtures() -> None:
+    runs: list[int] = []
+
+    def pattern(x, y, axes: list[int]):
+        runs.append(1)
+        if len(axes) != 3:
+            raise ValueError("three axes")
+        return torch.atan2(x, y).flip(axes)
+
+    found = examples(pattern).base()
+    assert not isinstance(found, str) and found[0] == {"axes": [0, 1, 2]}
+    assert len(runs) < 200, len(runs)

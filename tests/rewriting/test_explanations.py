@@ -130,3 +130,19 @@ def test_a_miss_beside_a_match_is_told_if_it_got_as_far() -> None:
     assert told(p, fires, rule(lambda x: x.tanh().relu(), "one")) == []
     far = rule(lambda x: x.cos().exp().relu(), "two")
     assert told(p, far)[0][:2] == ("two", "sin")
+
+
+def test_a_miss_two_calls_deep_is_told_though_another_rule_fired() -> None:
+    p = program(lambda x: x.sin().abs().neg() + x.erf(), rand(3))
+    fires = Rule(lambda x: x.erf(), lambda x: x.tan(), name="fires")
+    assert told(p, fires, rule(lambda x: x.cos().abs().neg(), "deep")) == [
+        ("deep", "sin", "nearest miss, 2 matched: expected aten.cos.default, found aten.sin.default")
+    ]
+
+
+def test_after_how_many_rewrites_there_is_no_fixpoint() -> None:
+    """Eight for each node and 256."""
+    p = program(lambda x: x.neg(), rand(3)).copy()
+    assert len(p.graph.nodes) == 3
+    with pytest.raises(PassError, match="no fixpoint after 281 rewrites"):
+        apply_rules(Rewriter(p), [Rule(lambda x: x.neg(), lambda x: x.abs().neg(), name="grows")])

@@ -155,3 +155,53 @@ def test_a_search_without_an_end_is_ended_with_the_last_complaint() -> None:
         raise ValueError("not today")
 
     assert shapes(never, "x", "y", "z") == "not today"
+
+
+def test_ranks_are_tried_in_order_each_once() -> None:
+    tried: list[int] = []
+
+    def never(x: torch.Tensor) -> None:
+        tried.append((x * 1).dim())
+        raise ValueError("not today")
+
+    assert find_arguments(never, ["x"], {}, ["x"], thorough=False) == "not today"
+    assert tried == [2, 4, 3, 1, 5, 0]
+
+
+def test_a_choice_that_is_turned_down_leaves_the_one_before_it() -> None:
+    def late(x: torch.Tensor, y: torch.Tensor) -> None:
+        x * 1
+        if (y * 1).dim() != 3:
+            raise ValueError("three axes")
+
+    assert shapes(late, "x", "y") == {"x": [4, 4], "y": [4, 4, 4]}
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, 30), (2, 78), (3, 6 + 216 + 48), (5, 6 + 1296 + 72)])
+def test_how_many_choices_there_are(count: int, expected: int) -> None:
+    assert len(list(_choices(count, [], thorough=True))) == expected
+    assert len(list(_choices(count, [], thorough=False))) == 6
+
+
+def test_mixtures_of_ranks_are_tried_where_the_search_is_thorough() -> None:
+    def mixed(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("bij,j->bi", x, y)
+
+    found = find_arguments(mixed, ["x", "y"], {}, ["x", "y"])
+    assert not isinstance(found, str) and [t.dim() for t in found.values()] == [3, 1]
+    assert isinstance(find_arguments(mixed, ["x", "y"], {}, ["x", "y"], thorough=False), str)
+
+
+def test_arguments_may_be_given_by_name() -> None:
+    assert shapes(lambda x: torch.relu(input=x), "x") == {"x": [4, 4]}
+    assert shapes(lambda x: torch.softmax(x, dim=1).reshape(4, 4), "x") == {"x": [4, 4]}
+
+
+def test_what_no_op_stops_is_not_run_on_fake_tensors_too() -> None:
+    runs: list[int] = []
+
+    def never(x: torch.Tensor) -> None:
+        runs.append(1)
+        raise ValueError("not today")
+
+    assert shapes(never, "x") == "not today" and len(runs) == 1

@@ -568,6 +568,41 @@ class TestConstants:
         assert folded.dtype == torch.float32
         torch.testing.assert_close(folded, before.weights["w"].t(), rtol=0, atol=2e-8)
 
+    def test_a_dtype_that_is_asked_for_is_float64_meanwhile(self) -> None:
+        before = program(lambda x, w, b: x @ w + b, rand(2, 4), w=rand(4, 6), b=rand(6))
+
+        def summed(x, w, b):
+            return F.linear(x, torch.cumsum((w + 1e8)[None], 0, dtype=torch.float32)[0].t() - 1e8, b)
+
+        (folded,) = [t for t in run(before, mul_add, summed).program.weights.values() if t.dim() == 2]
+        assert folded.dtype == torch.float32
+        torch.testing.assert_close(folded, before.weights["w"].t(), rtol=0, atol=2e-8)
+
+    def test_the_bits_of_a_weight_are_those_that_it_has(self) -> None:
+        before = program(lambda x, w: x * w, rand(4), w=rand(4))
+
+        def pattern(x, w: Const):
+            return x * w
+
+        def bits(x, w):
+            return x - w.view(torch.float16)[::2].to(torch.float32)
+
+        result = run(before, pattern, bits)
+        (folded,) = result.program.weights.values()
+        assert torch.equal(folded, before.weights["w"].view(torch.float16)[::2].to(torch.float32))
+
+    def test_a_replacement_may_use_one_of_several_results(self) -> None:
+        before = program(lambda x: x.amax(0), rand(4, 3))
+        result = run(before, lambda x: x.amax(0), lambda x: x.max(0)[0])
+        assert calls(result.program) == ["max", "getitem"]
+        same(before, result, rand(4, 3, seed=2))
+
+    def test_sizes_that_depend_on_data_are_new_ones_in_each_place(self) -> None:
+        before = program(lambda x, y: x.amax() * y.amax(), rand(4), rand(4, seed=1))
+        result = run(before, lambda x: x.amax(), lambda x: x.masked_select(x > 0).sum())
+        first, second = (n for n in result.program.calls() if "masked_select" in n.name)
+        assert str(first.meta["val"].shape) != str(second.meta["val"].shape)
+
     def test_a_const_that_is_an_input_is_refused_with_the_reason(self) -> None:
         before = program(lambda x, w, b: x @ w + b, rand(2, 4), rand(4, 6), b=rand(6))
         result = run(before, mul_add, linear)
