@@ -3,8 +3,9 @@
 `O0` traces only. `clean` is exact cleaning that keeps a model trainable: norms, dropout sites, tied
 weights, scales of ones and provenance stay. `O1` is every exact or equivalent rewrite, to a fixpoint: run
 again it changes nothing. `O2{target=onnx}` is O1 and what a target adds; no target adds anything yet.
-Precision is never hidden in an O-level: `int8` is O1, `insert-fake-quant`, whose options it takes, and
-`correct-bias`; `int8-dynamic` and `int8-weights` are O1 and `insert-fake-quant` of that scheme;
+Precision is never hidden in an O-level: `int8` is O1, `smooth-quant`, `insert-fake-quant`, whose options it takes,
+and `correct-bias`; `int8-dynamic` and `int8-weights` are O1 and `insert-fake-quant` of that scheme; `smooth=true` or
+`false` says whether `smooth-quant` is among them;
 `fp16` and `bf16` are O1 and `lower-precision`.
 
 >>> expand_named(Named("O2", (("target", "onnx"),)))
@@ -47,16 +48,21 @@ def _o2(options: dict[str, object]) -> str:
     return "O1"
 
 
-def _int8(options: dict[str, object]) -> str:
-    """BatchNorm must be folded before weights are rounded; what rounding does to means is then taken off biases."""
-    step = Named("insert-fake-quant", tuple({"scheme": "int8", **options}.items()))  # type: ignore[arg-type]
-    return f"O1,{print_steps((step,))},correct-bias"
+def _rounded(scheme: str, *, smooth: bool, after: str = "") -> Callable[[dict[str, object]], str]:
+    """BatchNorm must be folded before weights are rounded; what rounding does to means is then taken off biases.
 
+    Args:
+        scheme: of `insert-fake-quant`, which takes the options that are left.
+        smooth: what the option of that name is by default: whether `smooth-quant` comes first.
+        after: what follows.
+    """
 
-def _without_calibration(scheme: str) -> Callable[[dict[str, object]], str]:
     def expand(options: dict[str, object]) -> str:
+        smooths = options.pop("smooth", smooth)
+        if not isinstance(smooths, bool):
+            raise PipelineError(f"{scheme}: smooth is true or false, got {smooths!r}")
         step = Named("insert-fake-quant", tuple({"scheme": scheme, **options}.items()))  # type: ignore[arg-type]
-        return f"O1,{print_steps((step,))}"
+        return f"O1,{'smooth-quant,' if smooths else ''}{print_steps((step,))}{after}"
 
     return expand
 
@@ -84,9 +90,9 @@ register_pipeline("O0", _fixed(""))
 register_pipeline("clean", _fixed(_CLEAN))
 register_pipeline("O1", _fixed(_O1))
 register_pipeline("O2", _o2)
-register_pipeline("int8", _int8)
-for _scheme in ("int8-dynamic", "int8-weights"):
-    register_pipeline(_scheme, _without_calibration(_scheme))
+register_pipeline("int8", _rounded("int8", smooth=True, after=",correct-bias"))
+register_pipeline("int8-dynamic", _rounded("int8-dynamic", smooth=False))
+register_pipeline("int8-weights", _rounded("int8-weights", smooth=False))
 register_pipeline("fp16", _half("float16"))
 register_pipeline("bf16", _half("bfloat16"))
 

@@ -296,7 +296,7 @@ def test_an_opset(net: str, tmp_path: Path):
         (["--dynamic", "input"], "expected INPUT:AXIS"),
         (["--plugin", "missing.py"], "missing.py"),
         (["--calibration", "missing.npz"], "can't read missing.npz"),
-        (["--pipeline", "int8"], "'insert-fake-quant' needs calibration data: pass --calibration DATA.npz"),
+        (["--pipeline", "int8"], "'smooth-quant' needs calibration data: pass --calibration DATA.npz"),
         (["--opset", "99"], "opset 99 is not offered; choose 18 to 23"),
         (["--target", "eager", "--opset", "18"], "opset is an option of onnx; eager has none"),
         (["--distill", "net.py"], "--distill net.py: expected FILE.py:FUNCTION"),

@@ -47,11 +47,27 @@ def test_o2_is_o1_for_any_target():
         ("O2{target=3}", "expected the name of a target"),
         ("O1{target=onnx}", "takes no options, got target"),
         ("clean{exact=true}", "takes no options, got exact"),
+        ("int8{smooth=3}", "int8: smooth is true or false, got 3"),
     ],
 )
 def test_options_that_are_not_there(text: str, why: str):
     with pytest.raises(PipelineError, match=why):
         PassManager.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("int8", ["smooth-quant", "insert-fake-quant", "correct-bias"]),
+        ("int8{smooth=false}", ["insert-fake-quant", "correct-bias"]),
+        ("int8-dynamic", ["insert-fake-quant"]),
+        ("int8-dynamic{smooth=true}", ["smooth-quant", "insert-fake-quant"]),
+        ("int8-weights", ["insert-fake-quant"]),
+    ],
+)
+def test_passes_of_eight_bits(text: str, passes: list[str]):
+    first = PassManager.parse("O1").passes()
+    assert [p.pass_name() for p in PassManager.parse(text).passes()[len(first) :]] == passes
 
 
 class Trainable(nn.Module):

@@ -1,6 +1,6 @@
-"""Ranges of values over calibration data."""
+"""Values, and their ranges, over calibration data."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,23 +11,23 @@ from fxopt.errors import InputError
 from fxopt.program import Program, origins_of
 from fxopt.verification.sampling import batch_tensors
 
-__all__ = ["calibrate", "each_batch", "place_of"]
+__all__ = ["calibrate", "each_batch", "place_of", "watch"]
 
 
 class _Watcher(Interpreter):
-    """Runs a program and shows some of its values to their histograms; memory is freed after the last use."""
+    """Runs a program and shows some of its values; memory is freed after the last use."""
 
-    def __init__(self, program: Program, ranges: dict[Node, Histogram]) -> None:
+    def __init__(self, program: Program, watched: Mapping[Node, Callable[[torch.Tensor], None]]) -> None:
         super().__init__(program.graph_module)
-        self._ranges = {node.name: histogram for node, histogram in ranges.items()}
+        self._watched = {node.name: see for node, see in watched.items()}
 
     def run_node(self, n: Node) -> Any:
         """The value of a node."""
         value = super().run_node(n)
-        histogram = self._ranges.get(n.name)
-        if histogram is not None:
+        see = self._watched.get(n.name)
+        if see is not None:
             try:
-                histogram.update(value)
+                see(value)
             except InputError as error:
                 raise InputError(f"{place_of(n)}: {error}") from error
         return value
@@ -45,9 +45,24 @@ def calibrate(program: Program, nodes: Sequence[Node], data: Iterable[object]) -
         InputError: no data, data that does not fit, or a value that is NaN or infinite; names the batch and the layer.
     """
     ranges = {node: Histogram() for node in nodes}
-    watcher = _Watcher(program, ranges)
-    each_batch(program, data, watcher.run)
+    watch(program, {node: histogram.update for node, histogram in ranges.items()}, data)
     return ranges
+
+
+def watch(
+    program: Program, watched: Mapping[Node, Callable[[torch.Tensor], None]], data: Iterable[object]
+) -> None:
+    """Shows some values of each batch to a function each.
+
+    Args:
+        program: run in torch as it is.
+        watched: by node, what its value is given to.
+        data: as for `calibrate`.
+
+    Raises:
+        InputError: no data, data that does not fit, or what a function raises; names the batch and the layer.
+    """
+    each_batch(program, data, _Watcher(program, watched).run)
 
 
 def each_batch(program: Program, data: Iterable[object], run: Callable[..., object]) -> None:

@@ -11,7 +11,7 @@ from fxopt.passes._names import aten_name
 from fxopt.passes.quantize._placement import Placement
 from fxopt.program import Program
 
-__all__ = ["Contraction", "Edges", "contraction_of", "find_edges", "is_weight", "may_overflow"]
+__all__ = ["Contraction", "Edges", "contraction_of", "find_edges", "is_weight", "may_overflow", "product_of"]
 
 _ACCUMULATOR = 2**31 - 1
 """The largest sum of products that integer kernels hold."""
@@ -53,11 +53,19 @@ def contraction_of(node: Node, is_weight: Callable[[object], bool] = is_weight) 
         node: any call.
         is_weight: which arguments are weights.
     """
+    found, value = product_of(node, is_weight), node.meta["val"]
+    if isinstance(found, Contraction) and value.dtype is not torch.float32:
+        return "it does not compute in float32"
+    return found
+
+
+def product_of(node: Node, is_weight: Callable[[object], bool]) -> Contraction | str:
+    """As `contraction_of`, of any floating-point type."""
     target, value = node.target, node.meta["val"]
     if not isinstance(target, torch._ops.OpOverload) or op_info(target).role is not QuantRole.CONTRACTION:
         return "it is no product"
-    if not isinstance(value, torch.Tensor) or value.dtype is not torch.float32:
-        return "it does not compute in float32"
+    if not isinstance(value, torch.Tensor):
+        return "it gives several results"
     bound, values = bind(node), bind_values(node)
     index_map = call_index_map(target, values)
     if index_map is None:

@@ -4,13 +4,14 @@ import operator
 
 import torch
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 from fxopt.analysis.ranges import Grid, symmetric
 from fxopt.ops import choose_qparams, fake_quantize
 from fxopt.passes.quantize._placement import Placement
 from fxopt.rewriting import Rewriter
 
-__all__ = ["Rounding", "weight_scale"]
+__all__ = ["Rounding", "called_with", "weight_scale"]
 
 
 class Rounding:
@@ -83,3 +84,9 @@ def weight_scale(weight: torch.Tensor, channel: int | None, grid: Grid, least: t
     scale = torch.tensor([symmetric(float(b), grid) for b in bounds])
     scale = torch.maximum(scale, least)
     return scale.reshape([-1 if d == channel else 1 for d in range(weight.dim())])
+
+
+def called_with(rewriter: Rewriter, node: Node, operands: dict[Node, Node]) -> Node:
+    """A call made anew, in an open rewrite, that reads others in the place of some values."""
+    args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda n: operands.get(n, n))
+    return rewriter.call(node.target, *args, **kwargs)

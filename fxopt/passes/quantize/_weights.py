@@ -3,12 +3,11 @@
 from collections.abc import Callable
 
 from torch.fx import Node
-from torch.fx.node import map_arg
 
 from fxopt.ops import QuantRole, bind, op_info
 from fxopt.passes._names import aten_name
 from fxopt.passes.quantize._edges import Contraction, contraction_of, is_weight, may_overflow
-from fxopt.passes.quantize._rounding import Rounding
+from fxopt.passes.quantize._rounding import Rounding, called_with
 from fxopt.rewriting import Rewriter
 
 __all__ = ["LeftOut", "round_table", "round_weights"]
@@ -74,7 +73,6 @@ def _float_input(node: Node, found: Contraction, rounding: Rounding) -> str:
 
 
 def _replace(rewriter: Rewriter, node: Node, operands: dict[Node, Node]) -> Node:
-    args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda n: operands.get(n, n))
-    new = rewriter.call(node.target, *args, **kwargs)
+    new = called_with(rewriter, node, operands)
     rewriter.replace(node, new)
     return new

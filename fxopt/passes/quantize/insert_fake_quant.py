@@ -7,7 +7,6 @@ from typing import ClassVar, Literal, cast
 import torch
 import torch.nn.functional as F
 from torch.fx import Node
-from torch.fx.node import map_arg
 
 from fxopt.analysis.ranges import Grid, Histogram, Method, affine
 from fxopt.errors import PipelineError
@@ -16,7 +15,7 @@ from fxopt.passes.quantize._calibration import calibrate
 from fxopt.passes.quantize._edges import Contraction, Edges, find_edges
 from fxopt.passes.quantize._left_out import left_out
 from fxopt.passes.quantize._placement import placement_of
-from fxopt.passes.quantize._rounding import Rounding
+from fxopt.passes.quantize._rounding import Rounding, called_with
 from fxopt.passes.quantize._weights import LeftOut, round_table, round_weights
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter
@@ -146,8 +145,7 @@ class _Insertion:
             contraction = self.edges.contractions.get(node)
             if contraction is not None:
                 operands |= self._constants(node, contraction, reads)
-            args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda n: operands.get(n, n))
-            new = self.now[node] = self.rewriter.call(node.target, *args, **kwargs)
+            new = self.now[node] = called_with(self.rewriter, node, operands)
             if node in self.edges.results and node in self.numbers:
                 new = self.rounded[node] = self._rounded(node, node)
             self.rewriter.replace(node, new)
