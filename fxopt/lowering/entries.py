@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import ArtifactError, InputError, LoweringError, VerificationError
 from fxopt.lowering.artifact import Artifact
 from fxopt.lowering.check import verify_file
+from fxopt.lowering.integers import with_integer_weights
 from fxopt.lowering.target import Target, get_target
 from fxopt.program.program import Program
 from fxopt.program.sharing import share_weights
@@ -127,7 +128,8 @@ def _write(
     keep: bool,
 ) -> EntryPoints:
     """Writes to a hidden folder, verifies there, renames."""
-    emitted = target.emit_entries(share_weights(programs), opset=opset)
+    stored = {name: with_integer_weights(program) for name, program in programs.items()}
+    emitted = target.emit_entries(share_weights(stored), opset=opset)
     temporary = hidden_name(final)
     reports: dict[str, VerifyReport] = {}
     try:

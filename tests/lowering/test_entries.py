@@ -83,6 +83,18 @@ def test_a_folder_in_memory(programs, target: str):
         points(torch.randn(2, 64))
 
 
+@pytest.mark.parametrize("scheme", ["int8", "int8-weights", "int8-dynamic"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_rounded_weights_are_integers_stored_once(programs, target: str, scheme: str):
+    data = [torch.randn(8, 64)] if scheme == "int8" else None
+    rounded = {n: fxopt.run_pipeline(p, scheme, calibration=data, target=target) for n, p in programs.items()}
+    points = fxopt.lower(rounded, target)
+    assert all(p.report.ok for p in points.values()), {n: p.report.reason for n, p in points.items()}
+    apart = sum(fxopt.lower(p, target).size for p in rounded.values())
+    floats = fxopt.lower(programs, target).size
+    assert points.size < min(0.6 * floats, 0.95 * apart)
+
+
 def test_an_onnx_entry_point_is_a_file_like_any_other(programs, tmp_path: Path):
     fxopt.lower(programs, "onnx", path=tmp_path / "model")
     names = sorted(f.name for f in (tmp_path / "model").iterdir())

@@ -10,6 +10,7 @@ from fxopt.lowering.eager.flat import ENGINE, FlatFunction, flat_function
 from fxopt.lowering.kernels.plan import kernel_notes, plan_kernels
 from fxopt.lowering.quick import QuickArtifact
 from fxopt.lowering.target import Emitted, EmittedEntries, Target
+from fxopt.ops.quantized import dequantize
 from fxopt.program.file import ProgramFile, entries_buffers, file_buffers, program_of, read_file
 from fxopt.program.program import Program
 from fxopt.program.signature import Signature
@@ -89,4 +90,6 @@ def _opened(content: ProgramFile) -> EagerArtifact:
     if content.settings.get("prepack") != []:
         raise ArtifactError(f"can't read {path}: it packs weights in a way that this fxopt does not know")
     program = program_of(content, values=False)
+    if any(node.target is dequantize for node in program.calls()):
+        program = program_of(content)  # which kernel takes a call, its sizes decide
     return EagerArtifact(flat_function(program), content.signature, path, content.size)

@@ -83,7 +83,7 @@ def plan_kernels(
     """The steps of a program whose weights are stored as integers; its calls as they are if there are none.
 
     Args:
-        program: values (`meta["val"]`) are not needed.
+        program: products whose values (`meta["val"]`) are not known stay in float.
         engine: whose kernels for convolutions.
         most_groups: of a convolution on integers; None for no limit.
         once: packed weights are stored, so that none may be stored as integers too.

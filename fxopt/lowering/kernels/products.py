@@ -114,6 +114,9 @@ def product_of(node: Node, weights: Weights, most_groups: int | None) -> Product
     assert isinstance(groups, int)
     if most_groups is not None and groups > most_groups:
         return f"the kernel for more than {most_groups} groups saturates"
+    why = _why_not_taken(x, weight, kind)
+    if why:
+        return why
     stored_weight = _stored(weight, weights, names[3], matrix=kind == "linear")
     if isinstance(stored_weight, str):
         return stored_weight
@@ -123,6 +126,17 @@ def product_of(node: Node, weights: Weights, most_groups: int | None) -> Product
     packed = Packed(kind, *stored_weight, *stored_bias, names[3], geometry, groups)
     assert isinstance(weight, Node) and isinstance(weight.args[0], Node)
     return Product(x, packed, weight.args[0])
+
+
+def _why_not_taken(x: Node, weight: object, kind: str) -> str:
+    """Why a kernel does not take what it reads, by its number of dimensions; "" if it does."""
+    values = [n.meta.get("val") if isinstance(n, Node) else None for n in (x, weight)]
+    ranks = [v.dim() for v in values if isinstance(v, torch.Tensor)]
+    if len(ranks) < 2:
+        return "the sizes of what it reads are not known"
+    if kind == "linear":
+        return "" if ranks[0] > 1 else "what it reads is a vector"
+    return "" if ranks[0] == ranks[1] else "what it reads has no batch"
 
 
 def _geometry(bound: Mapping[str, object]) -> tuple[tuple[int, ...], ...] | None:

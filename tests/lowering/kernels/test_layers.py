@@ -13,6 +13,8 @@ from torch import nn
 import fxopt
 from fxopt.lowering.kernels import packing, plan
 from fxopt.lowering.kernels.packing import why_not
+from fxopt.passes.quantize.insert_fake_quant import InsertFakeQuant
+from fxopt.rewriting import Const
 from fxopt.testing import programs
 from fxopt.verification import sample_inputs
 from tests import zoo
@@ -84,7 +86,8 @@ def _check_zoo(name: str, target: str) -> None:
 @given(st.data())
 def test_drawn_programs(data: st.DataObject) -> None:
     """Among random ops: what is linear, its surroundings, and everything in between."""
-    drawn = data.draw(programs(motifs=[_convolutions, _products]))
+    motifs = [_convolution, *InsertFakeQuant.motifs]
+    drawn = data.draw(programs(families=FAMILIES, motifs=motifs, max_ops=10))
     batches = [tuple(s.tensors) for s in sample_inputs(drawn.signature, seed=0)]
     program = fxopt.run_pipeline(drawn, "int8", calibration=batches, target="torchscript")
     apart = Layers.of(program, *batches[0])
@@ -93,12 +96,14 @@ def test_drawn_programs(data: st.DataObject) -> None:
         assert found.ok, (target, found)
 
 
-def _convolutions(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return F.conv2d(F.conv2d(x, w, b).relu(), v)
+def _convolution(x: torch.Tensor, w: Const, b: Const) -> torch.Tensor:
+    return F.conv2d(x, w, b).relu()
 
 
-def _products(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return F.linear(F.linear(x, w, b).relu(), v)
+FAMILIES = (
+    "linear", "conv", "matmul", "binary", "cat", "pool", "global_pool", "unary", "clamp", "reshape", "permute", "flatten",
+    "slicing", "select", "squeeze", "unsqueeze", "expand", "upsample", "pixel_shuffle", "gelu", "embedding", "scaled_add",
+)  # fmt: skip
 
 
 # What is wrong on purpose: each is a mistake that a kernel's caller could make.
