@@ -6,7 +6,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,6 +14,9 @@ from fxopt.cli.bisect import DynamicOption, ModelArgument, read_program
 from fxopt.cli.console import progress
 from fxopt.cli.options import JsonFlag, PluginOption, QuietFlag, TrustFlag, load_plugins
 from fxopt.errors import InputError
+
+if TYPE_CHECKING:
+    from fxopt.passes.partition._problem import Objective
 
 __all__ = ["partition"]
 
@@ -23,6 +26,9 @@ def partition(
     devices: Annotated[
         Path, typer.Option("--devices", metavar="FILE", help="The devices and links, as JSON.")
     ],
+    objective: Annotated[
+        str, typer.Option("--objective", help="What is minimised: throughput, latency or memory.")
+    ] = "throughput",
     pinned: Annotated[
         list[str] | None,
         typer.Option("--pin", metavar="MODULE=DEVICE", help="Modules that have to run on one device."),
@@ -76,7 +82,15 @@ def partition(
     with progress(quiet=quiet or json):
         program = read_program(model, dynamic, trust=trust)
         times = profile(program) if cost == "profile" else cost
-        plan = fxopt.partition(program, places, links=links, pinned=pins, cost=times, time_limit=time_limit)
+        plan = fxopt.partition(
+            program,
+            places,
+            objective=cast("Objective", objective),
+            links=links,
+            pinned=pins,
+            cost=times,
+            time_limit=time_limit,
+        )
         if output is not None:
             fxopt.lower(plan, "stages", path=output, stage_target=target)
     if json:

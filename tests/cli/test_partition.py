@@ -53,6 +53,11 @@ def test_a_pinned_module_and_links_by_name(net: str, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["0", "cpu:1"]
 
 
+def test_another_objective(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["partition", net, "--devices", "two.json", "--objective", "memory"]) == 0
+    assert "most weights 33.3 KB; no split is under" in capsys.readouterr().out
+
+
 def test_times_of_a_file_or_measured_here(net: str, capsys: pytest.CaptureFixture[str]) -> None:
     times = {"linear": 3.0, "linear_1": 1.0, "linear_2": 1.0, "linear_3": 1.0}
     Path("times.json").write_text(Profile(times).dumps())
@@ -75,6 +80,7 @@ def test_times_of_a_file_or_measured_here(net: str, capsys: pytest.CaptureFixtur
         ('["gpu"]', [], "torch knows no device 'gpu'"),
         ('["cpu:0"]', ["--pin", "0"], "--pin 0: expected MODULE=DEVICE"),
         ('["cpu:0"]', ["--pin", "9=cpu:0"], "no call comes from a module '9'"),
+        ('["cpu:0"]', ["--objective", "speed"], "no objective 'speed'; they are throughput, latency, memory"),
         ('["cpu:0"]', ["--cost", "none.json"], "cost none.json: No such file"),
         ('["cpu:0"]', ["--time-limit", "0"], "--time-limit 0: expected seconds above 0"),
         ('["cpu:0"]', ["--target", "onxn"], "unknown target 'onxn'; did you mean 'onnx'?"),

@@ -31,11 +31,13 @@ class Device(JsonData):
         name: torch's name for it, such as `cuda:0`; `cpu:0` and `cpu:1` are two places on one machine.
         speed: relative to the device that times are given for.
         memory: bytes that a stage may hold, weights and activations; None: no limit.
+        lacks: ops that it can't run, by pattern, such as `aten.lstm.*`.
     """
 
     name: str
     speed: float = 1.0
     memory: int | None = None
+    lacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

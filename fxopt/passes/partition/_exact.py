@@ -1,7 +1,7 @@
 """The best split, and a proof of how near it is: an integer program, solved by HiGHS.
 
 `y[v, k] = 1` where piece v runs in stage k or before it (the order ideals of the graph: `y` grows with k and falls
-along edges); `c[u, k]` is the share of tensor u that crosses boundary k; T is at least every stage's load. Tarnawski
+along edges); `c[u, k]` is the share of tensor u that crosses boundary k; T is at least what is minimised. Tarnawski
 et al., "Efficient algorithms for device placement of DNN graph operators" (NeurIPS 2020).
 """
 
@@ -47,16 +47,18 @@ class _Model:
         self.shared = [w for w in problem.pieces.weights if len(w.users) > 1] if self._limited() else []
         self.crossing = self.count * boundaries
         self.holding = self.crossing + len(self.tensors) * boundaries
-        self.slowest = self.holding + len(self.shared) * self.stages
-        self.unknowns = self.slowest + 1
+        self.least = self.holding + len(self.shared) * self.stages
+        self.unknowns = self.least + 1
         self.scale = max(problem.simple_bound(), 1e-12)
-        """Seconds are counted in these, so that tolerances suit programs of any size."""
+        """Seconds or bytes are counted in these, so that tolerances suit programs of any size."""
         self.rows: list[dict[int, float]] = []
         self.low: list[float] = []
         self.high: list[float] = []
 
     def _limited(self) -> bool:
-        return any(self.problem.room(k) is not None for k in range(self.stages))
+        return self.problem.objective == "memory" or any(
+            self.problem.room(k) is not None for k in range(self.stages)
+        )
 
     def before(self, piece: int, boundary: int, factor: float) -> tuple[dict[int, float], float]:
         """`factor * y[piece, boundary]` as terms and a constant."""
@@ -85,10 +87,21 @@ class _Model:
 
     def build(self) -> None:
         self._order()
+        self._barred()
         for stage in range(self.stages):
-            self._load(stage)
-            if self.problem.room(stage) is not None:
+            if self._limited():
                 self._memory(stage)
+            if self.problem.objective == "throughput":
+                self.add([({self.least: 1.0}, 0.0), *self._load(stage, (stage - 1, stage))], low=0.0)
+        if self.problem.objective == "latency":
+            whole = [part for stage in range(self.stages) for part in self._load(stage, (stage,))]
+            self.add([({self.least: 1.0}, 0.0), *whole], low=0.0)
+
+    def _barred(self) -> None:
+        for piece in self.problem.barred:
+            for stage in range(self.stages):
+                if not self.problem.allowed(piece, stage):
+                    self.add(self._here(piece, stage, 1.0), high=0.0)
 
     def _order(self) -> None:
         edges: set[tuple[int, int]] = set()
@@ -117,8 +130,9 @@ class _Model:
                     low=0.0,
                 )
 
-    def _load(self, stage: int) -> None:
-        parts: list[tuple[dict[int, float], float]] = [({self.slowest: 1.0}, 0.0)]
+    def _load(self, stage: int, boundaries: Iterable[int]) -> list[tuple[dict[int, float], float]]:
+        """The seconds of a stage, and of what crosses some boundaries, with a minus."""
+        parts: list[tuple[dict[int, float], float]] = []
         speed = self.problem.devices[stage].speed * self.scale
         for piece, seconds in enumerate(self.problem.pieces.seconds):
             if seconds:
@@ -126,19 +140,18 @@ class _Model:
                     self.before(piece, stage, -seconds / speed),
                     self.before(piece, stage - 1, seconds / speed),
                 ]
-        for boundary in (stage - 1, stage):
+        for boundary in boundaries:
             if 0 <= boundary < self.stages - 1:
                 link = self.problem.link(boundary)
                 parts.append(({}, -link.latency / self.scale))
                 for index, tensor in enumerate(self.tensors):
                     seconds = tensor.bytes / link.bandwidth / self.scale
                     parts.append(({self.sent(index, boundary): -seconds}, 0.0))
-        self.add(parts, low=0.0)
+        return parts
 
     def _memory(self, stage: int) -> None:
         room = self.problem.room(stage)
-        assert room is not None
-        unit = max(room, 1)
+        unit = self.scale if room is None or self.problem.objective == "memory" else max(room, 1)
         parts: list[tuple[dict[int, float], float]] = []
         for weight in self.problem.pieces.weights:
             if len(weight.users) == 1:
@@ -148,21 +161,19 @@ class _Model:
             parts.append(({held: weight.bytes / unit}, 0.0))
             for user in weight.users:
                 self.add([({held: 1.0}, 0.0), *self._here(user, stage, -1.0)], low=0.0)
-        self.add(parts, high=room / unit)
+        if room is not None:
+            self.add(parts, high=room / unit)
+        if self.problem.objective == "memory":
+            self.add([*parts, ({self.least: -1.0}, 0.0)], high=0.0)
 
     def _here(self, piece: int, stage: int, factor: float) -> list[tuple[dict[int, float], float]]:
         return [self.before(piece, stage, factor), self.before(piece, stage - 1, -factor)]
 
     def bounds(self, best: float) -> tuple[Array, Array]:
-        """Of the unknowns; pinned pieces are fixed, and nothing slower than `best` (seconds) is sought."""
+        """Of the unknowns; nothing worse than `best` is sought."""
         low, high = np.zeros(self.unknowns), np.ones(self.unknowns)
-        for piece, name in self.problem.pinned.items():
-            stage = next(k for k, d in enumerate(self.problem.devices) if d.name == name)
-            for boundary in range(self.stages - 1):
-                (index,) = self.before(piece, boundary, 1.0)[0]
-                low[index] = high[index] = float(stage <= boundary)
-        low[self.slowest] = self.problem.simple_bound() / self.scale
-        high[self.slowest] = max(best / self.scale, low[self.slowest]) if math.isfinite(best) else np.inf
+        low[self.least] = self.problem.simple_bound() / self.scale
+        high[self.least] = max(best / self.scale, low[self.least]) if math.isfinite(best) else np.inf
         return low, high
 
     def entries(self) -> tuple[list[float], tuple[list[int], list[int]]]:
@@ -180,20 +191,19 @@ def solve(problem: Problem, *, best: float, seconds: float) -> Solved:
 
     Args:
         problem: pieces over a row of devices.
-        best: the bottleneck at hand, in seconds (infinite: none); only better ones are sought.
+        best: the value at hand, in seconds or bytes (infinite: none); only better ones are sought.
         seconds: how long it may take.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
     simple = problem.simple_bound()
-    names = {d.name for d in problem.devices}
-    if any(name not in names for name in problem.pinned.values()):
+    if any(not any(problem.allowed(p, k) for k in range(len(problem.devices))) for p in problem.barred):
         return Solved(None, math.inf)
     model = _Model(problem)
     model.build()
     cost = np.zeros(model.unknowns)
-    cost[model.slowest] = 1.0
+    cost[model.least] = 1.0
     whole = np.zeros(model.unknowns)
     whole[: model.crossing] = 1
     rows = csr_array(model.entries(), shape=(len(model.rows), model.unknowns))
@@ -211,4 +221,4 @@ def solve(problem: Problem, *, best: float, seconds: float) -> Solved:
         return Solved(None, bound, done=False)
     before = np.round(found.x[: model.crossing]).reshape(model.count, model.stages - 1)
     stage_of = tuple(int(s) for s in (model.stages - 1) - before.sum(axis=1))
-    return Solved(Split(stage_of, max(map(sum, problem.loads(stage_of)))), bound, done=found.status == 0)
+    return Solved(Split(stage_of, problem.value(stage_of)), bound, done=found.status == 0)

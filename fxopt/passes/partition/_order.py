@@ -25,9 +25,10 @@ def split_in_order(problem: Problem) -> Split | None:
     count, stages = len(problem.pieces), len(problem.devices)
     bytes_at = _cut_bytes(problem)
     cuts = _candidates(problem, bytes_at)
-    best, choice = _stage_loads(problem, 0, cuts, bytes_at)[0], []
+    best, choice = _stage_costs(problem, 0, cuts, bytes_at)[0], []
+    joined = np.add if problem.objective == "latency" else np.maximum
     for stage in range(1, stages):
-        through = np.maximum(best[:, None], _stage_loads(problem, stage, cuts, bytes_at))
+        through = joined(best[:, None], _stage_costs(problem, stage, cuts, bytes_at))
         choice.append(through.argmin(axis=0))
         best = through.min(axis=0)
     if not np.isfinite(best[-1]):
@@ -61,23 +62,30 @@ def _candidates(problem: Problem, bytes_at: Array) -> Places:
     return np.unique(np.concatenate(([0, count], order[first])))
 
 
+def _stage_costs(problem: Problem, stage: int, cuts: Places, bytes_at: Array) -> Array:
+    """What a stage from cut i to cut j adds to the objective; infinite where it is empty or may not be."""
+    room = problem.room(stage)
+    held = _weights_held(problem, cuts) if room is not None or problem.objective == "memory" else np.zeros(())
+    costs = held.copy() if problem.objective == "memory" else _stage_loads(problem, stage, cuts, bytes_at)
+    costs[cuts[:, None] >= cuts[None, :]] = np.inf
+    wrong = np.cumsum([0, *(not problem.allowed(i, stage) for i in range(len(problem.pieces)))])[cuts]
+    costs[wrong[:, None] < wrong[None, :]] = np.inf
+    if room is not None:
+        costs[held > room] = np.inf
+    return costs
+
+
 def _stage_loads(problem: Problem, stage: int, cuts: Places, bytes_at: Array) -> Array:
-    """Seconds of a stage from cut i to cut j; infinite where it is empty or may not be."""
+    """Seconds of a stage from cut i to cut j; for latency what it sends on is counted where it comes in."""
     device, last = problem.devices[stage], len(problem.devices) - 1
     times = np.cumsum([0.0, *problem.pieces.seconds])[cuts] / device.speed
     loads: Array = times[None, :] - times[:, None]
     if stage > 0:
         link = problem.link(stage - 1)
         loads += (link.latency + bytes_at[cuts] / link.bandwidth)[:, None]
-    if stage < last:
+    if stage < last and problem.objective != "latency":
         link = problem.link(stage)
         loads += (link.latency + bytes_at[cuts] / link.bandwidth)[None, :]
-    loads[cuts[:, None] >= cuts[None, :]] = np.inf
-    wrong = np.cumsum([0, *(not problem.allowed(i, stage) for i in range(len(problem.pieces)))])[cuts]
-    loads[wrong[:, None] < wrong[None, :]] = np.inf
-    room = problem.room(stage)
-    if room is not None:
-        loads[_weights_held(problem, cuts) > room] = np.inf
     return loads
 
 

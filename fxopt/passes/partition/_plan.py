@@ -39,6 +39,7 @@ class Stage(JsonData):
         sending: seconds, of what comes in and goes out.
         memory: bytes of its weights and of the most results alive at once, inputs included.
         sends: bytes to the next stage.
+        weights: bytes of its weights.
     """
 
     device: str
@@ -47,6 +48,7 @@ class Stage(JsonData):
     sending: float
     memory: int
     sends: int
+    weights: int = 0
 
     @property
     def load(self) -> float:
@@ -61,10 +63,11 @@ class PartitionPlan(JsonData):
     Attributes:
         stages: in the order in which they run.
         bottleneck: seconds of the slowest stage: in a full pipeline one result leaves every so often.
-        lower_bound: seconds; no split over these devices is under it, by the same times.
+        lower_bound: no split over these devices is under it, by the same times: seconds, for `memory` bytes.
         proof: what the bound comes from: "optimal" (the plan reaches it), "integer program", or "simple" (the
             heaviest piece, and the total shared out by speed).
         notes: what else is to be said.
+        objective: what is minimised: "throughput", "latency" or "memory".
         program: the program that it was made for; not written.
     """
 
@@ -73,12 +76,25 @@ class PartitionPlan(JsonData):
     lower_bound: float
     proof: str
     notes: tuple[str, ...] = ()
+    objective: str = "throughput"
     program: Program | None = field(default=None, compare=False, repr=False, metadata=MEMORY_ONLY)
 
     @property
+    def latency(self) -> float:
+        """Seconds of one input through all stages; what is sent on is counted once."""
+        return sum(s.computing + s.sending / 2 for s in self.stages)
+
+    @property
+    def value(self) -> float:
+        """What is minimised: the bottleneck, the latency, or the most bytes of weights that a stage holds."""
+        if self.objective == "memory":
+            return max(s.weights for s in self.stages)
+        return self.latency if self.objective == "latency" else self.bottleneck
+
+    @property
     def gap(self) -> float:
-        """How far the bottleneck may be above the best, as a share of the bound."""
-        return self.bottleneck / self.lower_bound - 1 if self.lower_bound else 0.0
+        """How far the value may be above the best, as a share of the bound."""
+        return self.value / self.lower_bound - 1 if self.lower_bound else 0.0
 
     @property
     def memory(self) -> tuple[int, ...]:
@@ -153,10 +169,12 @@ class PartitionPlan(JsonData):
             seconds = [f"{1e3 * t:.3f} ms" for t in (s.computing, s.sending)]
             sends = "-" if last else human_bytes(s.sends)
             rows.append((str(number), s.device, str(len(s.calls)), *seconds, human_bytes(s.memory), sends))
-        certificate = (
-            f"bottleneck {1e3 * self.bottleneck:.3f} ms; no split is under {1e3 * self.lower_bound:.3f} ms "
-            f"({self.proof}), the gap is {self.gap:.2%}"
+        what = {"latency": "latency", "memory": "most weights"}.get(self.objective, "bottleneck")
+        value, bound = (
+            human_bytes(round(v)) if self.objective == "memory" else f"{1e3 * v:.3f} ms"
+            for v in (self.value, self.lower_bound)
         )
+        certificate = f"{what} {value}; no split is under {bound} ({self.proof}), the gap is {self.gap:.2%}"
         return "\n".join([*aligned(rows, numbers={2, 3, 4}), certificate, *self.notes])
 
     def _known_program(self) -> Program:

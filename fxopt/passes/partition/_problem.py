@@ -2,25 +2,32 @@
 
 A stage's load is the time of its calls on its device, and that of sending what comes in and goes out. Stages stand
 in a row, a tensor that a later one needs is passed on by those between (as `torch.distributed.pipelining` does).
+What is minimised is the largest load (throughput), the time of one input through all stages (latency), or the most bytes of
+weights that a stage holds (memory).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Literal, get_args
 
 from fxopt.errors import InputError, nearest
+from fxopt.ops import op_key
 from fxopt.passes.partition._devices import Device, Link, Links
 from fxopt.passes.partition._pieces import Pieces
 
-__all__ = ["Problem", "Split", "pinned_pieces"]
+__all__ = ["OBJECTIVES", "Objective", "Problem", "Split", "barred_pieces"]
+
+Objective = Literal["throughput", "latency", "memory"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which stage each piece runs in, and the slowest stage's seconds."""
+    """Which stage each piece runs in, and what is minimised, in seconds or bytes."""
 
     stage_of: tuple[int, ...]
-    bottleneck: float
+    value: float
 
 
 @dataclass(frozen=True)
@@ -31,15 +38,17 @@ class Problem:
         pieces: what is split.
         devices: one a stage, in order.
         links: between them.
-        pinned: device names by piece.
+        barred: names of the devices where a piece can't run, by piece.
         reserved: bytes of each device, by name, that are kept for activations.
+        objective: what is minimised.
     """
 
     pieces: Pieces
     devices: tuple[Device, ...]
     links: Links
-    pinned: Mapping[int, str] = field(default_factory=dict)
+    barred: Mapping[int, frozenset[str]] = field(default_factory=dict)
     reserved: Mapping[str, int] = field(default_factory=dict)
+    objective: Objective = "throughput"
 
     def link(self, boundary: int) -> Link:
         """Between stage `boundary` and the next."""
@@ -52,13 +61,26 @@ class Problem:
 
     def allowed(self, piece: int, stage: int) -> bool:
         """Whether a piece may run there."""
-        return self.pinned.get(piece, self.devices[stage].name) == self.devices[stage].name
+        return self.devices[stage].name not in self.barred.get(piece, ())
 
     def simple_bound(self) -> float:
-        """No split is faster: neither the heaviest piece nor the whole can be shared out better."""
-        times = self.pieces.seconds
-        speeds = [d.speed for d in self.devices]
+        """No split is better: the heaviest piece is somewhere, and the whole can't be shared out more evenly."""
+        times, speeds = self.pieces.seconds, [d.speed for d in self.devices]
+        if self.objective == "latency":
+            return sum(times) / max(speeds)
+        if self.objective == "memory":
+            read = [w.bytes for w in self.pieces.weights if w.users]
+            return max(max(read, default=0), sum(read) / len(speeds))
         return max(max(times, default=0.0) / max(speeds), sum(times) / sum(speeds))
+
+    def value(self, stage_of: Sequence[int]) -> float:
+        """What is minimised: seconds, or bytes."""
+        if self.objective == "memory":
+            return max(self.weight_bytes(stage_of))
+        loads = self.loads(stage_of)
+        if self.objective == "latency":
+            return sum(computing + sending / 2 for computing, sending in loads)
+        return max(map(sum, loads))
 
     def loads(self, stage_of: Sequence[int]) -> list[tuple[float, float]]:
         """Seconds of computing and of sending, by stage."""
@@ -92,7 +114,34 @@ class Problem:
         return held
 
 
-def pinned_pieces(pieces: Pieces, pinned: Mapping[str, str], names: Sequence[str]) -> dict[int, str]:
+def barred_pieces(
+    pieces: Pieces, devices: Sequence[Device], pinned: Mapping[str, str]
+) -> dict[int, frozenset[str]]:
+    """Names of the devices where a piece can't run, by piece: it is pinned elsewhere, or they lack an op of it.
+
+    Args:
+        pieces: of the program.
+        devices: all there are.
+        pinned: device names by patterns of module paths, such as `encoder.*`.
+
+    Raises:
+        InputError: a pattern matches nothing, a device is none of those given, or a piece can run nowhere.
+    """
+    names = {d.name for d in devices}
+    found = {i: names - {device} for i, device in _pinned_pieces(pieces, pinned, sorted(names)).items()}
+    for index, piece in enumerate(pieces.pieces) if any(d.lacks for d in devices) else ():
+        ops = {op_key(call.target) for call in piece.calls}
+        lacking = {d.name for d in devices if any(fnmatchcase(op, p) for op in ops for p in d.lacks)}
+        if lacking:
+            found[index] = found.get(index, set()) | lacking
+    nowhere = next((i for i, barred in found.items() if barred == names), None)
+    if nowhere is not None:
+        call = pieces.pieces[nowhere].calls[0]
+        raise InputError(f"no device that may run {call.name} ({op_key(call.target)}) has its op")
+    return {index: frozenset(barred) for index, barred in found.items()}
+
+
+def _pinned_pieces(pieces: Pieces, pinned: Mapping[str, str], names: Sequence[str]) -> dict[int, str]:
     """Device names by piece.
 
     Args:

@@ -13,7 +13,7 @@ from fxopt.passes.partition._devices import Device, Links
 from fxopt.passes.partition._exact import GAP, solve
 from fxopt.passes.partition._order import split_in_order
 from fxopt.passes.partition._pieces import Pieces, renumbered
-from fxopt.passes.partition._problem import Problem, Split
+from fxopt.passes.partition._problem import Objective, Problem, Split
 
 __all__ = ["Found", "Task", "search"]
 
@@ -34,19 +34,21 @@ class Task:
         pieces: of the program.
         devices: that may be used.
         links: between them.
-        pinned: device names by piece.
+        barred: names of the devices where a piece can't run, by piece.
         reserved: bytes by device name, kept for activations.
+        objective: what is minimised.
     """
 
     pieces: Pieces
     devices: tuple[Device, ...]
     links: Links
-    pinned: Mapping[int, str]
+    barred: Mapping[int, frozenset[str]]
     reserved: Mapping[str, int]
+    objective: Objective = "throughput"
 
     def over(self, row: tuple[Device, ...]) -> Problem:
         """The problem for one row of devices."""
-        return Problem(self.pieces, row, self.links, self.pinned, self.reserved)
+        return Problem(self.pieces, row, self.links, self.barred, self.reserved, self.objective)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Found:
     Attributes:
         problem: over the row that was chosen.
         split: of its pieces.
-        bound: seconds; no split of the pieces over any of the devices has a lower bottleneck.
+        bound: seconds or bytes; no split of the pieces over any of the devices is under it.
         proof: how the bound was found: "optimal", "integer program" or "simple".
     """
 
@@ -78,17 +80,17 @@ def search(task: Task, *, seconds: float) -> Found:
     problems = sorted((task.over(row) for row in rows[:_MOST_ROWS]), key=Problem.simple_bound)
     best: tuple[Problem, Split] | None = None
     for problem in problems:
-        if best is None or (problem.simple_bound() < best[1].bottleneck and time.monotonic() < deadline):
+        if best is None or (problem.simple_bound() < best[1].value and time.monotonic() < deadline):
             split = split_in_order(problem)
-            if split is not None and (best is None or split.bottleneck < best[1].bottleneck):
+            if split is not None and (best is None or split.value < best[1].value):
                 best = (problem, split)
     best, bounds = _refined(problems, best, deadline)
     if best is None:
         raise InputError(_no_room(task))
     total = task.over(task.devices).simple_bound()
     everything = max(total, min(bounds)) if all_tried else total
-    if everything >= best[1].bottleneck * (1 - 1e-9):
-        return Found(*best, best[1].bottleneck, "optimal")
+    if everything >= best[1].value * (1 - 1e-9):
+        return Found(*best, best[1].value, "optimal")
     return Found(*best, everything, "integer program" if everything > total else "simple")
 
 
@@ -107,7 +109,7 @@ def _refined(
     heapq.heapify(queue)
     while queue:
         bound, seconds, number = heapq.heappop(queue)
-        limit = math.inf if best is None else best[1].bottleneck
+        limit = math.inf if best is None else best[1].value
         left = deadline - time.monotonic()
         if bound >= limit * (1 - GAP) or left <= 0:
             break
@@ -115,17 +117,17 @@ def _refined(
         solved = solve(asked, best=limit, seconds=min(seconds, left))
         if exact:
             bounds[number] = max(bounds[number], solved.bound)
-        if solved.split is not None and solved.split.bottleneck < limit:
+        if solved.split is not None and solved.split.value < limit:
             best = (problems[number], solved.split if exact else _fine(problems[number], asked, solved.split))
         if not solved.done:
             heapq.heappush(queue, (bounds[number], 4 * seconds, number))
-    limit = math.inf if best is None else best[1].bottleneck
+    limit = math.inf if best is None else best[1].value
     return best, [min(b, limit) for b in bounds]
 
 
 def _alone(problem: Problem) -> float:
     """The whole on one device."""
-    return sum(problem.pieces.seconds) / problem.devices[0].speed
+    return problem.value([0] * len(problem.pieces))
 
 
 def _rows(task: Task) -> list[tuple[Device, ...]]:
@@ -133,7 +135,8 @@ def _rows(task: Task) -> list[tuple[Device, ...]]:
     kinds: dict[tuple[object, ...], list[Device]] = {}
     for device in task.devices:
         kinds.setdefault(_kind(task, device), []).append(device)
-    must = set(task.pinned.values())
+    names = {d.name for d in task.devices}
+    must = {name for barred in task.barred.values() if len(names - barred) == 1 for name in names - barred}
     rows: list[tuple[Device, ...]] = []
     for length in range(len(task.devices), 0, -1):
         found = (r for r in _arranged(kinds, length) if must <= {d.name for d in r})
@@ -153,8 +156,9 @@ def _arranged(kinds: Mapping[tuple[object, ...], list[Device]], length: int) -> 
 
 def _kind(task: Task, device: Device) -> tuple[object, ...]:
     ends = {name for pair in task.links.named for name in pair}
-    own = device.name if device.name in ends or device.name in task.pinned.values() else ""
-    return (device.speed, device.memory, task.reserved.get(device.name, 0), own)
+    own = device.name if device.name in ends else ""
+    barred = frozenset(piece for piece, names in task.barred.items() if device.name in names)
+    return (device.speed, device.memory, task.reserved.get(device.name, 0), own, barred)
 
 
 def _coarse(problem: Problem) -> Problem:
@@ -163,16 +167,16 @@ def _coarse(problem: Problem) -> Problem:
     step = sum(times) / _COARSE or 1.0
     groups: list[list[int]] = []
     filled = math.inf
-    pin: str | None = None
+    barred: frozenset[str] | None = None
     for index, seconds in enumerate(times):
-        if filled + seconds > step or problem.pinned.get(index) != pin:
+        if filled + seconds > step or problem.barred.get(index) != barred:
             groups.append([])
             filled = 0.0
-        pin = problem.pinned.get(index)
+        barred = problem.barred.get(index)
         groups[-1].append(index)
         filled += seconds
-    pinned = {i: problem.pinned[g[0]] for i, g in enumerate(groups) if g[0] in problem.pinned}
-    return replace(problem, pieces=renumbered(problem.pieces, groups), pinned=pinned)
+    kept = {i: problem.barred[g[0]] for i, g in enumerate(groups) if g[0] in problem.barred}
+    return replace(problem, pieces=renumbered(problem.pieces, groups), barred=kept)
 
 
 def _fine(problem: Problem, coarse: Problem, split: Split) -> Split:
@@ -180,7 +184,7 @@ def _fine(problem: Problem, coarse: Problem, split: Split) -> Split:
     stages = zip(coarse.pieces.pieces, split.stage_of, strict=True)
     by_call = {call: stage for piece, stage in stages for call in piece.calls}
     fine = tuple(by_call[p.calls[0]] for p in problem.pieces.pieces)
-    return Split(fine, max(map(sum, problem.loads(fine))))
+    return Split(fine, problem.value(fine))
 
 
 def _no_room(task: Task) -> str:

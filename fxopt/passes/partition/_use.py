@@ -1,6 +1,7 @@
 """`partition`: splits a program over devices, with a proof of how near the split is to the best."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 
 from torch.fx import Node
@@ -10,7 +11,7 @@ from fxopt.errors import InputError
 from fxopt.passes.partition._devices import Device, Link, Links, checked_devices
 from fxopt.passes.partition._pieces import Pieces, pieces_of
 from fxopt.passes.partition._plan import PartitionPlan, Stage
-from fxopt.passes.partition._problem import Split, pinned_pieces
+from fxopt.passes.partition._problem import OBJECTIVES, Objective, Split, barred_pieces
 from fxopt.passes.partition._search import Found, Task, search
 from fxopt.passes.partition._stages import stage_programs
 from fxopt.passes.partition._times import CostOf, seconds_of
@@ -27,12 +28,13 @@ def partition(
     program: Program,
     devices: Iterable[Device | str],
     *,
+    objective: Objective = "throughput",
     links: Link | Mapping[tuple[str, str], Link] | None = None,
     pinned: Mapping[str, str] | None = None,
     cost: CostOf = None,
     time_limit: float = 10.0,
 ) -> PartitionPlan:
-    """Splits a program over devices so that the slowest stage is as fast as can be.
+    """Splits a program over devices as well as can be: so that the slowest stage is as fast as possible, by default.
 
     A stage's load is the time of its calls on its device and that of sending what comes in and goes out; in a full
     pipeline a result leaves as often as the slowest stage is done. Devices that would not help are left out. A
@@ -41,6 +43,8 @@ def partition(
     Args:
         program: stays as it is.
         devices: to split it over, or their names; their order does not matter.
+        objective: what is minimised: the load of the slowest stage (throughput), the time of one input through all stages
+            (latency), or the most bytes of weights that a stage holds (memory).
         links: between devices, one for all or by the names of both ends.
         pinned: device names by patterns of module paths (`encoder.*`), for what has to run there.
         cost: how long calls take: rates of the device of speed 1, a profile, a file of either, seconds by call (a
@@ -52,14 +56,16 @@ def partition(
         The plan; its `table()` shows stages and certificate.
 
     Raises:
-        InputError: devices, links or names that are none, or no split that fits into the memory.
+        InputError: devices, links, names or an objective that are none, or no split that fits into the memory.
     """
     expect_program(program, "partition")
+    if objective not in OBJECTIVES:
+        raise InputError(f"no objective {objective!r}; they are {', '.join(OBJECTIVES)}")
     found_devices = checked_devices(devices)
     pieces = pieces_of(program, seconds_of(program, cost))
     names = [d.name for d in found_devices]
-    pins = pinned_pieces(pieces, pinned or {}, names)
-    task = Task(pieces, found_devices, _links(links, names), pins, {})
+    barred = barred_pieces(pieces, found_devices, pinned or {})
+    task = Task(pieces, found_devices, _links(links, names), barred, {}, objective)
     if not len(pieces):  # a model that returns what it takes
         nothing = Found(task.over(found_devices[:1]), Split((), 0.0), 0.0, "optimal")
         return _plan(program, nothing, nothing)[0]
@@ -70,7 +76,7 @@ def partition(
         if not over:
             return plan
         reserved = {n: max(b, task.reserved.get(n, 0)) for n, b in over.items()}
-        task = Task(pieces, found_devices, task.links, pins, {**task.reserved, **reserved})
+        task = replace(task, reserved={**task.reserved, **reserved})
         found = search(task, seconds=time_limit)
     raise InputError(
         "no split was found whose activations fit beside the weights: " + ", ".join(map(str, plan.memory))
@@ -104,15 +110,20 @@ def _plan(program: Program, found: Found, first: Found) -> tuple[PartitionPlan, 
         if device.memory is not None and memory > device.memory:
             over[device.name] = live
         names = tuple(n.name for n in program.calls() if calls.get(n) == number)
-        stages.append(Stage(device.name, names, computing, sending, memory, sends[number]))
-    bottleneck = max(s.load for s in stages)
-    bound = min(first.bound, bottleneck)
-    proof = (
-        "optimal" if bound >= bottleneck * (1 - 1e-9) else first.proof.replace("optimal", "integer program")
+        stages.append(Stage(device.name, names, computing, sending, memory, sends[number], weights[number]))
+    value = problem.value(stage_of)
+    bound = min(first.bound, value)
+    proof = "optimal" if bound >= value * (1 - 1e-9) else first.proof.replace("optimal", "integer program")
+    plan = PartitionPlan(
+        tuple(stages),
+        max(s.load for s in stages),
+        bound,
+        proof,
+        _notes(problem.pieces, stage_of),
+        problem.objective,
+        program,
     )
-    return PartitionPlan(
-        tuple(stages), bottleneck, bound, proof, _notes(problem.pieces, stage_of), program
-    ), over
+    return plan, over
 
 
 def _by_call(pieces: Pieces, stage_of: tuple[int, ...]) -> dict[Node, int]:

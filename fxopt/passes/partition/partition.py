@@ -14,6 +14,7 @@ from pathlib import Path
 from fxopt.errors import InputError
 from fxopt.passes.partition._devices import Device, read_devices
 from fxopt.passes.partition._plan import PartitionPlan
+from fxopt.passes.partition._problem import Objective
 from fxopt.passes.partition._use import partition
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.program import Program, expect_program
@@ -38,6 +39,8 @@ class Partition(Pass):
 
     devices: Path | tuple[str | Device, ...] = ("cpu:0", "cpu:1")
     """a JSON file of devices and the links between them, or the devices"""
+    objective: Objective = "throughput"
+    """what is minimised: the slowest stage (throughput), one input through all (latency), the most weights (memory)"""
     pinned: tuple[str, ...] = ()
     """modules that have to run on one device, by pattern: ["encoder=cuda:0"]"""
     cost: Path | None = None
@@ -62,6 +65,7 @@ class Partition(Pass):
         plan = partition(
             rewriter.program,
             devices,
+            objective=self.objective,
             links=links,
             pinned=self._pins(),
             cost=self.cost,

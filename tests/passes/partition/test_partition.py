@@ -336,6 +336,8 @@ class TestThePass:
             1,
             3,
         ]
+        by_weight = Partition(devices=file, objective="memory")
+        assert plan_of(PassManager.of([by_weight]).run(program).program).objective == "memory"
         pinned = Partition(devices=("cpu:0", Device("cpu:1")), pinned=("0=cpu:1", "3=cpu:0"), cost=times)
         plan = plan_of(PassManager.of([pinned]).run(program).program)
         assert [s.device for s in plan.stages] == ["cpu:1", "cpu:0"]
