@@ -22,7 +22,9 @@ from fxopt.distributed.group import joined
 from fxopt.distributed.job import Job, checked_output
 from fxopt.errors import InputError
 from fxopt.lowering import Artifact, open_artifact
+from fxopt.lowering.elsewhere import Elsewhere
 from fxopt.program import Program
+from fxopt.program.devices import checked_device
 
 __all__ = ["Results", "run"]
 
@@ -94,9 +96,8 @@ def run(
     with joined(timeout) as group:
         if group.count > 1 and places:
             places = [places[group.local_rank % len(places)]]
-        models = [_replica(model, place) for place in places] or [model]
         job = Job(dataset, model, group, path)
-        _Replicas(models, job).work()
+        _Replicas(_replicas(model, places), job).work()
         outcome = job.finish()
     return Results(*outcome, dataset.count, job.resumed, time.monotonic() - start)
 
@@ -142,6 +143,13 @@ class _Replicas:
             job.put(shard, pieces)
 
 
+def _replicas(model: Artifact | Program, devices: Sequence[torch.device]) -> list[Model]:
+    """The model on each device, by default on its own; threads on one device share it."""
+    home = torch.device(next((s.device for s in model.signature.tensor_inputs), "cpu"))
+    there = {d: model if d == home == torch.device("cpu") else Elsewhere(model, d) for d in devices or [home]}
+    return [there[d] for d in devices or [home]]
+
+
 def _devices(devices: Iterable[str | torch.device] | None) -> list[torch.device]:
     """The devices, which are all here.
 
@@ -150,22 +158,9 @@ def _devices(devices: Iterable[str | torch.device] | None) -> list[torch.device]
     """
     if isinstance(devices, str):
         raise InputError(f'devices is the text {devices!r}: expected a list, such as devices=["{devices}"]')
-    found = []
-    for device in devices or ():
-        try:
-            found.append(torch.device(device))
-            torch.empty(0, device=found[-1])
-        except (RuntimeError, AssertionError, TypeError) as error:
-            raise InputError(
-                f"the device {str(device)!r} is not here: {str(error).splitlines()[0]}"
-            ) from error
+    found = [checked_device(d) for d in devices or ()]
     if devices is not None and not found:
         raise InputError("devices is empty: name at least one, or leave it out")
+    if any(d.type == "meta" for d in found):
+        raise InputError("the device meta has no values: there would be nothing to write")
     return found
-
-
-def _replica(model: Model, device: torch.device) -> Model:
-    """The model on a device."""
-    if device.type != "cpu":
-        raise InputError(f"artifacts run on the CPU so far, not on {device}")
-    return model

@@ -57,5 +57,17 @@ class Artifact(ABC):
     def _problem(self, tensors: list[torch.Tensor], error: Exception) -> InputError:
         return run_problem(self.path or f"the {self.target} artifact", self.signature, tensors, error)
 
+    def to(self, device: str | torch.device) -> "Artifact":
+        """The same artifact on another device of this machine.
+
+        Raises:
+            InputError: its target runs where it is and nowhere else, or the device is not here.
+        """
+        if torch.device(device).type == "cpu":
+            return self
+        raise InputError(
+            f"{self.target} artifacts run on the CPU, not on {device}: lower to eager for other devices"
+        )
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.target} {self.path or 'in memory'}>"

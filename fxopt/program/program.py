@@ -199,6 +199,16 @@ class Program:
         twin.assumptions = self.assumptions
         return twin
 
+    def to(self, device: str | torch.device) -> "Program":
+        """The same program on another device: weights, inputs, and whatever the graph makes.
+
+        Raises:
+            InputError: the device is not on this machine.
+        """
+        from fxopt.program.devices import moved  # which makes programs
+
+        return moved(self, device)
+
     def dim(self, size: object) -> Dim:
         """A size in the user's terms: a number, or an expression over the names of dynamic dimensions."""
         if isinstance(size, torch.SymInt):

@@ -19,7 +19,7 @@ from fxopt.program.inference import fake_value, infer_value
 from fxopt.program.program import Program, new_fake_mode
 from fxopt.program.signature import Dim, Signature, TensorSpec, evaluate_dim
 
-__all__ = ["Size", "revive", "sizes_from_json", "sizes_of", "sizes_to_json"]
+__all__ = ["Size", "infer_values", "revive", "sizes_from_json", "sizes_of", "sizes_to_json"]
 
 
 @dataclass(frozen=True)
@@ -138,11 +138,20 @@ def revive(
     if len(program.output_nodes()) != len(signature.computed_outputs):
         raise ArtifactError("the graph returns another number of results than the signature says")
     if values:
-        _infer_all(program, sizes)
+        infer_values(program, sizes)
     return program
 
 
-def _infer_all(program: Program, sizes: list[Size]) -> None:
+def infer_values(program: Program, sizes: list[Size]) -> None:
+    """Gives each node of a program that has none its `meta["val"]`.
+
+    Args:
+        program: its fake mode is fresh.
+        sizes: the symbols of the inputs' shapes.
+
+    Raises:
+        ArtifactError: an op does not take its arguments, or the signature says otherwise.
+    """
     env = program.fake_mode.shape_env
     assert env is not None
     named: dict[str, int] = {}

@@ -279,6 +279,7 @@ def test_parts_of_another_run_are_not_mixed_in(tmp_path: Path, change: str) -> N
     [
         ({"ids": ids(4)}, {"devices": ["cuda:7"]}, InputError, "the device 'cuda:7' is not here"),
         ({"ids": ids(4)}, {"devices": ["gpu"]}, InputError, "the device 'gpu' is not here"),
+        ({"ids": ids(4)}, {"devices": ["cpu", "meta"]}, InputError, "the device meta has no values"),
         ({"ids": ids(4)}, {"devices": []}, InputError, "devices is empty"),
         ({"ids": ids(4)}, {"devices": "cpu"}, InputError, r'such as devices=\["cpu"\]'),
         ({"ids": ids(4)}, {"output": "nowhere/y.npz"}, InputError, "the folder nowhere does not exist"),

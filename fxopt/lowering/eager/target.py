@@ -11,9 +11,9 @@ from fxopt.lowering.kernels.plan import kernel_notes, plan_kernels
 from fxopt.lowering.quick import QuickArtifact
 from fxopt.lowering.target import Emitted, EmittedEntries, Target
 from fxopt.ops.quantized import dequantize
+from fxopt.program.devices import moved
 from fxopt.program.file import ProgramFile, entries_buffers, file_buffers, program_of, read_file
 from fxopt.program.program import Program
-from fxopt.program.signature import Signature
 
 __all__ = ["EagerArtifact", "EagerTarget"]
 
@@ -21,14 +21,23 @@ __all__ = ["EagerArtifact", "EagerTarget"]
 class EagerArtifact(QuickArtifact):
     """An eager file, opened."""
 
-    def __init__(self, function: FlatFunction, signature: Signature, path: str, size: int) -> None:
-        super().__init__("eager", signature, path=path, size=size)
-        self._function = function
+    def __init__(self, program: Program, path: str | None, size: int) -> None:
+        super().__init__("eager", program.signature, path=path, size=size)
+        self._program = program
+        self._function: FlatFunction = flat_function(program)
 
     def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
         """Runs on the tensors of `signature.tensor_inputs`; returns the computed outputs in order."""
         with torch.no_grad():
             return self._function(*tensors)
+
+    def to(self, device: str | torch.device) -> "EagerArtifact":
+        """The same artifact on another device: torch's kernels run anywhere.
+
+        Raises:
+            InputError: the device is not on this machine.
+        """
+        return EagerArtifact(moved(self._program, device, values=False), self.path, self.size)
 
 
 class EagerTarget(Target):
@@ -92,4 +101,4 @@ def _opened(content: ProgramFile) -> EagerArtifact:
     program = program_of(content, values=False)
     if any(node.target is dequantize for node in program.calls()):
         program = program_of(content)  # which kernel takes a call, its sizes decide
-    return EagerArtifact(flat_function(program), content.signature, path, content.size)
+    return EagerArtifact(program, path, content.size)

@@ -89,11 +89,16 @@ def plan_kernels(
         once: packed weights are stored, so that none may be stored as integers too.
     """
     calls = list(program.calls())
-    if not any(n.target is dequantize for n in calls):
+    if not any(n.target is dequantize for n in calls) or not _on_cpu(program):
         return KernelPlan(steps=list(calls))
     if node_choices(program):
         return KernelPlan(list(calls), {n: "the program has branches" for n in calls if _reads_stored(n)})
     return _Planner(program, engine, most_groups, once=once).run(calls)
+
+
+def _on_cpu(program: Program) -> bool:
+    """Whether the kernels, which are the CPU's, can take the weights."""
+    return all(w.device.type == "cpu" for w in program.weights.values())
 
 
 def _reads_stored(node: Node) -> bool:

@@ -4,6 +4,7 @@ Each stage is verified like a file of its own, then the stages together against 
 name only then.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -16,10 +17,12 @@ import torch
 
 from fxopt.errors import ArtifactError, InputError, LoweringError, VerificationError
 from fxopt.lowering.artifact import Artifact
+from fxopt.lowering.elsewhere import Elsewhere
 from fxopt.lowering.lower import lower
 from fxopt.lowering.stages import STAGES
 from fxopt.lowering.target import Target, get_target
 from fxopt.passes.partition import PartitionPlan, plan_of
+from fxopt.program.devices import checked_device
 from fxopt.program.program import Program
 from fxopt.program.signature import Signature
 from fxopt.program.writing import checked_folder, hidden_name, replace_folder, write_file, writing
@@ -42,7 +45,11 @@ class StagedArtifact(Artifact):
         self, stages: list[Artifact], devices: list[str], *, path: str | None = None, size: int = 0
     ) -> None:
         super().__init__("stages", _whole([s.signature for s in stages]), path=path, size=size)
-        self.stages, self.devices = tuple(stages), tuple(devices)
+        places = [torch.device(d) for d in devices]
+        self.stages = tuple(
+            s if d.type == "cpu" else Elsewhere(s, d) for s, d in zip(stages, places, strict=True)
+        )
+        self.devices = tuple(devices)
 
     def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
         """Runs on the tensors of `signature.tensor_inputs`; returns the computed outputs in order."""
@@ -54,16 +61,8 @@ class StagedArtifact(Artifact):
 
 def _whole(signatures: list[Signature]) -> Signature:
     """What the first takes and the last returns."""
-    first, last = signatures[0], signatures[-1]
-    return Signature(
-        first.inputs,
-        last.outputs,
-        first.input_tree,
-        last.output_tree,
-        symbols=first.symbols,
-        arguments=first.arguments,
-        defaults=first.defaults,
-    )
+    last = signatures[-1]
+    return dataclasses.replace(signatures[0], outputs=last.outputs, output_tree=last.output_tree)
 
 
 def lower_stages(
@@ -90,7 +89,7 @@ def lower_stages(
     programs = plan.programs()
     assert plan.program is not None
     chosen = get_target(target)
-    _check_devices(plan)
+    _check_devices(plan, chosen)
     if path is None:
         folder = tempfile.TemporaryDirectory(prefix="fxopt-")
         try:
@@ -104,13 +103,22 @@ def lower_stages(
     return _write(plan, programs, chosen, checked_folder(Path(path), STAGES), verify, opset)
 
 
-def _check_devices(plan: PartitionPlan) -> None:
-    elsewhere = next((s.device for s in plan.stages if torch.device(s.device).type != "cpu"), None)
-    if elsewhere is not None:
-        raise LoweringError(
-            f"a stage is to run on {elsewhere!r}: files of stages run on the CPU so far; "
-            "plan.programs() gives the stages themselves"
-        )
+def _check_devices(plan: PartitionPlan, target: Target) -> None:
+    for stage in plan.stages:
+        device = torch.device(stage.device)
+        if device.type == "meta":
+            raise LoweringError(
+                f"a stage is to run on {stage.device!r}, which is for plans: it has no values"
+            )
+        if device.type != "cpu" and target.name != "eager":
+            raise LoweringError(
+                f"a stage is to run on {stage.device!r}: files of {target.name} run on the CPU, "
+                'stage_target="eager" on any device'
+            )
+        try:
+            checked_device(device)
+        except InputError as error:
+            raise LoweringError(f"a stage is to run on {stage.device!r}: {error}") from error
 
 
 def _write(

@@ -135,7 +135,17 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("make", "error", "message"),
         [
-            (lambda: fxopt.lower(traced("mlp", True), "stages"), InputError, "stages are made of a plan"),
+            (
+                lambda: fxopt.lower(traced("mlp", True), "stages"),
+                InputError,
+                "Mlp is not partitioned: run the pass",
+            ),
+            (lambda: fxopt.lower(7, "stages"), InputError, "stages are made of a plan, got a int"),  # type: ignore[arg-type]
+            (
+                lambda: fxopt.lower(partition(traced("mlp", True), ["meta"]), "stages"),
+                LoweringError,
+                "for plans: it has no values",
+            ),
             (lambda: fxopt.lower(plan_of(), "onnx"), InputError, "lower takes a Program"),
             (
                 lambda: fxopt.lower(PartitionPlan.from_json(plan_of().to_json()), "stages"),
