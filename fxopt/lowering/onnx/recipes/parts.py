@@ -109,7 +109,7 @@ def logspace(
     return torch.pow(base, exponents).to(dtype or torch.get_default_dtype())
 
 
-# Real inverse Fourier transforms of real spectra: products with a table of cosines and sines.
+# Real inverse Fourier transforms: products with a table of cosines and sines.
 
 
 def _scale(size: int, norm: str | None, sign: int) -> float:
@@ -159,14 +159,15 @@ def _to_real(re: Tensor, im: Tensor, axis: int, size: int, sign: int, factor: fl
 def _inverse_real(
     x: Tensor, sizes: list[int] | None, dims: list[int] | None, norm: str | None, sign: int
 ) -> Tensor:
-    """Irfftn (sign 1) and hfftn (sign -1) of a real tensor."""
-    wide, dtype = in_double(x)
+    """Irfftn (sign 1) and hfftn (sign -1)."""
+    x = x.resolve_conj()
+    re, dtype = in_double(x.real)
+    im = x.imag.double() if x.is_complex() else torch.zeros_like(re)
     if dims is None:
         dims = list(range(-(x.dim() if sizes is None else len(sizes)), 0))
     axes = [d % x.dim() for d in dims]
     if sizes is None:
         sizes = [*(sized(x, d) for d in axes[:-1]), 2 * (sized(x, axes[-1]) - 1)]
-    re, im = wide, torch.zeros_like(wide)
     for axis, size in zip(axes[:-1], sizes[:-1], strict=True):
         re, im = (_fitted(v, axis, sized(v, axis) if size == -1 else size) for v in (re, im))
         re, im = _turned(re, im, axis, sign, _scale(sized(re, axis), norm, sign))

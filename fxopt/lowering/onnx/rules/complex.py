@@ -5,7 +5,7 @@ transform) is written without; what has no rule here has none for complex values
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch.fx import Node
@@ -22,7 +22,9 @@ __all__ = ["complex_rule", "is_complex"]
 
 _Rule = Callable[[Builder, Call], Value]
 _RULES: dict[str, _Rule] = {}
-_BY_LEADING_AXES = frozenset({"aten.slice.Tensor", "aten.select.int", "aten.unsqueeze.default"})
+_BY_LEADING_AXES = frozenset(
+    {"aten.slice.Tensor", "aten.select.int", "aten.unsqueeze.default", "aten.sym_size.int"}
+)
 """Their rules count axes from the front, so that one more at the end is nothing to them."""
 
 
@@ -62,7 +64,13 @@ def _is(c: Call, name: str) -> bool:
     return isinstance(argument, Node) and c.fake(name).dtype.is_complex
 
 
-@_on("aten.view_as_complex.default", "aten.view_as_real.default", "aten.resolve_conj.default")
+@_on(
+    "aten.view_as_complex.default",
+    "aten.view_as_real.default",
+    "aten.resolve_conj.default",
+    "aten.alias.default",
+    "aten.clone.default",
+)
 def same(b: Builder, c: Call) -> Value:
     return c.x
 
@@ -121,43 +129,80 @@ def permute(b: Builder, c: Call) -> Value:
     return b.transpose(c.x, [*c.integers("dims"), c.rank])
 
 
-# Fourier transforms, as products with the matrix of roots of one.
+@_on("aten._to_copy.default", "aten.to.dtype")
+def cast(b: Builder, c: Call) -> Value:
+    if not c.out.dtype.is_complex:
+        raise c.error("a complex value as a real one")
+    parts = b.cast(c.x, c.out.dtype.to_real())
+    return parts if c.fake().dtype.is_complex else _joined(b, parts, b.op("Mul", parts, b.like(0, parts)))
 
 
-@_on("aten.fft_fft.default", "aten.fft_ifft.default", "aten.fft_rfft.default")
+@_on("aten.transpose.int")
+def transpose(b: Builder, c: Call) -> Value:
+    order = list(range(c.rank + 1))
+    first, second = c.dim("dim0"), c.dim("dim1")
+    order[first], order[second] = second, first
+    return b.transpose(c.x, order)
+
+
+@_on("aten.neg.default")
+def negative(b: Builder, c: Call) -> Value:
+    return b.op("Neg", c.x)
+
+
+@_on("aten.add.Tensor", "aten.sub.Tensor")
+def add(b: Builder, c: Call) -> Value:
+    if not (_is(c, "self") and _is(c, "other")) or c["alpha"] != 1:
+        raise c.error("only two complex values are added, without alpha")
+    return b.op(c.name.capitalize(), c.x, c.tensor("other"))
+
+
+@_on("aten.constant_pad_nd.default")
+def pad(b: Builder, c: Call) -> Value:
+    if c["value"] not in (0, None) or any(n < 0 for n in c.integers("pad")):
+        raise c.error("a padding by another value than 0")
+    pads = c.integers("pad")
+    rest = [0] * (c.rank - len(pads) // 2)
+    sides = ([*rest, *pads[-2::-2], 0] for pads in (pads, [*pads[1:], 0]))
+    return b.op("Pad", c.x, b.ints([n for side in sides for n in side]), b.constant(0, b.dtype(c.x)))
+
+
+# Fourier transforms, as products with the matrix of roots of one: what all of torch's are made of.
+
+_ORTHO, _BY_SIZE = 1, 2
+"""How a transform is normed, as torch's own ops say it; 0 is not at all."""
+
+
+@_on("aten._fft_c2c.default", "aten._fft_r2c.default")
 def transform(b: Builder, c: Call) -> Value:
-    return _transform(b, c, [c.integer("dim")], [c["n"]])
-
-
-@_on("aten.fft_fftn.default", "aten.fft_ifftn.default", "aten.fft_fft2.default", "aten.fft_ifft2.default")
-def transform_axes(b: Builder, c: Call) -> Value:
-    sizes = c["s"]
-    axes = c.integers("dim") if c.has("dim") else list(range(c.rank))
-    return _transform(b, c, axes, sizes if isinstance(sizes, (list, tuple)) else [None] * len(axes))
-
-
-def _transform(b: Builder, c: Call, axes: Sequence[int], sizes: Sequence[object]) -> Value:
-    name = c.name.removeprefix("fft_")
-    x, norm = c.x, c["norm"] or "backward"
+    axes = c.integers("dim")
+    x = c.x
     real, imaginary = (_part(b, x, 0), _part(b, x, 1)) if c.fake().dtype.is_complex else (x, None)
-    for axis, wanted in zip(axes, sizes, strict=True):
-        size: Size = c.shape[axis]
-        if not isinstance(size, int) or wanted not in (None, size):
-            raise c.error(f"the size of axis {axis} must be fixed, and stay as it is")
-        kept = size // 2 + 1 if name == "rfft" else size
-        matrices = _roots(size, kept, inverse=name.startswith("i"), norm=str(norm))
+    inverse = c.has("forward") and not c.flag("forward")
+    for axis in reversed(axes):
+        size = _size(c, axis)
+        half = axis == axes[-1] and c.has("onesided") and c.flag("onesided")
+        matrices = _roots(
+            size, size // 2 + 1 if half else size, inverse=inverse, norm=c.integer("normalization")
+        )
         real, imaginary = _along(b, c.rank, axis % c.rank, (real, imaginary), matrices)
     assert imaginary is not None
     return _joined(b, real, imaginary)
 
 
-def _roots(size: int, kept: int, *, inverse: bool, norm: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _size(c: Call, axis: int) -> int:
+    size: Size = c.shape[axis]
+    if not isinstance(size, int):
+        raise c.error(f"the size of axis {axis} must be fixed")
+    return size
+
+
+def _roots(size: int, kept: int, *, inverse: bool, norm: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Real and imaginary part of the matrix, float64[size, kept]."""
     places = torch.arange(size, dtype=torch.int64)
     # Of whole turns only the rest: the angle of a large product has no digits left.
     angle = 2 * math.pi / size * (places[:, None] * places[:kept] % size).double()
-    once = norm == ("forward" if not inverse else "backward")
-    scale = 1 / math.sqrt(size) if norm == "ortho" else 1 / size if once else 1.0
+    scale = {_ORTHO: 1 / math.sqrt(size), _BY_SIZE: 1 / size}.get(norm, 1.0)
     return angle.cos() * scale, angle.sin() * (scale if inverse else -scale)
 
 
