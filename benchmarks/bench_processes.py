@@ -1,9 +1,9 @@
-"""Throughput of two stages in two processes, beside two independent copies of the whole, one a core, in the same run.
+"""Throughput of two processes, as stages and as replicas, beside two independent copies, one a core, in the same run.
 
-    python benchmarks/bench_stages.py [--width 1024] [--layers 12] [--rows 256] [--batches 120] [--rounds 3]
+    python benchmarks/bench_processes.py [--width 1024] [--layers 12] [--rows 256] [--batches 120] [--rounds 3]
 
 The budget: 0.85 of the copies, with stages of 20 ms and more. Each side is two processes of one thread; seconds are
-those from a barrier until both are done.
+those from a barrier until both are done, the results brought together and all.
 """
 
 import argparse
@@ -17,8 +17,11 @@ import torch
 import torch.distributed as dist
 
 import fxopt
-from fxopt.distributed.pipeline import join, run_stage
-from fxopt.lowering.stages.lower import StagedArtifact, open_stages
+from fxopt.distributed.data import open_data
+from fxopt.distributed.group import joined
+from fxopt.distributed.job import Job
+from fxopt.distributed.pipeline import work
+from fxopt.lowering.stages.lower import open_stages
 from fxopt.passes.partition import partition
 
 
@@ -32,26 +35,29 @@ def write(folder: Path, width: int, layers: int, rows: int) -> float:
     return 1e3 * plan.bottleneck
 
 
-def inputs(staged: StagedArtifact) -> list[torch.Tensor]:
-    return [torch.rand([int(d) for d in s.shape]) for s in staged.signature.tensor_inputs]
-
-
 def worker(kind: str, folder: str, batches: int) -> None:
     torch.set_num_threads(1)
+    dist.init_process_group("gloo")
     staged = open_stages(folder)
-    rank = join(staged, 60.0)
-    one = inputs(staged)
-    staged.run_flat(one)
+    (spec,) = staged.signature.tensor_inputs
+    rows, width = map(int, spec.shape)
+    data = {spec.name: torch.rand(rows * batches, width, generator=torch.Generator().manual_seed(0))}
+    dataset = open_data(data, staged.signature)
+    staged.run_flat(dataset.inputs(0, rows))
     dist.barrier()
     start = time.perf_counter()
-    if kind == "pipeline":
-        for _ in run_stage(staged, rank, (one for _ in range(batches))):
-            pass
+    if kind == "stages":
+        with joined(60.0) as group:
+            job = Job(dataset, staged, group, None)
+            work(job, staged)
+            job.finish()
+    elif kind == "replicas":
+        fxopt.run(staged, data)
     else:
-        for _ in range(batches // 2):
-            staged.run_flat(one)
+        for batch in range(batches // 2):
+            staged.run_flat(dataset.inputs(batch * rows, (batch + 1) * rows))
     dist.barrier()
-    if rank == 0:
+    if dist.get_rank() == 0:
         print(f"seconds {time.perf_counter() - start}")
     dist.destroy_process_group()
 
@@ -68,8 +74,8 @@ def seconds(kind: str, folder: Path, batches: int) -> float:
     ]
     done = subprocess.run(
         [*launch, "--worker", kind, str(folder), "--batches", str(batches)],
+        stdout=subprocess.PIPE,
         check=True,
-        capture_output=True,
         text=True,
     )
     return next(float(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("seconds"))
@@ -94,12 +100,12 @@ def main() -> None:
         planned = write(stages, options.width, options.layers, options.rows)
         print(f"planned: {planned:.1f} ms a stage")
         for _ in range(options.rounds):
-            pipeline, copies = (seconds(kind, stages, options.batches) for kind in ("pipeline", "copies"))
-            print(
-                f"pipeline {options.batches / pipeline:.1f} batches a second, two copies {options.batches / copies:.1f}: "
-                f"{copies / pipeline:.2f}",
-                flush=True,
+            took = {kind: seconds(kind, stages, options.batches) for kind in ("stages", "copies", "replicas")}
+            rates = ", ".join(f"{kind} {options.batches / s:.1f}" for kind, s in took.items())
+            of_copies = ", ".join(
+                f"{kind} {took['copies'] / took[kind]:.2f}" for kind in ("stages", "replicas")
             )
+            print(f"batches a second: {rates}; of the copies: {of_copies}", flush=True)
 
 
 if __name__ == "__main__":
