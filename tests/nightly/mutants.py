@@ -122,7 +122,8 @@ class Mutants:
         if session.testsfailed:
             raise pytest.UsageError("the tests can't be collected")
         self.items = {item.nodeid: item for item in session.items}
-        self.measure()
+        if not self.options.tests:
+            self.measure()
         for name in self.map.modules:  # once here rather than in each child
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
@@ -170,6 +171,10 @@ class Mutants:
             raise pytest.UsageError(f"without any mutant a test fails: {failed or end}")
         self.map.load()
 
+    def seconds(self, name: str) -> float:
+        """What a test is known to take, a second if it was not measured."""
+        return self.map.seconds(name) if name in self.map.tests else 1.0
+
     def run(self, name: str) -> None:
         """One test, in this process."""
         item = self.items[name]
@@ -177,6 +182,9 @@ class Mutants:
 
     def order(self, mutant: Mutant) -> list[str]:
         """The tests for a mutant: quick ones and those that killed others of this file first, as many as time allows."""
+        if self.options.tests:
+            own = f"test_{Path(mutant.file).stem.lstrip('_')}.py"
+            return sorted(self.items, key=lambda name: own not in name)
         found = [n for n in self.map.covering(mutant.file, mutant.line) if n in self.items]
         if mutant.at_load or mutant.line in self.at_import.get(mutant.file, ()):
             found = [n for n in self.items if any(self.map.tests[n]["lines"].get(mutant.file, ()))]
@@ -202,7 +210,8 @@ class Mutants:
         end, killer = self.end(mutant, source, tests)
         self.count(mutant.file, mutant.function, killer)
         seconds = time.monotonic() - start
-        self.results.add(mutant, end, killer, seconds)
+        if end in KILLED or not self.options.tests:
+            self.results.add(mutant, end, killer, seconds)
         print(
             f"{end:9} {seconds:5.1f} s {mutant.file}:{mutant.line} {mutant.before} -> {mutant.after}",
             flush=True,
@@ -212,7 +221,7 @@ class Mutants:
         """How it ends, and the test that ends it."""
         if not tests:
             return "untested", ""
-        limit = 10 + 5 * sum(map(self.map.seconds, tests))
+        limit = 10 + 5 * sum(map(self.seconds, tests))
         codes = None if mutant.at_load else self.functions.changed(mutant.file, source)
         end, killer = "survived", ""
         if codes is not None:
@@ -221,7 +230,7 @@ class Mutants:
                 for function, code in codes:
                     function.__code__ = code
                 for name in tests:
-                    allow(8 + 5 * self.map.seconds(name))
+                    allow(4 + 5 * self.seconds(name))
                     self.run(name)
                     if self.failed:
                         return self.failed
@@ -272,6 +281,11 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the order")
     parser.add_argument("--file", default=[""], nargs="+", help="only files whose path holds one of these")
     parser.add_argument("--again", action="store_true", help="only what survived when it was last tried")
+    parser.add_argument(
+        "--tests",
+        nargs="+",
+        help="by these alone, as after they were written; who survives them stays as it was",
+    )
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     options = parser.parse_args()
     if options.list:
@@ -293,7 +307,7 @@ def main() -> int:
         "--basetemp",
         str(BUILD / "mutants-tmp"),
     ]
-    code = pytest.main([*flags, *TESTS], plugins=[plugin])
+    code = pytest.main([*flags, *(options.tests or TESTS)], plugins=[plugin])
     return report(plugin.results) if code == pytest.ExitCode.OK else int(code)
 
 

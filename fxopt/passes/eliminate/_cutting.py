@@ -178,11 +178,9 @@ class Cutter:
         before, after = (
             [v] if isinstance(v, torch.Tensor) else v for v in (node.meta["val"], made.meta["val"])
         )
-        if not isinstance(before, (list, tuple)) or not isinstance(after, (list, tuple)):
-            return
         for old, new, kept in zip(before, after, self._kept[node], strict=True):
             for size, got, stay in zip(old.shape, new.shape, kept, strict=True):
-                if got is not size and isinstance(got, int) and got != (size if stay is None else len(stay)):
+                if isinstance(got, int) and got != (size if stay is None else len(stay)):
                     raise PassError(
                         f"{node.name} gives {tuple(new.shape)} on the positions that stay, expected "
                         f"{[s if k is None else len(k) for s, k in zip(old.shape, kept, strict=True)]}: "

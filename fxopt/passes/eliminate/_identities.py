@@ -334,12 +334,7 @@ def _bounds(node: Node) -> tuple[float, float] | None:
         return _RANGES[name]
     low, high = (arguments.get(k) for k in (("min_val", "max_val") if name == "hardtanh" else ("min", "max")))
     low, high = -math.inf if low is None else low, math.inf if high is None else high
-    if (
-        not isinstance(low, (int, float))
-        or not isinstance(high, (int, float))
-        or math.isnan(low)
-        or math.isnan(high)
-    ):
+    if not isinstance(low, (int, float)) or not isinstance(high, (int, float)):
         return None
     return float(low), float(high)
 

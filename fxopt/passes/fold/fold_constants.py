@@ -1,7 +1,6 @@
 """Folds what is computed from weights and literals alone."""
 
 import contextlib
-import operator
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
@@ -67,8 +66,6 @@ def _is_foldable(node: Node) -> bool:
         known = target.namespace in ("aten", "prims") or op_info(target).pure is True
         if not known or not is_pure(node):
             return False
-    elif target is not operator.getitem:
-        return False
     value = node.meta["val"]
     return all(map(_is_static, value if isinstance(value, (list, tuple)) else [value]))
 

@@ -110,3 +110,21 @@ def test_an_op_of_a_user_that_may_count_its_calls_stays():
 
 def test_drawn_programs():
     check_pass(CSE, examples=20, min_fired=0.2, targets=())
+
+
+def test_sizes_that_depend_on_values_are_not_known_to_be_the_same():
+    before = program(lambda x, m: (x.masked_select(m), x.masked_select(m)), X, X > 0)
+    assert calls(applied(CSE, before).program) == ["masked_select", "masked_select"]
+
+
+def test_calls_behind_one_that_stays_are_merged():
+    library = torch.library.Library("fxopt_cse_test_2", "DEF")
+    library.define("count(Tensor x) -> Tensor")
+    library.impl("count", lambda x: x.clone(), "CPU")
+    library.impl("count", torch.empty_like, "Meta")
+    try:
+        op = torch.ops.fxopt_cse_test_2.count
+        after = applied(CSE, program(lambda x: (y := op(x)).relu() + y.relu(), X)).program
+        assert calls(after) == ["count", "relu", "add"]
+    finally:
+        library._destroy()

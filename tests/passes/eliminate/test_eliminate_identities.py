@@ -398,3 +398,19 @@ def test_a_weight_of_ones_goes_on_either_side(function):
 
 def test_a_weight_of_ones_is_not_divided_away():
     unchanged(EliminateIdentities(), program(lambda x, w: w / x, rand(2, 3), w=torch.ones(3)))
+
+
+def test_the_one_value_of_zeros_of_one_sign():
+    assert uniform_value(torch.zeros(3)) == 0.0
+    negative = uniform_value(-torch.zeros(2, 3))
+    assert negative == 0.0 and math.copysign(1.0, negative) == -1.0
+
+
+@pytest.mark.parametrize("sides", [(0.0, None), (None, 5.0)])
+def test_a_clamp_whose_bound_is_a_size_stays(sides: tuple[float | None, float | None]):
+    b = ProgramBuilder()
+    x = b.input((b.batch, 4))
+    size = b.call("aten.sym_size.int", x, 0)
+    low, high = (size if s is None else s for s in sides)
+    before = b.finish(b.call("aten.clamp", b.call("aten.sigmoid", x), low, high))
+    unchanged(ALL, before)

@@ -247,3 +247,14 @@ def test_values_have_memory_of_their_own_and_one_thread():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_two_results_are_made_of_is_stored_once_and_the_rest_is_looked_at():
+    """The results are too large; of what they are made of, one is met twice and another afterwards."""
+
+    def function(x, w, v):
+        a, b = w.exp(), v.exp()
+        return x + torch.cat([b.expand(9, 4), a, a.expand(9, 4)])
+
+    after = applied(NO_GROWTH, program(function, rand(19, 4), w=rand(1, 4), v=rand(4, seed=1))).program
+    assert "exp" not in calls(after) and calls(after)[-2:] == ["cat", "add"] and len(after.weights) == 2
