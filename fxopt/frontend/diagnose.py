@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import (
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from fxopt.errors import TraceError
-from fxopt.frontend.frames import place_of, traceback_frames
+from fxopt.frontend.frames import innermost, place_of, traceback_frames
 
 __all__ = ["NUMBER_OUT_OF_TENSOR", "dtype_advice", "first_line", "trace_error"]
 
@@ -85,6 +85,8 @@ def _advice(chain: list[BaseException]) -> str:
                 f"it returns {'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}, which torch can't look into: "
                 "return tensors in tuples, lists or dicts, or register the class "
                 "(torch.utils._pytree.register_pytree_node, torch.export.register_dataclass)"
+                + ", or call the model with use_cache=False"
+                * ("Cache" in name)
             )
     return ""
 
@@ -101,7 +103,9 @@ def trace_error(error: Exception, outside: BaseException | None = None) -> Trace
         place = place_of(traceback_frames(cause))
         if place:
             return TraceError(f"the model can't be traced at {place}: {_advice(chain) or first_line(cause)}")
-    return TraceError(f"the model can't be traced: {_advice(chain) or first_line(error)}")
+    layer = innermost(traceback_frames(error))
+    place = f" at {layer}" if layer is not None else ""
+    return TraceError(f"the model can't be traced{place}: {_advice(chain) or first_line(error)}")
 
 
 def dtype_advice(error: Exception, model: nn.Module, inputs: Mapping[str, object]) -> str:

@@ -86,3 +86,31 @@ class Packed(nn.Module):
 def test_packed_sequences_are_named():
     with pytest.raises(TraceError, match=r"test_diagnose.py.*lengths of a packed sequence.*mask its result"):
         trace(Packed().eval(), (torch.randn(3, 5, 4), torch.tensor([5, 3, 2])))
+
+
+def test_a_layer_of_torch_is_named_where_nobody_else_is_on_the_stack():
+    layer = nn.AdaptiveLogSoftmaxWithLoss(4, 9, [2, 5], div_value=1.0)
+    with pytest.raises(TraceError, match=r"nn/modules/adaptive.py:\d+ .*depends on the values"):
+        trace(layer.eval(), (torch.randn(3, 4), torch.tensor([1, 3, 8])))
+
+
+class SomeCache:
+    def __init__(self, keys: torch.Tensor) -> None:
+        self.keys = keys
+
+
+class Opaque:
+    pass
+
+
+@pytest.mark.parametrize(("made", "advice"), [(lambda x: SomeCache(x), True), (lambda x: Opaque(), False)])
+def test_a_class_that_torch_cannot_look_into(made, advice: bool):
+    class Returns(nn.Module):
+        def forward(self, x):
+            return x, made(x)
+
+    with pytest.raises(
+        TraceError, match=r"returns an? \w+, which torch can't look into: return tensors"
+    ) as caught:
+        trace(Returns().eval(), (torch.randn(3, 4),))
+    assert str(caught.value).endswith("call the model with use_cache=False") is advice
