@@ -40,24 +40,26 @@ def free_port() -> int:
         return int(opened.getsockname()[1])
 
 
+_PARENT, _SESSION = 1, 3
+"""Fields of /proc/PID/stat behind the command."""
+
+
 def children(parent: int) -> list[int]:
     """The processes that a process started and that are alive."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # one that ended just now
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[1]) == parent and fields[0] != "Z":
-                found.append(int(entry.name))
-    return found
+    return _alive(_PARENT, parent)
 
 
 def in_session(session: int) -> list[int]:
     """The processes of a session that are alive: those a killed parent has left behind too."""
+    return _alive(_SESSION, session)
+
+
+def _alive(field: int, value: int) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # one that ended just now
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session and fields[0] != "Z":
+            if int(fields[field]) == value and fields[0] != "Z":
                 found.append(int(entry.name))
     return found
 
