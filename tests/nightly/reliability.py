@@ -1,4 +1,8 @@
-"""Writes docs/reliability.md from what fuzz, passes, zoo and mutants left in build/: `python -m tests.nightly.reliability`."""
+"""Writes docs/reliability.md from what fuzz, passes, zoo and mutants left in build/: `python -m tests.nightly.reliability`.
+
+Runs of the fuzzer at several commits count together: those of earlier ones lie in build/fuzz-*.json. What figures do not
+say, such as which hits are mended, stands in tests/nightly/remarks.json and goes under its heading.
+"""
 
 import datetime
 import json
@@ -11,6 +15,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[2]
+REMARKS = Path(__file__).with_name("remarks.json")
 PAGE = ROOT / "docs" / "reliability.md"
 _HEAD = """# Reliability
 
@@ -34,12 +39,18 @@ def read_lines(name: str) -> list[dict[str, Any]]:
 
 
 def page(
-    fuzz: dict[str, Any], passes: list[dict[str, Any]], mutants: dict[str, Any], zoo: dict[str, Any]
+    fuzz: list[dict[str, Any]],
+    passes: list[dict[str, Any]],
+    mutants: dict[str, Any],
+    zoo: dict[str, Any],
+    remarks: dict[str, list[str]],
 ) -> str:
     """The page's text."""
+    said = {k: [*remarks.get(k, []), ""] for k in ("passes", "fuzz", "zoo", "mutants")}
     today = datetime.datetime.now(datetime.UTC).date()
     lines = [_HEAD, f"Last run: {today}, torch {torch.__version__}, Python {platform.python_version()}.", ""]
-    return "\n".join([*lines, *_passes(passes), *_fuzz(fuzz), *_zoo(zoo), *_mutants(mutants)]) + "\n"
+    lines += [*_passes(passes), *said["passes"], *_fuzz(fuzz), *said["fuzz"], *_zoo(zoo), *said["zoo"]]
+    return "\n".join([*lines, *_mutants(mutants, said["mutants"])]) + "\n"
 
 
 def _passes(results: list[dict[str, Any]]) -> list[str]:
@@ -61,22 +72,29 @@ def _passes(results: list[dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
-def _fuzz(figures: dict[str, Any]) -> list[str]:
+def _fuzz(runs: list[dict[str, Any]]) -> list[str]:
     lines = ["## Random pipelines over random programs", ""]
-    if not figures:
+    if not runs:
         return [*lines, "Not run.", ""]
+    each_run = (
+        f"{r['programs']} programs in {r['seconds'] / 60:.0f} minutes at commit {r['commit']}" for r in runs
+    )
+    hits = [hit for r in runs for hit in r["hits"]]
     lines += [
-        f"{figures['programs']} programs in {figures['seconds'] / 60:.0f} minutes at commit {figures['commit']}, each by the "
-        "oracles; "
-        f"{figures['lowered']} of the results lowered to eager, TorchScript and ONNX and verified there. "
-        f"Hits: {len(figures['hits'])}.",
+        f"{', '.join(each_run)}; each by the oracles, {sum(r['lowered'] for r in runs)} of the results lowered to eager, "
+        f"TorchScript and ONNX and verified there. {sum(r['seconds'] for r in runs) / 60:.0f} minutes in all. "
+        f"Hits: {len(hits)}.",
         "",
-        *(f"- {' '.join(hit.split())[:300]}" for hit in figures["hits"]),
-        *([""] if figures["hits"] else []),
+        *(f"- {' '.join(hit.split())[:300]}" for hit in hits),
+        *([""] if hits else []),
         "| pass | runs | fired | rewrites | refused | ms a run |",
         "|---|---|---|---|---|---|",
     ]
-    for name, t in sorted(figures["passes"].items()):
+    counts: dict[str, Counter[str]] = {}
+    for run in runs:
+        for name, tally in run["passes"].items():
+            counts.setdefault(name, Counter()).update(tally)
+    for name, t in sorted(counts.items()):
         each = 1000 * t["seconds"] / max(t["checked"], 1)
         lines.append(
             f"| `{name}` | {t['checked']} | {t['fired']} | {t['rewrites']} | {t['refused']} | {each:.2f} |"
@@ -98,10 +116,10 @@ def _zoo(figures: dict[str, Any]) -> list[str]:
     ]
 
 
-def _mutants(figures: dict[str, Any]) -> list[str]:
+def _mutants(figures: dict[str, Any], remarks: list[str]) -> list[str]:
     lines = ["## Mutants of passes and rewriting", ""]
     if not figures:
-        return [*lines, "Not run."]
+        return [*lines, "Not run.", *remarks]
     results = figures["results"]
     ends = Counter(r["end"] for r in results)
     lines += [
@@ -111,6 +129,7 @@ def _mutants(figures: dict[str, Any]) -> list[str]:
         f"`tests/nightly/equivalent_mutants.json`: {ends['equivalent']}. Survivors: {ends['survived']}; on lines that no test "
         f"runs: {ends['untested']}.",
         "",
+        *remarks,
         "| file | tried | killed | survived | untested | equivalent |",
         "|---|---|---|---|---|---|",
     ]
@@ -133,7 +152,10 @@ def _mutants(figures: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    text = page(read("fuzz.json"), read_lines("passes.jsonl"), read("mutants.json"), read("zoo.json"))
+    earlier = [read(p.name) for p in sorted((ROOT / "build").glob("fuzz-*.json"))]
+    fuzz = [run for run in (*earlier, read("fuzz.json")) if run]
+    remarks = json.loads(REMARKS.read_text(encoding="utf-8"))
+    text = page(fuzz, read_lines("passes.jsonl"), read("mutants.json"), read("zoo.json"), remarks)
     PAGE.write_text(text, encoding="utf-8")
     return 0
 

@@ -214,7 +214,7 @@ def test_every_equivalent_mutant_has_its_reason_and_still_exists():
 
 
 def test_the_page_says_what_was_run_and_what_was_not():
-    assert reliability.page({}, [], {}, {}).count("Not run.") == 4
+    assert reliability.page([], [], {}, {}, {}).count("Not run.") == 4
     figures = {
         "commit": "abc", "seconds": 120.0, "programs": 10, "lowered": 2, "hits": ["seed 3: x"],
         "passes": {"p": {"checked": 10, "fired": 4, "rewrites": 5, "refused": 1, "seconds": 0.02}},
@@ -234,9 +234,13 @@ def test_the_page_says_what_was_run_and_what_was_not():
         "verdicts": {"equivalent": 118, "different": 2},
         "alarms": ["x"],
     }
-    text = reliability.page(figures, passes, mutated, alarms)
+    later = {**figures, "commit": "def", "hits": [], "programs": 5}
+    remarks = {"fuzz": ["All of them are mended."]}
+    text = reliability.page([figures, later], passes, mutated, alarms, remarks)
+    assert "5 programs in 2 minutes at commit def" in text and "4 minutes in all" in text
+    assert text.index("Random pipelines") < text.index("All of them are mended.") < text.index("## No false")
     assert "2 of 15 models" in text and "20 draws" in text and "2 different, 118 equivalent" in text
-    assert "10 programs in 2 minutes at commit abc" in text and "| `p` | 10 | 4 | 5 | 1 | 2.00 |" in text
+    assert "10 programs in 2 minutes at commit abc" in text and "| `p` | 20 | 8 | 10 | 2 | 2.00 |" in text
     assert "| `p` | 50 | 20 | 30 | 7 | 9 |  |" in text and "| `o` |  |  |  |  | 1 | a b |" in text
     assert "2 of 20 mutants" in text and "50.0% were killed" in text and "`f.py:3`" in text
     assert "| `f.py` | 2 | 1 | 1 | 0 | 0 |" in text and "2.0 s each" in text
