@@ -64,8 +64,9 @@ class PartitionPlan(JsonData):
         stages: in the order in which they run.
         bottleneck: seconds of the slowest stage: in a full pipeline one result leaves every so often.
         lower_bound: no split over these devices is under it, by the same times: seconds, for `memory` bytes.
-        proof: what the bound comes from: "optimal" (the plan reaches it), "integer program", or "simple" (the
-            heaviest piece, and the total shared out by speed).
+        proof: what the bound comes from: "optimal" (the plan reaches it), "integer program", "order
+            ideals" (the best split of the heaviest pieces alone), or "simple" (the heaviest piece, and the total
+            shared out by speed).
         notes: what else is to be said.
         objective: what is minimised: "throughput", "latency" or "memory".
         program: the program that it was made for; not written.

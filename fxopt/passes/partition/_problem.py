@@ -71,7 +71,14 @@ class Problem:
         if self.objective == "memory":
             read = [w.bytes for w in self.pieces.weights if w.users]
             return max(max(read, default=0), sum(read) / len(speeds))
-        return max(max(times, default=0.0) / max(speeds), sum(times) / sum(speeds))
+        sending = [0.0] * len(speeds)
+        for boundary in range(len(speeds) - 1):
+            for stage in (boundary, boundary + 1):
+                sending[stage] += self.link(boundary).latency
+        heaviest = min(max(times, default=0.0) / v + s for v, s in zip(speeds, sending, strict=True))
+        return max(
+            heaviest, (sum(times) + sum(v * s for v, s in zip(speeds, sending, strict=True))) / sum(speeds)
+        )
 
     def value(self, stage_of: Sequence[int]) -> float:
         """What is minimised: seconds, or bytes."""

@@ -9,17 +9,23 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from fxopt.errors import InputError
-from fxopt.passes.partition._devices import Device, Links
+from fxopt.passes.partition._devices import Device, Link, Links
 from fxopt.passes.partition._exact import GAP, solve
 from fxopt.passes.partition._order import split_in_order
 from fxopt.passes.partition._pieces import Pieces, renumbered
+from fxopt.passes.partition._places import Places, all_places, order_places
 from fxopt.passes.partition._problem import Objective, Problem, Split
+from fxopt.passes.partition._rows import most_places, split_over_kinds
 
 __all__ = ["Found", "Task", "search"]
 
 _MOST_EXACT = 900
 """Pieces up to which the integer program is tried as it is."""
 _COARSE = 300
+_MOST_IDEALS = 2000
+_SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+"""Of the pieces, the heaviest, that a bound is sought of where all have too many sets to cut at."""
+_MOST_CUTS, _LEAST_CUTS = 1200, 60
 _FIRST_SECONDS = 0.5
 """How long the integer program first has for a row of devices."""
 _MOST_ROWS = 300
@@ -59,7 +65,7 @@ class Found:
         problem: over the row that was chosen.
         split: of its pieces.
         bound: seconds or bytes; no split of the pieces over any of the devices is under it.
-        proof: how the bound was found: "optimal", "integer program" or "simple".
+        proof: how the bound was found: "optimal", "integer program", "order ideals" or "simple".
     """
 
     problem: Problem
@@ -75,23 +81,91 @@ def search(task: Task, *, seconds: float) -> Found:
         InputError: no split fits into the devices' memory.
     """
     deadline = time.monotonic() + seconds
+    kinds = list(_kinds(task).values())
+    whole = task.over(task.devices)
+    if not task.links.named:
+        places = _ideals(whole, kinds, 1.0)
+        if places is not None:
+            least = split_over_kinds(whole, kinds, places)
+            if least is None:
+                raise InputError(_no_room(task))
+            return Found(*least, least[1].value, "optimal")
     rows = _rows(task)
+    best = _in_order(task, kinds, rows, deadline)
     all_tried = len(rows) <= _MOST_ROWS
-    problems = sorted((task.over(row) for row in rows[:_MOST_ROWS]), key=Problem.simple_bound)
-    best: tuple[Problem, Split] | None = None
-    for problem in problems:
-        if best is None or (problem.simple_bound() < best[1].value and time.monotonic() < deadline):
-            split = split_in_order(problem)
-            if split is not None and (best is None or split.value < best[1].value):
-                best = (problem, split)
-    best, bounds = _refined(problems, best, deadline)
+    chosen = rows if all_tried or best is None else [best[0].devices]
+    best, bounds = _refined([task.over(r) for r in chosen[:_MOST_ROWS]], best, deadline)
     if best is None:
         raise InputError(_no_room(task))
-    total = task.over(task.devices).simple_bound()
+    total, proof = _floor(task), "simple"
     everything = max(total, min(bounds)) if all_tried else total
-    if everything >= best[1].value * (1 - 1e-9):
+    if everything > total:
+        total, proof = everything, "integer program"
+    elif not all_tried and not task.links.named and total < best[1].value * (1 - GAP):
+        heaviest = _least_of_the_heaviest(whole, kinds)
+        if heaviest > total:
+            total, proof = heaviest, "order ideals"
+    if total >= best[1].value * (1 - 1e-9):
         return Found(*best, best[1].value, "optimal")
-    return Found(*best, everything, "integer program" if everything > total else "simple")
+    return Found(*best, total, proof)
+
+
+def _ideals(problem: Problem, kinds: list[list[Device]], share: float) -> Places | None:
+    """All places to cut the heaviest pieces at, if those are few enough to try."""
+    count = len(problem.pieces)
+    if count > _MOST_EXACT:
+        return None
+    heaviest = sorted(range(count), key=lambda i: -problem.pieces.seconds[i])
+    return all_places(
+        problem, sorted(heaviest[: round(share * count)]), most_places(kinds, most=_MOST_IDEALS)
+    )
+
+
+def _least_of_the_heaviest(problem: Problem, kinds: list[list[Device]]) -> float:
+    """The value of the best split of as many of the heaviest pieces as can be: no split of all is under it."""
+    for share in _SHARES:
+        places = _ideals(problem, kinds, share)
+        found = None if places is None else split_over_kinds(problem, kinds, places)
+        if found is not None:
+            return found[1].value
+    return 0.0
+
+
+def _in_order(
+    task: Task, kinds: list[list[Device]], rows: list[tuple[Device, ...]], deadline: float
+) -> tuple[Problem, Split] | None:
+    """The best split that keeps the order of the pieces, over all rows of devices or those that there is time for."""
+    whole = task.over(task.devices)
+    places = most_places(kinds, most=_MOST_CUTS)
+    if not task.links.named and places >= min(_LEAST_CUTS, len(whole.pieces)):
+        return split_over_kinds(whole, kinds, order_places(whole, places))
+    best: tuple[Problem, Split] | None = None
+    cuts = order_places(whole, _MOST_CUTS)
+    for problem in sorted(map(task.over, rows[:_MOST_ROWS]), key=Problem.simple_bound):
+        if best is None or (problem.simple_bound() < best[1].value and time.monotonic() < deadline):
+            split = split_in_order(problem, cuts)
+            if split is not None and (best is None or split.value < best[1].value):
+                best = (problem, split)
+    return best
+
+
+def _floor(task: Task) -> float:
+    """No split over any of the devices is under it: the heaviest piece, and the total shared out, both with what is sent.
+
+    Of so many devices the fastest in a row with the fastest links do best.
+    """
+    devices = sorted(task.devices, key=lambda d: -d.speed)
+    latency = min(link.latency for link in (task.links.usual, *task.links.named.values()))
+    links = Links(Link(math.inf, latency))
+    fastest = (
+        replace(task.over(_ends_first(devices[:count])), links=links) for count in range(1, len(devices) + 1)
+    )
+    return min(problem.simple_bound() for problem in fastest)
+
+
+def _ends_first(devices: list[Device]) -> tuple[Device, ...]:
+    """The two fastest at the ends, where a stage has one link."""
+    return (devices[0], *devices[2:], *devices[1:2])
 
 
 def _refined(
@@ -132,16 +206,22 @@ def _alone(problem: Problem) -> float:
 
 def _rows(task: Task) -> list[tuple[Device, ...]]:
     """Rows of devices, those that differ in nothing taken for one another; the full rows first."""
-    kinds: dict[tuple[object, ...], list[Device]] = {}
-    for device in task.devices:
-        kinds.setdefault(_kind(task, device), []).append(device)
+    kinds = _kinds(task)
     names = {d.name for d in task.devices}
     must = {name for barred in task.barred.values() if len(names - barred) == 1 for name in names - barred}
     rows: list[tuple[Device, ...]] = []
-    for length in range(len(task.devices), 0, -1):
+    for length in range(min(len(task.devices), len(task.pieces)), 0, -1):
         found = (r for r in _arranged(kinds, length) if must <= {d.name for d in r})
         rows += itertools.islice(found, _MOST_ROWS + 1 - len(rows))
     return rows
+
+
+def _kinds(task: Task) -> dict[tuple[object, ...], list[Device]]:
+    """The devices, those that differ in nothing together."""
+    kinds: dict[tuple[object, ...], list[Device]] = {}
+    for device in task.devices:
+        kinds.setdefault(_kind(task, device), []).append(device)
+    return kinds
 
 
 def _arranged(kinds: Mapping[tuple[object, ...], list[Device]], length: int) -> Iterator[tuple[Device, ...]]:

@@ -98,6 +98,18 @@ def device_lists(draw: st.DrawFn, ops: list[str]) -> list[Device]:
     ]
 
 
+@st.composite
+def links_between(draw: st.DrawFn, devices: list[Device]) -> Link | dict[tuple[str, str], Link]:
+    """One for all, or one for each pair."""
+
+    def link() -> Link:
+        return Link(draw(st.sampled_from([1e9, 100.0])), draw(st.sampled_from([0.0, 0.5])))
+
+    if draw(st.booleans()):
+        return link()
+    return {(a.name, b.name): link() for a, b in itertools.combinations(devices, 2)}
+
+
 class TestCertificates:
     @given(programs(max_ops=5), st.sampled_from(get_args(Objective)), st.data())
     def test_nothing_is_better_and_the_bound_holds(
@@ -108,13 +120,14 @@ class TestCertificates:
         if not 0 < len(pieces) <= 6:
             return
         devices = data.draw(device_lists(sorted({op_key(c.target) for p in pieces.pieces for c in p.calls})))
-        link = Link(data.draw(st.sampled_from([1e9, 100.0])), data.draw(st.sampled_from([0.0, 0.5])))
-        best = smallest(objective, pieces, devices, Links(link))
+        links = data.draw(links_between(devices))
+        between = Links(links) if isinstance(links, Link) else Links(named=links)
+        best = smallest(objective, pieces, devices, between)
         if best == float("inf"):
             with pytest.raises(InputError, match=r"has its op|no split fits"):
-                partition(program, devices, objective=objective, cost=cost, links=link)
+                partition(program, devices, objective=objective, cost=cost, links=links)
             return
-        plan = partition(program, devices, objective=objective, cost=cost, links=link)
+        plan = partition(program, devices, objective=objective, cost=cost, links=links)
         assert plan.objective == objective
         assert plan.value == pytest.approx(best, rel=1e-3, abs=1e-9)
         assert plan.lower_bound <= best * (1 + 1e-9) + 1e-9
@@ -122,7 +135,7 @@ class TestCertificates:
         stage_of = {name: k for k, s in enumerate(plan.stages) for name in s.calls}
         stages = tuple(stage_of[p.calls[0].name] for p in pieces.pieces)
         assert fits(pieces, row, stages)
-        assert value(objective, pieces, row, Links(link), stages) == pytest.approx(plan.value)
+        assert value(objective, pieces, row, between, stages) == pytest.approx(plan.value)
 
     @pytest.mark.parametrize("objective", get_args(Objective))
     @pytest.mark.parametrize("name", ["unet", "bert"])
