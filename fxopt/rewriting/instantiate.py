@@ -44,7 +44,7 @@ class _Instance:
         for name, placeholder in recording.placeholders.items():
             bound = match.node(name)
             self.env[placeholder] = bound
-            if bound.op == "get_attr" and rewriter.value(bound) is match[name]:
+            if rewriter.value(bound) is match[name]:
                 self.constant[placeholder] = match[name]
                 self.made_from[placeholder] = id(match[name])
                 self.weights[placeholder] = frozenset([placeholder])
@@ -84,7 +84,7 @@ class _Instance:
         def value(argument: object) -> object:
             if isinstance(argument, Node):
                 tensor = self.constant[argument]
-                if not isinstance(tensor, torch.Tensor) or view:
+                if not isinstance(tensor, torch.Tensor):
                     return tensor
                 return tensor.to(_WIDE.get(tensor.dtype, tensor.dtype)) if wide else self._rounded(argument)
             if isinstance(argument, (list, tuple)):
