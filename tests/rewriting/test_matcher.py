@@ -1,5 +1,7 @@
 """What a template matches at an anchor, told of one matcher by itself; what its nearest miss says."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch.fx import Graph, Node
@@ -107,3 +109,27 @@ def test_what_stops_at_its_first_operand_changes_no_miss_that_got_as_far() -> No
     _, other = program(lambda x: x.neg().clamp(0.0), rand(3)).calls()
     assert not list(matcher.at(anchor)) and not list(matcher.at(other))
     assert matcher.miss.why == "expected no 'max' of aten.clamp.default, found 5.0"
+
+
+def found(pattern: Callable[[torch.Tensor], torch.Tensor], function: Callable[..., object]) -> int:
+    """How often the matcher alone finds a pattern at the last call of a function."""
+    (template,) = rule_templates(Rule(pattern, lambda x: x))
+    anchors = [n for n in program(function, rand(3)).calls() if n.target is template.anchor.target]
+    return len(list(Matcher(template, Miss()).at(anchors[-1])))
+
+
+def test_the_matcher_by_itself_tells_one_call_from_two() -> None:
+    def pattern(x: torch.Tensor) -> torch.Tensor:
+        return torch.atan2((y := x.neg()).relu(), y)
+
+    assert found(pattern, lambda x: torch.atan2((y := x.neg()).relu(), y)) == 1
+    assert found(pattern, lambda x: torch.atan2(x.neg().relu(), x.neg())) == 0
+
+
+def test_a_call_that_stands_elsewhere_is_no_operand() -> None:
+    def pattern(x: torch.Tensor) -> torch.Tensor:
+        return torch.atan2(x.neg(), x.relu().exp())
+
+    assert found(pattern, lambda x: torch.atan2(x.neg(), x.relu().exp())) == 1
+    assert found(pattern, lambda x: (x.relu().exp(), torch.atan2(x.neg(), x.abs().exp()))[1]) == 0
+    assert found(pattern, lambda x: (x.relu().exp(), torch.atan2(x.neg(), x.abs().exp()))) == 0

@@ -66,6 +66,7 @@ def test_numbers_that_a_function_names_and_their_products() -> None:
     assert set(found) == {3, 5, 21, 15, 63, 105}
     assert _named_sizes(lambda x: x.reshape(1 << 20, 1)) == (unused,)
     assert _named_sizes(lambda x: x.reshape((1 << 20) + 1)) == ()
+    assert _named_sizes(lambda x: x.reshape(1, 2, 3)) == (2, 3, 6)
 
     def early() -> tuple[int, ...]:
         found = _named_sizes(lambda x: x.reshape(late, 7))
