@@ -143,6 +143,13 @@ class Reading:
         holders = sum(any(index in d for d in s.dims) for s in self.inputs)
         return skipped or (self.info.role is QuantRole.CONTRACTION and holders > 1)
 
+    def makes(self, side: Side, dim: int) -> bool:
+        """Whether a dimension of an operand makes positions of a result; of units the first one that has them does."""
+        names, units = side.dims[dim], self.info.units
+        if units in names:
+            return dim == next(i for i, d in enumerate(side.dims) if units in d)
+        return bool(names) and not set(names) & self.contracted
+
     @cached_property
     def moved(self) -> dict[int, tuple[np.ndarray, ...]]:
         """Where the elements of a move come from: by dimension, for each result.

@@ -14,9 +14,10 @@ from torch.fx.node import map_arg
 
 from fxopt.analysis.channels import Removal
 from fxopt.ops import argument_kinds, bind, op_info
+from fxopt.program import Program
 from fxopt.rewriting import Rewriter
 
-__all__ = ["untie"]
+__all__ = ["untie", "untied"]
 
 
 def untie(rewriter: Rewriter, rule: str) -> None:
@@ -24,16 +25,11 @@ def untie(rewriter: Rewriter, rule: str) -> None:
 
     Where that is, the analysis of a copy in which all are untied says.
     """
-    if not any(_is_stack(n) or _is_shared_fill(n) for n in rewriter.nodes()):
+    trial = rewriter.program.copy()
+    looked_at = _untie_all(Rewriter(trial), rule)
+    if not looked_at:
         return
-    trial = Rewriter(rewriter.program.copy())
-    stacks = {n.name: n for n in trial.nodes() if _is_stack(n)}
-    looked_at = {name: _weights(node) for name, node in stacks.items()}
-    for node in stacks.values():
-        _split(trial, node, rule)
-    fills = {n.name: n for n in trial.nodes() if _is_shared_fill(n)}
-    looked_at |= {name: _repeat(trial, node, rule) for name, node in fills.items()}
-    removal = trial.analysis(Removal)
+    removal = Removal.compute(trial)
     space = removal.coupling.demand.constants.space
     pays = {
         name
@@ -41,11 +37,27 @@ def untie(rewriter: Rewriter, rule: str) -> None:
         if any(kept is not None for n in nodes for kept in removal.kept(space.axes(n)))
     }
     for node in rewriter.nodes():
-        if node.name in pays and node.name in stacks:
+        if node.name in pays and _is_stack(node):
             _split(rewriter, node, rule)
     for node in rewriter.nodes():
         if node.name in pays and _is_shared_fill(node):
             _repeat(rewriter, node, rule)
+
+
+def untied(program: Program) -> Program:
+    """A copy in which every layer of a stack is a call and each reader of a fill has its own; itself if there are none."""
+    made = program.copy()
+    return made if _untie_all(Rewriter(made), "untie") else program
+
+
+def _untie_all(rewriter: Rewriter, rule: str) -> dict[str, list[Node]]:
+    """Unties all that there is; by the name of each stack its weights, of each fill those in its place."""
+    stacks = [n for n in rewriter.nodes() if _is_stack(n)]
+    found = {node.name: _weights(node) for node in stacks}
+    for node in stacks:
+        _split(rewriter, node, rule)
+    fills = {n.name: n for n in rewriter.nodes() if _is_shared_fill(n)}
+    return found | {name: _repeat(rewriter, node, rule) for name, node in fills.items()}
 
 
 def _is_stack(node: Node) -> bool:

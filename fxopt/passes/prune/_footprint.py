@@ -41,7 +41,7 @@ class Footprints:
         ]
         flops = Cost.compute(program).flops_at()
         readings = coupling.demand.constants.readings
-        self._calls = [(_indices(readings.get(n)), count) for n, count in flops.items() if count]
+        self._calls = [part for n, count in flops.items() if count for part in _work(readings.get(n), count)]
 
     def without(self, labels: Iterable[int]) -> Footprint:
         """The footprint if all positions of these classes go."""
@@ -64,6 +64,16 @@ class Footprints:
             total += left * dtype.itemsize
         flops = sum(count * math.prod(map(share, axes)) for axes, count in self._calls)
         return Footprint(params, total, round(flops))
+
+
+def _work(reading: Reading | None, count: int) -> list[tuple[list[Axis], float]]:
+    """A call's operations, in parts that shrink with their axes: those of units with each matrix that they meet."""
+    if reading is None or not reading.info.units:
+        return [(_indices(reading), count)]
+    weights = [s.axes for s in reading.inputs[1:] if s.name != reading.info.state and len(s.axes) == 2]
+    matrices = [[a for a in axes if a is not None] for axes in weights]
+    sizes = [math.prod(a.size for a in axes) for axes in matrices]
+    return [(axes, count * size / sum(sizes)) for axes, size in zip(matrices, sizes, strict=True)]
 
 
 def _indices(reading: Reading | None) -> list[Axis]:

@@ -140,7 +140,9 @@ class _Roles:
         for side in reading.inputs:
             if side.node.op != "get_attr":
                 continue
-            self._makes |= {(side.node, d) for d, _, names in side.places() if names and set(names) <= kept}
+            self._makes |= {
+                (side.node, d) for d, _, _ in side.places() if side.dims and reading.makes(side, d)
+            }
             if side.name == reading.info.scaled_by:
                 self._scales.add(side.node)
         self._note_heads(reading, kept)

@@ -10,6 +10,7 @@ import torch
 
 from fxopt.analysis.channels import Coupling
 from fxopt.errors import InputError
+from fxopt.passes.eliminate._untying import untied
 from fxopt.passes.prune._choice import Choice, Limits, Ranked, by_budget, by_ratio, by_threshold
 from fxopt.passes.prune._criteria import criterion_of
 from fxopt.passes.prune._elements import Grid, grids_of
@@ -36,13 +37,14 @@ class Planner:
     """Plans for one program, and applies plans to it.
 
     Args:
-        program: left as it is.
+        program: left as it is; a copy in which layers of recurrent stacks stand one by one is planned for.
         options: the pass.
         data: calibration, for the criteria `taylor` and `obs`.
     """
 
     def __init__(self, program: Program, options: "Prune", data: Iterable[object] | None) -> None:
-        self.program, self.options = program, options
+        self.program, self.options = untied(program), options
+        program = self.program
         check_patterns(options.ignore, program.state_dict())
         self.coupling = Coupling.compute(program)
         self.footprints = Footprints(program, self.coupling)

@@ -214,7 +214,7 @@ class Prune(Pass):
             )
         made = {n: zeroed(rewriter.program.weights[n], gone) for n, gone in masks.items()}
         if self.compensate and data is not None:
-            made |= compensated(rewriter.program, masks, planner.coupling.demand.constants.products, data)
+            made |= compensated(planner.program, masks, planner.coupling.demand.constants.products, data)
         for name, tensor in made.items():
             _write(rewriter, name, tensor)
 
