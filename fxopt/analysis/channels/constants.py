@@ -23,7 +23,7 @@ from fxopt.analysis.channels.reading import (
 )
 from fxopt.analysis.channels.space import Space, is_part
 from fxopt.analysis.channels.units import Units, standing, units_of
-from fxopt.ops import Cut, is_pure
+from fxopt.ops import Cut, QuantRole, is_pure
 from fxopt.program import Program
 
 __all__ = ["Constants"]
@@ -153,6 +153,8 @@ class Constants:
         """Zero where an operand in which the call is linear, or that it keeps zero at, is zero."""
         info, first = reading.info, reading.inputs[0].name if reading.inputs else ""
         zero = np.zeros(math.prod(reading.extents[n] for n in names), dtype=bool)
+        if info.role is QuantRole.CONTRACTION and not info.affine_in:  # nothing but factors
+            zero |= np.any([self.along(reading, s, names) == 0 for s in reading.inputs], axis=0)
         for argument in {*info.linear_in, *([first] if info.zero_preserving else [])}:
             sides = [s for s in reading.inputs if s.name == argument]
             if sides:

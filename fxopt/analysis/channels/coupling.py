@@ -4,7 +4,9 @@ Positions that a call ties by a carried index (rows of a weight, its bias, the c
 a residual sum those of another layer) are one class: it goes or stays as a whole.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from torch.fx import Node
@@ -12,10 +14,14 @@ from torch.fx import Node
 from fxopt.analysis.channels.demand import Demand
 from fxopt.analysis.channels.reading import Names, Reading, Side, some
 from fxopt.analysis.channels.space import Axis, is_part
-from fxopt.ops import Mark
+from fxopt.ops import Mark, QuantRole
 from fxopt.program import Program
 
 __all__ = ["Coupling"]
+
+
+Place = tuple[Side, int]
+"""An operand of a call, and one of its dimensions."""
 
 
 @dataclass(frozen=True)
@@ -26,30 +32,40 @@ class Coupling:
         demand: the facts that choices between indices are made by.
         labels: the class of each position; classes are named by their first position.
         frozen: by position, one more than the number of the node that keeps it from being cut, 0 for none.
+        selected: operands of calls, along a dimension, that keep all while the call asks for some: what can't be cut
+            where it is made, such as the shares that a softmax gives experts, is selected from where it is read.
     """
 
     demand: Demand
     labels: np.ndarray
     frozen: np.ndarray
+    selected: frozenset[Place] = frozenset()
 
     @classmethod
     def compute(cls, program: Program) -> "Coupling":
         """Ties the positions of a program."""
         demand = Demand.compute(program)
         ties = _Ties(demand)
-        for number, node in enumerate(demand.nodes):
-            ties.visit(number, node)
-        return cls(demand, ties.labels(), ties.frozen)
+        meetings = _meetings(ties)
+        if meetings:  # of what meets, that which stays frozen alone
+            apart = _Ties(demand, meetings)
+            alone = frozenset(p for p in meetings if apart.keeps(_axis(p)).all())
+            ties = _Ties(demand, alone) if alone else ties
+            return cls(demand, ties.labels, ties.frozen, alone)
+        return cls(demand, ties.labels, ties.frozen)
 
 
 class _Ties:
     """The ties found so far, as pairs of positions."""
 
-    def __init__(self, demand: Demand) -> None:
+    def __init__(self, demand: Demand, loose: Set[Place] = frozenset()) -> None:
+        self.loose = loose
         self.demand, self.space = demand, demand.constants.space
         self.first: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
         self.second: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
         self.frozen = np.zeros(self.space.size, dtype=np.int64)
+        for number, node in enumerate(demand.nodes):
+            self.visit(number, node)
 
     def visit(self, number: int, node: Node) -> None:
         """Adds what one node ties and freezes."""
@@ -85,6 +101,8 @@ class _Ties:
                 continue
             for dim, axis, names in side.places():
                 chosen = [n for n in names if n in cut]
+                if (side, dim) in self.loose:
+                    continue
                 if dim in reading.moved and len(side.axes) == len(reading.inputs[0].axes):
                     if not self._resizes(reading):
                         self._freeze(axis, number)
@@ -163,9 +181,45 @@ class _Ties:
         needed = reading.onto(self.demand.needed[axis.span], names, (index,), some)
         return float((~needed).mean())
 
+    def keeps(self, axis: Axis) -> np.ndarray:
+        """Whether the classes of an axis's positions can't be cut."""
+        return np.asarray(self._stays[self.labels[axis.span]])
+
+    @cached_property
+    def _stays(self) -> np.ndarray:
+        """By class, whether it can't be cut."""
+        stays = np.zeros(self.space.size, dtype=bool)
+        stays[self.labels[self.frozen > 0]] = True
+        return stays
+
+    @cached_property
     def labels(self) -> np.ndarray:
         """The smallest position of each position's class."""
         return _components(self.space.size, np.concatenate(self.first), np.concatenate(self.second))
+
+
+def _axis(place: Place) -> Axis:
+    side, dim = place
+    axis = side.axes[dim]
+    assert axis is not None
+    return axis
+
+
+def _meetings(ties: _Ties) -> frozenset[Place]:
+    """Where two activations meet along an index of which some positions are not needed, but can't be cut."""
+    demand, found = ties.demand, set()
+    for reading in demand.constants.readings.values():
+        sides = [s for s in reading.inputs if s.node not in demand.constants.known]
+        is_product = reading.info.elementwise or reading.info.role is QuantRole.CONTRACTION
+        if not is_product or len({s.node for s in sides}) < max(2, len(sides)):
+            continue
+        for side in sides:
+            others = {names for s in sides if s is not side for _, _, names in s.places()}
+            for dim, axis, names in side.places():
+                alone = len(names) == 1 and names in others and _may_be_cut(reading, names[0])
+                if alone and not demand.needed[axis.span].all() and ties.keeps(axis).all():
+                    found.add((side, dim))
+    return frozenset(found)
 
 
 def _may_be_cut(reading: Reading, index: str) -> bool:

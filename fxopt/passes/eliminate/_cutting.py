@@ -1,13 +1,15 @@
 """Rebuilds a program on the positions that stay: smaller weights, the same calls with other literals."""
 
 import operator
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from fxopt.analysis.channels import Product, Reading, Removal
+from fxopt.analysis.channels import Axis, Product, Reading, Removal
+from fxopt.analysis.channels.reading import Names, Side
 from fxopt.analysis.channels.space import is_part
 from fxopt.errors import PassError
 from fxopt.ops import Cut, Kept, argument_kinds, bind
@@ -87,7 +89,8 @@ class Cutter:
             args = map_arg(node.args, self._argument)
             return self.rewriter.call(node.target, *args)
         op, literals = self._resized(reading)
-        arguments = {name: self._renewed(value) for name, value in bind(node).items()}
+        selected = self._selected(reading)
+        arguments = {name: self._renewed(value, selected) for name, value in bind(node).items()}
         for name, value in literals.items():
             arguments[name] = self._merged(value, arguments.get(name))
         for product in self.constants.products[node]:
@@ -101,10 +104,25 @@ class Cutter:
         self._check(node, made)
         return made
 
-    def _renewed(self, value: object) -> object:
+    def _renewed(self, value: object, selected: Mapping[Node, Node]) -> object:
         if isinstance(value, Node):
-            return self._argument(value)
-        return [self._renewed(v) for v in value] if isinstance(value, (list, tuple)) else value
+            return selected.get(value) or self._argument(value)
+        return [self._renewed(v, selected) for v in value] if isinstance(value, (list, tuple)) else value
+
+    def _selected(self, reading: Reading) -> dict[Node, Node]:
+        """What a call reads some positions of, where it is made all stay."""
+        found: dict[Node, Node] = {}
+        for side in reading.inputs:
+            for dim, _, names in side.places():
+                if (side, dim) not in self.removal.coupling.selected:
+                    continue
+                (kept,) = self.removal.kept((_met(reading, side, names),))
+                if kept is not None:
+                    places = torch.tensor(kept, device=side.node.meta["val"].device)
+                    index = self.rewriter.constant(places, name="kept")
+                    whole = found.get(side.node, self._argument(side.node))
+                    found[side.node] = self.rewriter.call("aten.index_select", whole, dim, index)
+        return found
 
     @staticmethod
     def _merged(value: object, old: object) -> object:
@@ -186,3 +204,8 @@ class Cutter:
                         f"{[s if k is None else len(k) for s, k in zip(old.shape, kept, strict=True)]}: "
                         f"the table entry of {node.target} is wrong"
                     )
+
+
+def _met(reading: Reading, side: Side, names: Names) -> Axis:
+    """The axis of another operand that the same index runs along."""
+    return next(axis for s in reading.inputs if s is not side for _, axis, own in s.places() if own == names)
