@@ -11,6 +11,7 @@ from fxopt.analysis.channels import Removal
 from fxopt.passes._names import aten_name
 from fxopt.passes.eliminate._branches import replace_constant_branches
 from fxopt.passes.eliminate._cutting import Cutter
+from fxopt.passes.eliminate._repeating import repeat_dead_rows
 from fxopt.passes.eliminate._untying import untie
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.program import origins_of
@@ -39,7 +40,8 @@ class EliminateDeadWeights(Pass):
     taken into the bias that follows; in front of padding one channel stays for all constant ones. A branch that
     gives the same numbers on every input goes as a whole, and with zeros the sum that it went into. Inputs and
     outputs keep their sizes. Hidden units of recurrent layers go with their rows in each gate; where layers of a
-    stack lose units of their own, each becomes a call of its own. What is dead but has to stay is reported with what blocks it.
+    stack lose units of their own, each becomes a call of its own. Dead rows whose places a norm or a sum counts
+    are made once and repeated. What is dead but has to stay is reported with what blocks it.
     """
 
     contract = Contract.EQUIVALENT
@@ -60,7 +62,8 @@ class EliminateDeadWeights(Pass):
                 with rewriter.rewrite(_NAME, affected[0]):
                     cutter.run(affected)
                 removal = rewriter.analysis(Removal)
-        for blocked in removal.blocked:
+        repeat_dead_rows(rewriter, removal.coupling.demand.constants, _NAME)
+        for blocked in rewriter.analysis(Removal).blocked:
             weight, blocker = blocked.weight, blocked.blocker
             place = _place(blocker)
             rewriter.refuse(
