@@ -82,10 +82,9 @@ class Constants:
 
     def _standing(self, units: Units) -> None:
         """What units that never change give, in each result."""
-        (product,) = self.products[units.reading.node]
-        results = standing(
-            units, product, self.known, lambda side, onto: self.along(units.reading, side, onto)
-        )
+        reading = units.reading
+        product = next(p for p in self.products[reading.node] if p.rows == units.names)
+        results = standing(units, product, self.known, lambda side, onto: self.along(reading, side, onto))
         for side, values in zip(units.reading.outputs, results, strict=True):
             for _, axis, names in side.places():
                 if names == units.names:
@@ -234,7 +233,7 @@ def _filled(reading: Reading) -> float:
     assert reading.info.resize is not None
     made = reading.info.resize(Cut(reading.op, reading.bound, {}, (((0,),) * len(shapes[0]),), shapes))
     arguments = reading.bound | ({} if made is None else made[1])
-    if any(isinstance(v, torch.SymInt) for v in arguments.values()):
+    if any(isinstance(v, (torch.SymInt, torch.SymFloat)) for v in arguments.values()):
         return math.nan
     result = run_bound(reading.op, {name: _on_cpu(value) for name, value in arguments.items()})
     assert isinstance(result, torch.Tensor)

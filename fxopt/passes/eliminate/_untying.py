@@ -85,7 +85,10 @@ def _is_shared_fill(node: Node) -> bool:
 def _repeat(rewriter: Rewriter, fill: Node, rule: str) -> list[Node]:
     """A fill for each of its readers."""
     made = []
-    for user in list(fill.users)[1:]:
+    users = sorted(
+        fill.users, key=lambda user: user.op == "call_function"
+    )  # the output keeps the fill itself
+    for user in users[1:]:
         with rewriter.rewrite(rule, user):
             own = rewriter.call(fill.target, *fill.args, **fill.kwargs)
             renewed = {n: own if n is fill else n for n in user.all_input_nodes}
