@@ -11,7 +11,7 @@ from fxopt.lowering.integers import with_integer_weights
 from fxopt.lowering.kernels.packing import why_not
 from fxopt.lowering.kernels.plan import kernel_notes, plan_kernels
 from fxopt.lowering.kernels.values import Kernel, KernelPlan
-from fxopt.ops import op_key
+from fxopt.ops import dequantize, fake_quantize, op_key
 from fxopt.program import Program
 from tests.passes.helpers import program, rand
 
@@ -150,6 +150,99 @@ def test_rows_of_a_table_alone_become_floats() -> None:
         lambda i, w: F.embedding(i, w), torch.randint(0, 9, (4,)), w=rand(9, 6), scheme="int8-weights"
     )
     assert steps(plan) == ["embedding", "embedding", "mul.Tensor"]
+
+
+def test_rows_of_a_table_by_one_scale() -> None:
+    weights = {"q": torch.tensor([[1, 2], [3, -4]], dtype=torch.int8), "s": torch.tensor(0.5)}
+    made = program(
+        lambda i, q, s, z: F.embedding(i, dequantize(q, s, z)),
+        torch.tensor([1, 0, 1]),
+        **weights,
+        z=torch.tensor(0),
+    )
+    assert steps(plan_kernels(made)) == ["embedding", "mul.Tensor"]
+    assert flat_function(made)(torch.tensor([1]))[0].tolist() == [[1.5, -2.0]]
+
+
+def test_rows_of_a_table_with_zero_points_are_rows_of_floats() -> None:
+    weights = {"q": torch.tensor([[1, 2], [3, -4]], dtype=torch.int8), "s": torch.tensor(0.5)}
+    made = program(
+        lambda i, q, s, z: F.embedding(i, dequantize(q, s, z)),
+        torch.tensor([1, 0, 1]),
+        **weights,
+        z=torch.tensor(1),
+    )
+    assert steps(plan_kernels(made)) == ["fxopt.dequantize", "embedding"]
+    assert flat_function(made)(torch.tensor([1]))[0].tolist() == [[1.0, -2.5]]
+
+
+MOVES = {
+    "reshape": (lambda y: y.reshape(2, 2, -1), (2, 4, 6, 6)),
+    "flatten": (lambda y: y.flatten(1), (2, 4, 6, 6)),
+    "permute": (lambda y: y.permute(0, 2, 3, 1), (2, 4, 6, 6)),
+    "transpose": (lambda y: y.transpose(1, 2), (2, 4, 6)),
+    "unsqueeze": (lambda y: y.unsqueeze(1), (2, 4)),
+    "squeeze": (lambda y: y.squeeze(1), (2, 1, 4)),
+    "slice": (lambda y: y[:, 1::2], (2, 4, 6)),
+    "select": (lambda y: y[:, 1], (2, 4, 6)),
+    "expand": (lambda y: y.expand(2, 4, 6), (2, 1, 6)),
+    "max_pool1d": (lambda y: F.max_pool1d(y, 3, 2, 1), (2, 4, 9)),
+    "max_pool2d": (lambda y: F.max_pool2d(y, 3, 2, 1, ceil_mode=True), (2, 4, 8, 8)),
+    "max_pool2d of one": (lambda y: F.max_pool2d(y, 2), (4, 8, 8)),
+    "max_pool3d": (lambda y: F.max_pool3d(y, 2), (2, 4, 4, 4, 4)),
+    "pixel_shuffle": (lambda y: F.pixel_shuffle(y, 2), (2, 8, 3, 3)),
+    "channel_shuffle": (lambda y: F.channel_shuffle(y, 2), (2, 4, 3, 3)),
+    "upsample_nearest2d": (lambda y: F.interpolate(y, scale_factor=2), (2, 4, 3, 3)),
+    "upsample_nearest3d": (lambda y: F.interpolate(y, size=(5, 6, 7)), (2, 4, 3, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_integers_are_moved(name: str) -> None:
+    move, shape = MOVES[name]
+
+    def net(x, q, s, z, scale, zero, wide):
+        y = fake_quantize(move(fake_quantize(x, scale, zero, 0, 255)), scale, zero, 0, 255)
+        return fake_quantize(y + y, wide, zero, 0, 255), dequantize(q, s, z)
+
+    numbers = {"scale": torch.tensor(0.03), "zero": torch.tensor(120), "wide": torch.tensor(0.05)}
+    weights = {"q": torch.ones(2, 2, dtype=torch.int8), "s": torch.tensor(1.0), "z": torch.tensor(0)}
+    made = program(net, rand(*shape), **weights, **numbers)
+    plan = plan_kernels(made)
+    found = [f for f in steps(plan) if f != "fxopt.dequantize"]
+    assert found[0] == "quantize_per_tensor"
+    assert found[2:4] == ["quantized.add", "dequantize"]
+    x = rand(*shape, seed=1)
+    wanted, got = made(x)[0], flat_function(made)(x)[0]
+    assert got.shape == wanted.shape
+    assert (got - wanted).abs().max() < 0.051
+
+
+def test_integers_are_not_moved_to_another_scale() -> None:
+    def net(x, q, s, z, scale, zero, wide):
+        y = fake_quantize(F.max_pool2d(fake_quantize(x, scale, zero, 0, 255), 2), wide, zero, 0, 255)
+        return fake_quantize(y + y, wide, zero, 0, 255), dequantize(q, s, z)
+
+    numbers = {"scale": torch.tensor(0.03), "zero": torch.tensor(120), "wide": torch.tensor(0.05)}
+    weights = {"q": torch.ones(2, 2, dtype=torch.int8), "s": torch.tensor(1.0), "z": torch.tensor(0)}
+    plan = plan_kernels(program(net, rand(2, 4, 6, 6), **weights, **numbers))
+    found = [f for f in steps(plan) if f != "fxopt.dequantize"]
+    assert found[:4] == ["fxopt.fake_quantize", "max_pool2d", "quantize_per_tensor", "quantized.add"]
+
+
+def test_dead_draws_are_made_and_other_dead_calls_are_not() -> None:
+    class Draws(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch.rand(2)
+            return self.layer(x) + torch.rand(4)
+
+    before = fxopt.trace(Draws().eval(), (rand(3, 4),), state=True)
+    found = steps(plan_kernels(stored(before, rand(3, 4))))
+    assert [f for f in found if "rand" in f] == ["rand", "rand"]
 
 
 def two_readers(x, w):
