@@ -37,7 +37,8 @@ class EagerArtifact(QuickArtifact):
         Raises:
             InputError: the device is not on this machine.
         """
-        return EagerArtifact(moved(self._program, device, values=False), self.path, self.size)
+        there = moved(self._program, device, values=_holds_integers(self._program))
+        return EagerArtifact(there, self.path, self.size)
 
 
 class EagerTarget(Target):
@@ -99,6 +100,11 @@ def _opened(content: ProgramFile) -> EagerArtifact:
     if content.settings.get("prepack") != []:
         raise ArtifactError(f"can't read {path}: it packs weights in a way that this fxopt does not know")
     program = program_of(content, values=False)
-    if any(node.target is dequantize for node in program.calls()):
-        program = program_of(content)  # which kernel takes a call, its sizes decide
+    if _holds_integers(program):
+        program = program_of(content)
     return EagerArtifact(program, path, content.size)
+
+
+def _holds_integers(program: Program) -> bool:
+    """Whether weights are stored as integers: which kernel takes a call of theirs, its sizes decide."""
+    return any(node.target is dequantize for node in program.calls())

@@ -183,8 +183,7 @@ def _name(argument: object) -> str:
 
 
 def _constant(argument: object, weights: Weights) -> torch.Tensor | None:
-    """The weight that an argument is; None if it is none, or not in a processor's memory."""
-    if not isinstance(argument, Node) or argument.op != "get_attr":
-        return None
-    found = weights.get(str(argument.target))
-    return None if found is None or found.device.type != "cpu" else found
+    """The weight that an argument is; None if it is none."""
+    if isinstance(argument, Node) and argument.op == "get_attr":
+        return weights[str(argument.target)]
+    return None

@@ -155,12 +155,6 @@ def test_padding_by_a_size() -> None:
     assert product_of(last(made), made.weights, None) == "its padding is no number"
 
 
-def test_weights_without_values() -> None:
-    made = program(linear, X, **W, **numbers())
-    made.weights["q"] = made.weights["q"].to("meta")
-    assert product_of(last(made), made.weights, None) == "its weight is computed"
-
-
 def test_numbers_of_a_rounding() -> None:
     made = program(linear, X, **W, **numbers(0.25, 7))
     rounded = last(made).args[0]

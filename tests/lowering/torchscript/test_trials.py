@@ -87,6 +87,14 @@ def test_what_runs_on_integers_is_in_the_notes(target: str) -> None:
     assert notes[1].startswith("stays in float, what it reads is not rounded to 0 to 255: ")
 
 
+def test_an_eager_file_packs_again_where_it_is_moved() -> None:
+    artifact = lower(quantized(nn.Linear(8, 8), rand(2, 8)), "eager")
+    there = artifact.to("cpu")
+    assert any(name.endswith("_packed") for name in there._function.__globals__)
+    assert torch.equal(there(rand(2, 8)), artifact(rand(2, 8)))
+    assert not any(name.endswith("_packed") for name in artifact.to("meta")._function.__globals__)
+
+
 def test_many_groups_stay_in_float() -> None:
     layer = nn.Conv2d(101, 101, 3, groups=101)
     x = rand(1, 101, 5, 5)
