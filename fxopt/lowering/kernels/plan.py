@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch.fx import Node
 
+from fxopt.lowering.kernels.agreement import agreeing_scale
 from fxopt.lowering.kernels.packing import why_not
 from fxopt.lowering.kernels.products import Numbers, Product, numbers_of, product_of, range_of
 from fxopt.lowering.kernels.values import (
@@ -66,7 +67,7 @@ _CLIPS = {
 _CEILINGS = {"aten.relu6.default": 6.0}
 _HIGHEST = 255
 """The largest integer of an activation: what is clipped above it is clipped by the rounding."""
-_PAIRS = {"aten.add.Tensor": "add", "aten.mul.Tensor": "mul"}
+_SEVERAL = {"aten.add.Tensor": "add", "aten.mul.Tensor": "mul", "aten.cat.default": "cat"}
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,9 @@ class _Planner:
         self.plan = KernelPlan()
         self.needed: set[Value] = set(self.outputs)
         self.same: dict[object, str] = {}
+        self.scales: dict[Node, float] = {}
+        self.exact: set[Node] = set()
+        """Rounded values that no kernel gives right: they are rounded in floats, as the simulation does it."""
         self.made: dict[Node, list[Kernel] | None] = {}
         """The kernels that give a rounded value as integers; None where none does."""
 
@@ -120,10 +124,8 @@ class _Planner:
         """Goes from the last call to the first."""
         for node in reversed(calls):
             if Integers(node) in self.needed:
-                if node in self.needed:
-                    self._add(_floats(node))
-                for kernel in reversed(self._kernels(node) or [self._quantize(node)]):
-                    self._add(kernel)
+                for step in reversed(self._as_integers(node)):
+                    self._add(step)
             elif node in self.needed or not is_pure(node):
                 for step in reversed(self._in_floats(node)):
                     self._add(step)
@@ -140,6 +142,14 @@ class _Planner:
         self.needed.discard(step.result)
         if step.op is _FLOATS or str(step.op).startswith(("quantized.linear", "quantized.conv")):
             self.plan.integer.append(step.origin)
+
+    def _as_integers(self, node: Node) -> list[Step]:
+        """The steps that give a rounded value as integers, and in floats where it is read so too."""
+        kernels = self._kernels(node)
+        if kernels is None and node in self.exact:
+            return [node, self._quantize(node, node)]
+        steps: list[Step] = [*(kernels or [self._quantize(node, node.args[0])])]
+        return [*steps, _floats(node)] if node in self.needed else steps
 
     def _in_floats(self, node: Node) -> list[Step]:
         """The steps that give a value which nothing reads as integers."""
@@ -213,9 +223,9 @@ class _Planner:
         factor = Part(node) if scales.numel() > 1 else scale
         return [*steps, Kernel(node, _MULTIPLY, (Integers(node), factor), node)]
 
-    def _quantize(self, node: Node) -> Kernel:
+    def _quantize(self, node: Node, value: object) -> Kernel:
         numbers = self._numbers(node)
-        args = (node.args[0], numbers.scale, numbers.zero_point, torch.quint8)
+        args = (value, numbers.scale, numbers.zero_point, torch.quint8)
         return Kernel(Integers(node), _QUANTIZE, args, node)
 
     def _numbers(self, node: Node) -> Numbers:
@@ -229,6 +239,11 @@ class _Planner:
             self.made[rounded] = self._moved(rounded) or self._computed(rounded)
         return self.made[rounded]
 
+    def _held_scale(self, rounded: Node) -> float:
+        """The scale that the integers of a value carry: what made them may have been given another."""
+        self._kernels(rounded)
+        return self.scales.get(rounded, self._numbers(rounded).scale)
+
     def _moved(self, rounded: Node) -> list[Kernel] | None:
         """A call that moves integers."""
         call = rounded.args[0]
@@ -239,6 +254,7 @@ class _Planner:
         if not isinstance(source, Node) or numbers_of(source, self.weights) != self._numbers(rounded):
             return None
         args = (Integers(source), *call.args[1:])
+        self.scales[rounded] = self._held_scale(source)
         return [Kernel(Integers(rounded), call.target, args, call)]
 
     def _computed(self, rounded: Node) -> list[Kernel] | None:
@@ -255,10 +271,15 @@ class _Planner:
         if not isinstance(product, str) and numbers_of(product.rounded, self.weights) is not None:
             op = product.packed.kind + relu
             args = (Integers(product.rounded), product.packed, *out)
-        elif op_key(call.target) in _PAIRS and (pair := self._pair(call)):
-            op, args = _PAIRS[op_key(call.target)] + relu, (*pair, *out)
-        elif op_key(call.target) == "aten.cat.default" and (joined := self._joined(call)):
-            op, args = "cat" + relu, (joined, bind(call)["dim"], *out)
+        elif op_key(call.target) in _SEVERAL and (read := self._several(call)):
+            op = _SEVERAL[op_key(call.target)] + relu
+            held = tuple((self._numbers(r.node), self._held_scale(r.node)) for r in read)
+            scale = agreeing_scale(_overload(op), held, numbers, op)
+            if scale is None:
+                self.exact.add(rounded)
+                return None
+            self.scales[rounded], out = scale, (scale, numbers.zero_point)
+            args = (read, bind(call)["dim"], *out) if op.startswith("cat") else (*read, *out)
         else:
             return None
         steps = [Kernel(Integers(rounded), _overload(op), args, call)]
@@ -283,17 +304,10 @@ class _Planner:
             node = through if through is not None else node.args[0]
         return None
 
-    def _pair(self, call: Node) -> tuple[Integers, Integers] | None:
-        left, right = call.args[:2]
-        if bind(call).get("alpha", 1) != 1 or any(numbers_of(n, self.weights) is None for n in (left, right)):
-            return None
-        assert isinstance(left, Node) and isinstance(right, Node)
-        return Integers(left), Integers(right)
-
-    def _joined(self, call: Node) -> list[Integers] | None:
-        tensors = call.args[0]
-        assert isinstance(tensors, (list, tuple))
-        if any(numbers_of(n, self.weights) is None for n in tensors):
+    def _several(self, call: Node) -> list[Integers] | None:
+        """What a sum, a product or a join of rounded values reads; None where it is none."""
+        tensors = call.args[0] if isinstance(call.args[0], (list, tuple)) else call.args[:2]
+        if bind(call).get("alpha", 1) != 1 or any(numbers_of(n, self.weights) is None for n in tensors):
             return None
         return [Integers(n) for n in tensors if isinstance(n, Node)]
 
