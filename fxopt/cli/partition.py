@@ -47,6 +47,9 @@ def partition(
     output: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="Write the stages there, a file each.")
     ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE", help="Draw the plan, as .svg or .dot.")
+    ] = None,
     target: Annotated[str, typer.Option("--target", help="What each stage is written for.")] = "eager",
     dynamic: DynamicOption = None,
     plugin: PluginOption = None,
@@ -76,6 +79,8 @@ def partition(
     get_target(target)
     if cost not in (None, "profile"):
         read_cost(str(cost))
+    if picture is not None and picture.suffix not in (".svg", ".dot"):
+        raise InputError(f"--picture {picture}: a picture is an .svg or a .dot file")
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         checked_folder(output, STAGES)
@@ -91,6 +96,8 @@ def partition(
             cost=times,
             time_limit=time_limit,
         )
+        if picture is not None:
+            plan.picture(picture)
         if output is not None:
             fxopt.lower(plan, "stages", path=output, stage_target=target)
     if json:

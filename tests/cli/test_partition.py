@@ -53,6 +53,11 @@ def test_a_pinned_module_and_links_by_name(net: str, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["0", "cpu:1"]
 
 
+def test_a_picture(net: str) -> None:
+    assert main(["partition", net, "--devices", "two.json", "--picture", "plan.svg", "--quiet"]) == 0
+    assert "0: cpu:0" in Path("plan.svg").read_text()
+
+
 def test_another_objective(net: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["partition", net, "--devices", "two.json", "--objective", "memory"]) == 0
     assert "most weights 33.3 KB; no split is under" in capsys.readouterr().out
@@ -80,6 +85,7 @@ def test_times_of_a_file_or_measured_here(net: str, capsys: pytest.CaptureFixtur
         ('["gpu"]', [], "torch knows no device 'gpu'"),
         ('["cpu:0"]', ["--pin", "0"], "--pin 0: expected MODULE=DEVICE"),
         ('["cpu:0"]', ["--pin", "9=cpu:0"], "no call comes from a module '9'"),
+        ('["cpu:0"]', ["--picture", "plan.bmp"], "--picture plan.bmp: a picture is an .svg or a .dot file"),
         ('["cpu:0"]', ["--objective", "speed"], "no objective 'speed'; they are throughput, latency, memory"),
         ('["cpu:0"]', ["--cost", "none.json"], "cost none.json: No such file"),
         ('["cpu:0"]', ["--time-limit", "0"], "--time-limit 0: expected seconds above 0"),

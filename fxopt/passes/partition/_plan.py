@@ -12,6 +12,7 @@ True
 """
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -177,6 +178,17 @@ class PartitionPlan(JsonData):
         )
         certificate = f"{what} {value}; no split is under {bound} ({self.proof}), the gap is {self.gap:.2%}"
         return "\n".join([*aligned(rows, numbers={2, 3, 4}), certificate, *self.notes])
+
+    def picture(self, path: str | os.PathLike[str]) -> None:
+        """Draws the graph, coloured by stage, to an `.svg`, or to a `.dot` for Graphviz.
+
+        Raises:
+            InputError: another suffix, or a plan that was read and not joined with its program.
+            ArtifactError: the file can't be written.
+        """
+        from fxopt.passes.partition._picture import draw
+
+        draw(self, path)
 
     def _known_program(self) -> Program:
         if self.program is None:
