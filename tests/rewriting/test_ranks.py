@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from fxopt.errors import PassError
 from fxopt.pipeline import PassManager, RewritePass
 from fxopt.rewriting import Const, Rule
-from fxopt.rewriting.ranks import _choices, _named_sizes, find_arguments
+from fxopt.rewriting.ranks import _choices, _Lazy, _named_sizes, _sample_ranks, _Search, find_arguments
 from fxopt.rewriting.template import rule_templates
 from tests.passes.helpers import calls, program, rand
 
@@ -206,3 +206,16 @@ def test_what_no_op_stops_is_not_run_on_fake_tensors_too() -> None:
         raise ValueError("not today")
 
     assert shapes(never, "x") == "not today" and len(runs) == 1
+
+
+def test_of_many_arguments_the_last_have_one_rank() -> None:
+    ranks = {tuple(r for r, _ in choice) for choice in _choices(5, [], thorough=True)}
+    assert (2, 2, 2, 4, 4) in ranks and (2, 2, 2, 4, 2) not in ranks
+
+
+def test_what_the_op_table_calls_an_op_with_is_tried_first() -> None:
+    search = _Search("meta", (), {}, thorough=True)
+    x, i = _Lazy(search, "x"), _Lazy(search, "i")
+    assert _sample_ranks(torch.gather, (x, 1, i), ["x", "i"]) == [((2, torch.float32), (2, torch.int64))]
+    assert _sample_ranks(torch.gather, (x, 1, i), ["i"]) == [((2, torch.int64),)]
+    assert _sample_ranks(shapes, (x, 1, i), ["i"]) == []
