@@ -1,0 +1,41 @@
+"""The figures of quantization, the bars they are held to, and the page that shows them."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from benchmarks.bench_quantization import CASES, FLOAT, MODEL, PAGE, RESULTS, losses, page
+
+
+@pytest.fixture(scope="module")
+def results() -> dict:
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_page_of_the_documentation_is_that_of_the_figures(results: dict) -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(results)
+    assert list(results["models"]) == [name for name in CASES if name in results["models"]]
+
+
+@pytest.mark.parametrize("target", ["eager", "torchscript"])
+def test_integer_kernels_of_torch_are_four_times_as_fast_as_the_model(results: dict, target: str) -> None:
+    assert results["models"]["resnet18"]["sides"][f"fxopt int8 {target}"]["speed"][MODEL]["value"] >= 4
+
+
+@pytest.mark.parametrize(("name", "gain"), [("resnet18", 1), ("mobilenetv2", 0)])
+def test_less_is_lost_than_by_onnxruntime_s_tools(results: dict, name: str, gain: float) -> None:
+    found = results["models"][name]["sides"]
+    assert found["fxopt int8 onnx"]["sqnr"] >= found["onnxruntime int8"]["sqnr"] + gain
+    assert found["fxopt int8 onnx"]["size"] < 0.28 * found[FLOAT]["size"]
+
+
+def test_losses() -> None:
+    x = torch.tensor([[3.0, 4.0], [0.0, 2.0]])
+    wanted = [x[:1], x[1:]]
+    found = losses(lambda b: b + torch.tensor([0.0, 0.1]), wanted, [(x[:1],), (x[1:],)])
+    assert found["sqnr"] == pytest.approx(10 * math.log10(29 / 0.02), abs=1e-3)
+    assert found["cosine"] == pytest.approx((25.4 / (5 * math.hypot(3, 4.1)) + 1) / 2, abs=1e-6)
