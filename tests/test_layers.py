@@ -31,10 +31,10 @@ LAYERS = (
     ("api",),
     ("factories",),
     ("measure",),
+    ("distributed",),
     ("testing", "reporting"),
     ("demo",),
     ("cli",),
-    ("distributed",),
     ("__main__",),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
@@ -45,8 +45,10 @@ EDITS = {"replace_all_uses_with", "replace_input_with", "erase_node", "update_ar
 
 
 def room(file: Path) -> str:
-    first = file.relative_to(PACKAGE).parts[0]
-    return first.removesuffix(".py")
+    parts = file.relative_to(PACKAGE).parts
+    if parts[-1] == "__main__.py":  # a package's own command line
+        return "__main__"
+    return parts[0].removesuffix(".py")
 
 
 def parse(file: Path) -> ast.Module:

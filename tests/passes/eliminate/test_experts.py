@@ -96,6 +96,14 @@ def test_units_that_are_dead_in_all_experts_go(form: Callable[..., torch.Tensor]
     assert same(before, after)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_units_of_experts_are_pruned_as_groups(form: Callable[..., torch.Tensor]) -> None:
+    before = program(mixture(form), rand(5, WIDTH), dynamic=True)
+    result = PassManager.parse("prune{ratio=0.3},eliminate-dead-weights").run(before)
+    assert shape(result.program, "up") == (EXPERTS, WIDTH, HIDDEN - 3)
+    assert shape(result.program, "down") == (EXPERTS, HIDDEN - 3, WIDTH)
+
+
 class Listed(nn.Module):
     """Experts as modules."""
 
