@@ -22,7 +22,7 @@ from fxopt.ops.info import (
     register_op,
     registered_ops,
 )
-from fxopt.ops.quantized import choose_qparams, dequantize, fake_quantize, quantize
+from fxopt.ops.quantized import choose_qparams, dequantize, fake_quantize, quantize, round_blocks
 from fxopt.ops.resolve import UnknownOpError, resolve_op
 from fxopt.ops.schema import (
     ArgumentKind,
@@ -85,6 +85,7 @@ __all__ = [
     "register_op",
     "registered_ops",
     "resolve_op",
+    "round_blocks",
     "schema_arguments",
     "tensor_bytes",
     "view_outline",

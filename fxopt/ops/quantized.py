@@ -7,7 +7,9 @@
 with halves rounded to even. `scale` and `zero_point` broadcast to `x`: a scalar is one for the whole tensor, a
 shape of ones but for one dimension is one a channel; blocks are a dimension of their own. `dequantize` is its
 second half, on integers that are stored. `choose_qparams` gives the numbers that cover a tensor's range, zero
-included, by the rule of ONNX's DynamicQuantizeLinear (a scale of 1 where all is zero). (ATen's
+included, by the rule of ONNX's DynamicQuantizeLinear (a scale of 1 where all is zero). `round_blocks` rounds each
+block of the last dimension to integers of -high to high and back, by its own largest magnitude: the rule by which
+onnxruntime's MatMulNBits rounds what it reads at accuracy level 4. (ATen's
 `fake_quantize_per_tensor_affine` multiplies by the reciprocal, has no meta kernel in torch 2.13, and its
 `per_channel` form takes no float64 scales.)
 
@@ -21,13 +23,14 @@ tensor([-0.5000,  0.0000,  0.5000,  9.0000])
 
 import torch
 
-__all__ = ["choose_qparams", "dequantize", "fake_quantize", "quantize"]
+__all__ = ["choose_qparams", "dequantize", "fake_quantize", "quantize", "round_blocks"]
 
 _LIBRARY = torch.library.Library("fxopt", "DEF")
 _LIBRARY.define(
     "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int quant_min, int quant_max) -> Tensor"
 )
 _LIBRARY.define("choose_qparams(Tensor x, int quant_min, int quant_max) -> (Tensor scale, Tensor zero_point)")
+_LIBRARY.define("round_blocks(Tensor x, int block, int high) -> Tensor")
 _LIBRARY.define("dequantize(Tensor q, Tensor scale, Tensor zero_point) -> Tensor")
 
 
@@ -48,6 +51,13 @@ def _fake_quantize(
 
 def _dequantize(q: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
     return (q.to(scale.dtype) - zero_point.to(scale.dtype)) * scale
+
+
+def _round_blocks(x: torch.Tensor, block: int, high: int) -> torch.Tensor:
+    blocks = x.reshape(*x.shape[:-1], x.shape[-1] // block, block)
+    largest = blocks.abs().amax(-1, keepdim=True)
+    inverse = torch.where(largest == 0, torch.zeros_like(largest), high / largest)
+    return (torch.round(blocks * inverse) * (largest / high)).reshape(x.shape)
 
 
 def _choose_qparams(x: torch.Tensor, quant_min: int, quant_max: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -94,15 +104,25 @@ def _like_x(
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+def _like_blocks(x: torch.Tensor, block: int, high: int) -> torch.Tensor:
+    if not x.is_floating_point():
+        raise TypeError(f"round_blocks takes floating-point tensors, got {x.dtype}")
+    if not x.dim() or x.shape[-1] % block:
+        raise RuntimeError(f"the last size of {list(x.shape)} is no multiple of blocks of {block}")
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
 def _like_scale(q: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
     return torch.empty(q.shape, dtype=scale.dtype, device=q.device)
 
 
 _LIBRARY.impl("fake_quantize", _fake_quantize, "CompositeExplicitAutograd")
 _LIBRARY.impl("choose_qparams", _choose_qparams, "CompositeExplicitAutograd")
+_LIBRARY.impl("round_blocks", _round_blocks, "CompositeExplicitAutograd")
 _LIBRARY.impl("dequantize", _dequantize, "CompositeExplicitAutograd")
 torch.library.register_fake("fxopt::fake_quantize", _like_x, lib=_LIBRARY)
 torch.library.register_fake("fxopt::choose_qparams", _numbers_of_x, lib=_LIBRARY)
+torch.library.register_fake("fxopt::round_blocks", _like_blocks, lib=_LIBRARY)
 torch.library.register_fake("fxopt::dequantize", _like_scale, lib=_LIBRARY)
 
 
@@ -123,6 +143,9 @@ torch.library.register_autograd(
     "fxopt::fake_quantize", _straight_through, setup_context=_keep_range, lib=_LIBRARY
 )
 
+torch.library.register_autograd("fxopt::round_blocks", lambda ctx, g: (g, None, None), lib=_LIBRARY)
+
 fake_quantize: torch._ops.OpOverload = torch.ops.fxopt.fake_quantize.default
 choose_qparams: torch._ops.OpOverload = torch.ops.fxopt.choose_qparams.default
+round_blocks: torch._ops.OpOverload = torch.ops.fxopt.round_blocks.default
 dequantize: torch._ops.OpOverload = torch.ops.fxopt.dequantize.default

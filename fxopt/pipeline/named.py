@@ -4,8 +4,8 @@
 weights, scales of ones and provenance stay. `O1` is every exact or equivalent rewrite, to a fixpoint: run
 again it changes nothing. `O2{target=onnx}` is O1 and what a target adds; no target adds anything yet.
 Precision is never hidden in an O-level: `int8` is O1, `smooth-quant`, `insert-fake-quant`, whose options it takes,
-and `correct-bias`; `int8-dynamic` and `int8-weights` are O1 and `insert-fake-quant` of that scheme; `smooth=true` or
-`false` says whether `smooth-quant` is among them;
+and `correct-bias`; `int8-dynamic`, `int8-weights` and `int4-weights` are O1 and `insert-fake-quant` of that scheme;
+`smooth=true` or `false` says whether `smooth-quant` is among them;
 `fp16` and `bf16` are O1 and `lower-precision`.
 
 >>> expand_named(Named("O2", (("target", "onnx"),)))
@@ -93,6 +93,7 @@ register_pipeline("O2", _o2)
 register_pipeline("int8", _rounded("int8", smooth=True, after=",correct-bias"))
 register_pipeline("int8-dynamic", _rounded("int8-dynamic", smooth=False))
 register_pipeline("int8-weights", _rounded("int8-weights", smooth=False))
+register_pipeline("int4-weights", _rounded("int4-weights", smooth=False))
 register_pipeline("fp16", _half("float16"))
 register_pipeline("bf16", _half("bfloat16"))
 

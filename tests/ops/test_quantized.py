@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from fxopt.ops import dequantize, fake_quantize
+from fxopt.ops import dequantize, fake_quantize, round_blocks
 
 scales = st.floats(2.0**-20, 2.0**10, width=32)
 
@@ -72,3 +72,29 @@ def test_integers_are_no_input() -> None:
         fake_quantize(
             torch.ones(2, dtype=torch.int64, device="meta"), torch.tensor(0.5), torch.tensor(0), 0, 255
         )
+
+
+def test_blocks_are_rounded_by_their_own_largest_magnitude() -> None:
+    x = torch.tensor([[1.27, 0.004, -2.54, 0.011], [0.0, 0.0, 127.0, 0.5]])
+    got = round_blocks(x, 2, 127)
+    assert torch.allclose(got, torch.tensor([[1.27, 0.0, -2.54, 0.02], [0.0, 0.0, 127.0, 0.0]]), atol=1e-6)
+    assert round_blocks(torch.zeros(0, 4), 2, 127).shape == (0, 4)
+
+
+def test_gradients_pass_straight_through_blocks() -> None:
+    x = torch.randn(2, 4, requires_grad=True)
+    (round_blocks(x, 2, 7) * torch.arange(4.0)).sum().backward()
+    assert torch.equal(x.grad, torch.arange(4.0).expand(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "why"),
+    [
+        (torch.ones(3, 5), RuntimeError, "no multiple of blocks of 2"),
+        (torch.ones(()), RuntimeError, "no multiple"),
+        (torch.ones(4, dtype=torch.int64), TypeError, "floating-point"),
+    ],
+)
+def test_what_has_no_blocks(x: torch.Tensor, error: type[Exception], why: str) -> None:
+    with torch._subclasses.FakeTensorMode() as mode, pytest.raises(error, match=why):
+        round_blocks(mode.from_tensor(x), 2, 127)

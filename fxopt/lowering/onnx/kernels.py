@@ -14,7 +14,7 @@ import torch
 
 from fxopt.lowering.onnx.dtypes import SMALL_INTEGERS
 
-__all__ = ["data_inputs", "lacks_kernel", "output_dtypes", "wider_dtype"]
+__all__ = ["CONTRIBUTED", "data_inputs", "lacks_kernel", "output_dtypes", "wider_dtype"]
 
 _MOVES = {
     "Cast", "CastLike", "Compress", "Concat", "ConstantOfShape", "DequantizeLinear", "Flatten", "Gather",
@@ -93,7 +93,16 @@ _BOOLEAN = {
     "And", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Not", "Or", "Xor",
 }  # fmt: skip
 _INDEX = {"ArgMax", "ArgMin", "NonZero", "Shape", "Size"}
-_LEADER = {"Where": 1, "OneHot": 2, "DequantizeLinear": 1, "QuantizeLinear": 2, "CastLike": 1}
+CONTRIBUTED = frozenset({"GatherBlockQuantized", "MatMulNBits"})
+"""Ops of onnxruntime's own, in the domain com.microsoft."""
+_LEADER = {
+    "GatherBlockQuantized": 2,
+    "Where": 1,
+    "OneHot": 2,
+    "DequantizeLinear": 1,
+    "QuantizeLinear": 2,
+    "CastLike": 1,
+}
 
 
 def output_dtypes(op_type: str, inputs: list[torch.dtype | None], outputs: int) -> list[torch.dtype | None]:

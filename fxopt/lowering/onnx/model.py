@@ -18,6 +18,7 @@ from fxopt import __version__
 from fxopt.lowering.onnx.dtypes import onnx_type, raw_bytes, raw_memory
 from fxopt.lowering.onnx.gates import SMALL
 from fxopt.lowering.onnx.graph import Attribute, Body, Names, OnnxNode
+from fxopt.lowering.onnx.kernels import CONTRIBUTED
 from fxopt.lowering.onnx.lower import Recording
 from fxopt.lowering.onnx.metadata import DATA_KEY, SEAL_MARK, SIGNATURE_KEY
 from fxopt.program.program import Program
@@ -29,6 +30,7 @@ __all__ = ["EXTERNAL_THRESHOLD", "Model", "build_model", "share_data"]
 
 EXTERNAL_THRESHOLD = 2_000_000_000
 """Bytes of weights above which they go to a sibling file; a protobuf message ends at 2^31."""
+_CONTRIBUTED_DOMAIN = "com.microsoft"
 _ALIGNMENT = 4096
 """Of tensors in the sibling file, so that a runtime can map them."""
 _SCALARS = {"int": torch.int64, "float": torch.float64, "bool": torch.bool}
@@ -97,8 +99,11 @@ def build_model(program: Program, recording: Recording, opset: int, *, stem: str
             graph.initializer.append(header)
     _add_values(graph, program, recording)
     opsets = [helper.make_opsetid("", opset)]
+    version = helper.find_min_ir_version_for(opsets)
+    if _contributed(graph):
+        opsets.append(helper.make_opsetid(_CONTRIBUTED_DOMAIN, 1))
     proto = onnx.ModelProto(
-        ir_version=helper.find_min_ir_version_for(opsets),
+        ir_version=version,
         producer_name="fxopt",
         producer_version=__version__,
         opset_import=opsets,
@@ -109,6 +114,12 @@ def build_model(program: Program, recording: Recording, opset: int, *, stem: str
     if sum(_bytes(t) for _, t in weights) > threshold:
         share_data([model], stem)
     return model
+
+
+def _contributed(graph: onnx.GraphProto) -> bool:
+    """Whether a graph, or one within it, has nodes of onnxruntime's own."""
+    bodies = (a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
+    return any(node.domain for node in graph.node) or any(map(_contributed, bodies))
 
 
 def _attach_metadata(model: onnx.ModelProto, program: Program) -> None:
@@ -183,6 +194,8 @@ def _varint(value: int) -> bytes:
 def _add_node(graph: onnx.GraphProto, node: OnnxNode, names: Names) -> None:
     name = names.unique(f"{node.source.removeprefix('v_')}/{node.op_type}")
     proto = graph.node.add(op_type=node.op_type, input=node.inputs, output=node.outputs, name=name)
+    if node.op_type in CONTRIBUTED:
+        proto.domain = _CONTRIBUTED_DOMAIN
     proto.attribute.extend(_attribute(k, v, names) for k, v in sorted(node.attributes.items()))
     if node.module:
         proto.metadata_props.add(key="fxopt.module", value=node.module)

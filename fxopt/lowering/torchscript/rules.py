@@ -30,6 +30,16 @@ def dequantize(emitter: "Emitter", node: Node) -> str:
     return f"({q}.to({scale}.dtype) - {zero_point}.to({scale}.dtype)) * {scale}"
 
 
+@lowering_rule("torchscript", "fxopt.round_blocks")
+def round_blocks(emitter: "Emitter", node: Node) -> str:
+    """The same arithmetic as the op's."""
+    x, (block, high) = _name(emitter, node.args[0]), node.args[1:]
+    blocks = f"{x}.reshape({x}.size()[:-1] + [{x}.size(-1) // {block}, {block}])"
+    largest = f"torch.amax(torch.abs({blocks}), [-1], True)"
+    inverse = f"torch.where({largest} == 0, torch.zeros_like({largest}), {high} / {largest})"
+    return f"(torch.round({blocks} * {inverse}) * ({largest} / {high})).reshape({x}.size())"
+
+
 @lowering_rule("torchscript", "fxopt.choose_qparams")
 def choose_qparams(emitter: "Emitter", node: Node) -> str:
     """The same arithmetic as the op's."""

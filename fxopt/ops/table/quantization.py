@@ -29,6 +29,12 @@ def _choose_qparams() -> list[SampleArgs]:
     return [call(d(2, 3), 0, 255), call(d.positive(4), -128, 127), call(d(), 0, 255)]
 
 
+def _round_blocks() -> list[SampleArgs]:
+    d = Draw()
+    return [call(d(2, 4), 2, 127), call(d(6), 3, 7), call(d(3, 1, 4), 4, 127)]
+
+
+register_op(OpInfo(op="fxopt.round_blocks", steps=True, samples=_round_blocks))
 register_op(OpInfo(op="fxopt.choose_qparams", index_map=reduced(outputs=2), samples=_choose_qparams))
 register_op(
     OpInfo(op="fxopt.fake_quantize", elementwise=True, monotone=True, steps=True, samples=_fake_quantize)

@@ -44,6 +44,8 @@ class Placement:
     """Products of two activations are integer ones too."""
     dynamic: frozenset[str] = frozenset({"linear", "matmul", "mm", "addmm"})
     """Products with a matrix whose kernel rounds what it reads by the range that it has at each call."""
+    rounds_blocks: bool = False
+    """Products with a matrix of 4 bits round what they read to 8 bits, by the largest magnitude of each block."""
     tables: frozenset[str] = frozenset({"embedding"})
     """Ops that look rows of a weight up, which is stored as integers by a scale a row."""
 
@@ -97,6 +99,7 @@ _ONNXRUNTIME = register_placement(
         left_out=_TRANSPOSED,
         requantising=frozenset({"add", "mul", "cat", "avg_pool2d", "adaptive_avg_pool2d"}),
         same_scale=_MOVES,
+        rounds_blocks=True,
     )
 )
 # torch.ops.quantized on x86: no kernel takes the average of integers to integers of another scale, nor the nearest
@@ -108,6 +111,7 @@ for _name in ("eager", "torchscript"):
             name=_name,
             requantising=frozenset({"add", "mul", "cat"}),
             same_scale=_MOVES - {"upsample_nearest1d"},
+            rounds_blocks=False,
         )
     )
-_GENERIC = register_placement(replace(_ONNXRUNTIME, name="generic"))
+_GENERIC = register_placement(replace(_ONNXRUNTIME, name="generic", rounds_blocks=False))

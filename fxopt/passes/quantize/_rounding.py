@@ -7,11 +7,14 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from fxopt.analysis.ranges import Grid, symmetric
-from fxopt.ops import choose_qparams, fake_quantize
+from fxopt.ops import choose_qparams, fake_quantize, round_blocks
 from fxopt.passes.quantize._placement import Placement
 from fxopt.rewriting import Rewriter
 
-__all__ = ["Rounding", "called_with", "weight_scale"]
+__all__ = ["Rounding", "block_numbers", "called_with", "weight_scale"]
+
+
+_SMALLEST_SCALE = 2.0**-60
 
 
 class Rounding:
@@ -25,6 +28,7 @@ class Rounding:
     def __init__(self, rewriter: Rewriter, placement: Placement) -> None:
         self.rewriter, self.placement = rewriter, placement
         self._zero_points: dict[int, Node] = {}
+        self._by_block: dict[tuple[Node, int], Node] = {}
         self._dynamic: dict[Node, Node] = {}
 
     def weight(
@@ -43,6 +47,34 @@ class Rounding:
         least = torch.zeros(()) if least is None else least
         scale = weight_scale(tensor.detach(), channel if self.placement.per_channel else None, grid, least)
         return self.by(weight, scale, grid), scale
+
+    def blocks(self, weight: Node, block: int, *, symmetric: bool) -> Node:
+        """A matrix rounded to 4 bits, a scale for each block of a row.
+
+        Args:
+            weight: its node, [out, in].
+            block: the size of a block, which divides the inputs.
+            symmetric: integers of -8 to 7, else 0 to 15 and a zero point for each block.
+        """
+        tensor = self.rewriter.value(weight)
+        assert tensor is not None
+        blocks = tensor.detach().reshape(len(tensor), -1, block)
+        name = str(weight.target)
+        numbers = block_numbers(blocks, symmetric=symmetric)
+        stored = self.rewriter.constant(blocks, name=name, successor_of=weight)
+        scale, zero_point = (
+            self.rewriter.constant(t, name=f"{name}_{w}")
+            for t, w in zip(numbers, ("scale", "zero_point"), strict=True)
+        )
+        low, high = (-8, 7) if symmetric else (0, 15)
+        rounded = self.rewriter.call(fake_quantize, stored, scale, zero_point, low, high)
+        return self.rewriter.call("aten.reshape", rounded, list(tensor.shape))
+
+    def read_by_block(self, x: Node, block: int) -> Node:
+        """What a product reads, rounded as its kernel does; once for all that read it."""
+        if (x, block) not in self._by_block:
+            self._by_block[x, block] = self.rewriter.call(round_blocks, x, block, 127)
+        return self._by_block[x, block]
 
     def by(self, weight: Node, scale: torch.Tensor, grid: Grid) -> Node:
         """A weight, rounded by a scale of its own."""
@@ -84,6 +116,23 @@ def weight_scale(weight: torch.Tensor, channel: int | None, grid: Grid, least: t
     scale = torch.tensor([symmetric(float(b), grid) for b in bounds])
     scale = torch.maximum(scale, least)
     return scale.reshape([-1 if d == channel else 1 for d in range(weight.dim())])
+
+
+def block_numbers(blocks: torch.Tensor, *, symmetric: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales and zero points by which integers of 4 bits cover each block, zero included.
+
+    Args:
+        blocks: float, [out, blocks, size].
+        symmetric: integers of -8 to 7 with a zero point of 0, else of 0 to 15.
+
+    Returns:
+        float32[out, blocks, 1] and i64, a scalar or of that shape.
+    """
+    low, high = blocks.amin(-1, keepdim=True).clamp(max=0), blocks.amax(-1, keepdim=True).clamp(min=0)
+    if symmetric:
+        return torch.maximum(low / -8, high / 7).clamp(min=_SMALLEST_SCALE), torch.tensor(0)
+    scale = ((high - low) / 15).clamp(min=_SMALLEST_SCALE)
+    return scale, (-low / scale).round().clamp(0, 15).long()
 
 
 def called_with(rewriter: Rewriter, node: Node, operands: dict[Node, Node]) -> Node:

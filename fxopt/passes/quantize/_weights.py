@@ -10,7 +10,7 @@ from fxopt.passes.quantize._edges import Contraction, contraction_of, is_weight,
 from fxopt.passes.quantize._rounding import Rounding, called_with
 from fxopt.rewriting import Rewriter
 
-__all__ = ["LeftOut", "round_table", "round_weights"]
+__all__ = ["LeftOut", "round_blocks", "round_table", "round_weights"]
 
 LeftOut = Callable[[Node], str]
 """Says why a call is to stay in float; "" if it is not."""
@@ -61,6 +61,40 @@ def round_weights(
             if dynamic and not float_input:
                 operands[activation] = rounding.dynamic(activation)
             _replace(rewriter, node, operands)
+
+
+def round_blocks(
+    rewriter: Rewriter, rule: str, rounding: Rounding, left_out: LeftOut, *, block: int, symmetric: bool
+) -> None:
+    """Rounds weights of linear layers, and tables, to 4 bits by block; and what kernels of those read, if they do."""
+    for node in rewriter.nodes():
+        found = contraction_of(node)
+        name = op_info(node.target).picks[0] if aten_name(node) in rounding.placement.tables else ""
+        if not isinstance(found, str):
+            name = found.weight
+        weight = bind(node)[name] if name else None
+        if not is_weight(weight):
+            continue
+        assert isinstance(weight, Node)
+        why = left_out(node) or _no_blocks(weight, found, block)
+        if why:
+            rewriter.refuse(node, f"it stays in float: {why}", rule=rule)
+            continue
+        with rewriter.rewrite(rule, node):
+            operands = {weight: rounding.blocks(weight, block, symmetric=symmetric)}
+            if not isinstance(found, str) and rounding.placement.rounds_blocks:
+                x = bind(node)[found.activations[0]]
+                assert isinstance(x, Node)
+                operands[x] = rounding.read_by_block(x, block)
+            _replace(rewriter, node, operands)
+
+
+def _no_blocks(weight: Node, found: Contraction | str, block: int) -> str:
+    """Why a weight has no blocks along the inputs of a linear layer, or along the rows of a table; "" if it has."""
+    shape = weight.meta["val"].shape
+    if len(shape) != 2 or (not isinstance(found, str) and (found.channel != 0 or found.result_channel != -1)):
+        return "its weight is no matrix of a linear layer"
+    return f"its {shape[1]} inputs are no multiple of blocks of {block}" if shape[1] % block else ""
 
 
 def _float_input(node: Node, found: Contraction, rounding: Rounding) -> str:

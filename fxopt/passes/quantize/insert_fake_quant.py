@@ -16,7 +16,7 @@ from fxopt.passes.quantize._edges import Contraction, Edges, find_edges
 from fxopt.passes.quantize._left_out import left_out
 from fxopt.passes.quantize._placement import placement_of
 from fxopt.passes.quantize._rounding import Rounding, called_with
-from fxopt.passes.quantize._weights import LeftOut, round_table, round_weights
+from fxopt.passes.quantize._weights import LeftOut, round_blocks, round_table, round_weights
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter
 
@@ -42,6 +42,8 @@ class InsertFakeQuant(Pass):
     where an integer kernel reads them; what feeds a norm, a softmax or the output stays in float. With
     `scheme=int8-dynamic` what products with a matrix read is rounded by the range that it has at each call, with
     `scheme=int8-weights` nothing but weights is. Tables that rows are looked up in are rounded by every scheme.
+    `scheme=int4-weights` rounds weights of linear layers and tables to 4 bits, by a scale for each block of inputs;
+    where the placement's kernel reads integers, what it reads is rounded by block too, at each call.
     """
 
     contract = Contract.APPROXIMATE
@@ -50,12 +52,16 @@ class InsertFakeQuant(Pass):
     needs_calibration = True
     motifs: ClassVar[tuple[Callable[..., object], ...]] = (_layers,)
 
-    scheme: Literal["int8", "int8-dynamic", "int8-weights"] = "int8"
-    """int8: weights and activations; int8-dynamic: activations by their range at each call; int8-weights"""
+    scheme: Literal["int8", "int8-dynamic", "int8-weights", "int4-weights"] = "int8"
+    """int8: weights and activations; int8-dynamic: activations by their range at each call; int8-weights; int4-weights: by block"""
     placement: str = ""
     """the runtime whose kernels decide what is rounded, such as onnx:onnxruntime; by default the target's"""
     observer: Method = "mse"
     """how ranges of activations are chosen from what calibration shows"""
+    block: Literal[32, 64, 128] = 32
+    """of int4-weights: how many inputs share a scale"""
+    symmetric: bool = True
+    """of int4-weights: integers of -8 to 7; else of 0 to 15 with a zero point for each block"""
     ignore: tuple[str, ...] = ()
     """names of modules or ops whose calls stay in float, * for any letters"""
     max_error: float | None = None
@@ -88,6 +94,10 @@ class InsertFakeQuant(Pass):
         rounding = Rounding(rewriter, placement_of(self.placement))
         if self.scheme == "int8":
             self._run_static(rewriter, rounding)
+        elif self.scheme == "int4-weights":
+            round_blocks(
+                rewriter, _NAME, rounding, self._left_out, block=self.block, symmetric=self.symmetric
+            )
         else:
             dynamic = self.scheme == "int8-dynamic"
             round_weights(rewriter, _NAME, rounding, self._left_out, dynamic=dynamic)

@@ -13,7 +13,7 @@ from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.dtypes import is_float
 from fxopt.lowering.onnx.graph import Attribute, Value
-from fxopt.lowering.onnx.rules.quantization import integer_product
+from fxopt.lowering.onnx.rules.quantization import block_product, integer_product
 from fxopt.ops.info import op_key
 
 __all__: list[str] = []
@@ -31,7 +31,7 @@ def _plus(b: Builder, x: Value, bias: Value) -> Value:
 def linear(b: Builder, c: Call) -> Value:
     """Gemm for a matrix, else MatMul; with a shared weight, Gemm between reshapes."""
     x, bias, rank = c.x, c.optional("bias"), c.rank
-    product = integer_product(b, c["input"], c["weight"], rows=0)
+    product = integer_product(b, c["input"], c["weight"], rows=0) or block_product(b, c["input"], c["weight"])
     if product:
         return _plus(b, product, bias)
     weight = c.fake("weight")

@@ -13,7 +13,7 @@ from torch.fx import Node
 from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.graph import Value
-from fxopt.lowering.onnx.rules.quantization import integer_rows
+from fxopt.lowering.onnx.rules.quantization import block_rows, integer_rows
 from fxopt.lowering.onnx.rules.scatter import scattered
 from fxopt.lowering.onnx.sizes import broadcast
 from fxopt.ops.sizes import Size, is_one
@@ -23,7 +23,8 @@ __all__: list[str] = []
 
 @rule("aten.embedding")
 def embedding(b: Builder, c: Call) -> Value:
-    rows = integer_rows(b, c["weight"], c.tensor("indices"))
+    indices = c.tensor("indices")
+    rows = integer_rows(b, c["weight"], indices) or block_rows(b, c["weight"], indices)
     return rows or b.op("Gather", c.tensor("weight"), c.tensor("indices"), axis=0)
 
 

@@ -5,6 +5,7 @@ that it has at each call, rows of a table.
 """
 
 import operator
+from dataclasses import dataclass
 
 import torch
 from torch.fx import Node
@@ -12,12 +13,15 @@ from torch.fx import Node
 from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.graph import Value
+from fxopt.ops.info import op_key
 from fxopt.ops.quantized import choose_qparams as chosen
 from fxopt.ops.quantized import dequantize as stored
 from fxopt.ops.quantized import fake_quantize as rounded
+from fxopt.ops.quantized import round_blocks as rounded_blocks
 
-__all__ = ["integer_product", "integer_rows"]
+__all__ = ["block_product", "block_rows", "integer_product", "integer_rows"]
 
+_BLOCKS = (16, 32, 64, 128, 256)
 _TYPES = {(0, 255): torch.uint8, (-128, 127): torch.int8}
 
 
@@ -59,9 +63,25 @@ def fake_quantize(b: Builder, c: Call) -> Value:
 @rule("fxopt.dequantize")
 def dequantize(b: Builder, c: Call) -> Value:
     scale, zero_point = _numbers(c, "scale", "zero_point")
+    if sum(size != 1 for size in scale.shape) > 1:  # by block
+        moved = b.op("Sub", b.cast(c.x, scale.dtype), b.constant(zero_point, scale.dtype))
+        return b.op("Mul", moved, b.constant(scale, scale.dtype))
     axis = _axis(c, scale)
     steps = _constants(b, scale, zero_point, c.fake().dtype, axis)
     return b.op("DequantizeLinear", c.x, *steps, axis=axis)
+
+
+@rule("fxopt.round_blocks")
+def round_blocks(b: Builder, c: Call) -> Value:
+    """As the op, where no product reads the value that rounds it itself."""
+    block, high = c.integer("block"), b.like(c.integer("high"), c.x)
+    blocks = b.reshape(c.x, c.shape, [*c.shape[:-1], c.shape[-1] // block, block])
+    largest = b.op("ReduceMax", b.op("Abs", blocks), b.ints([-1]), keepdims=1)
+    zero = b.like(0, c.x)
+    inverse = b.op("Where", b.op("Equal", largest, zero), zero, b.op("Div", high, largest))
+    steps = b.op("Round", b.op("Mul", blocks, inverse))
+    rounded = b.op("Mul", steps, b.op("Div", largest, high))
+    return b.reshape(rounded, [*c.shape[:-1], c.shape[-1] // block, block], c.shape)
 
 
 def _constants(
@@ -144,6 +164,107 @@ def integer_rows(b: Builder, table: object, indices: Value) -> Value:
         return b.op("Mul", rows, b.constant(scale.reshape(()), scale.dtype))
     flat = b.stored(f"{table.args[0].target}.scale", lambda: scale.reshape(-1, *[1] * (integers.dim() - 1)))
     return b.op("Mul", rows, b.op("Gather", flat, indices, axis=0))
+
+
+def block_product(b: Builder, x: object, weight: object) -> Value:
+    """`x @ weight.T` for a matrix that is stored as integers of 4 bits, by block; "" if it is no such matrix.
+
+    At accuracy level 4 the kernel rounds what it reads by `round_blocks`; where that is not wanted, level 1
+    computes in float32.
+    """
+    blocks = _stored_blocks(b, weight)
+    if blocks is None:
+        return ""
+    size = blocks.size
+    rounds = isinstance(x, Node) and x.target is rounded_blocks and x.args[1:] == (size, 127)
+    source = x.args[0] if isinstance(x, Node) and rounds else x
+    given = [b.operand(source), *blocks.values(b)]
+    rows, columns = blocks.shape
+    return b.op(
+        "MatMulNBits", *given, K=columns, N=rows, bits=4, block_size=size, accuracy_level=4 if rounds else 1
+    )
+
+
+def block_rows(b: Builder, table: object, indices: Value) -> Value:
+    """Rows of a table that is stored as integers of 4 bits, by block; "" if it is no such table."""
+    blocks = _stored_blocks(b, table)
+    if blocks is None:
+        return ""
+    integers, *numbers = blocks.values(b, flat=True)
+    return b.op(
+        "GatherBlockQuantized", integers, indices, *numbers,
+        bits=4, block_size=blocks.size, gather_axis=0, quantize_axis=1,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """A matrix [rows, columns] as integers of 0 to 15 by block: `(q - zero_point) * scale`.
+
+    Attributes:
+        name: of the weight.
+        integers: [rows, blocks, size].
+        scale: [rows, blocks].
+        zero_point: [rows, blocks]; None where all are 8, which kernels take for granted.
+    """
+
+    name: str
+    integers: torch.Tensor
+    scale: torch.Tensor
+    zero_point: torch.Tensor | None
+
+    @property
+    def size(self) -> int:
+        """Of a block."""
+        return self.integers.shape[2]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the matrix."""
+        return self.integers.shape[0], self.integers.shape[1] * self.integers.shape[2]
+
+    def values(self, b: Builder, *, flat: bool = False) -> list[Value]:
+        """Integers, scales and zero points, two integers a byte; `flat` makes rows of the blocks."""
+        kept = [
+            b.stored(
+                f"{self.name}.int4", lambda: _packed(self.integers.flatten(1) if flat else self.integers)
+            )
+        ]
+        kept.append(b.stored(f"{self.name}.scale", lambda: self.scale))
+        if self.zero_point is not None:
+            zeros = self.zero_point
+            kept.append(b.stored(f"{self.name}.zero_point", lambda: _packed(zeros)))
+        return kept
+
+
+def _packed(integers: torch.Tensor) -> torch.Tensor:
+    """Two integers of 0 to 15 a byte, the first in the low half; an odd last one alone."""
+    even = torch.nn.functional.pad(integers.to(torch.uint8), (0, integers.shape[-1] % 2))
+    return even[..., 0::2] | (even[..., 1::2] << 4)
+
+
+def _stored_blocks(b: Builder, argument: object) -> _Blocks | None:
+    """A matrix that is stored by block as integers of at most 4 bits; None if it is none."""
+    if not isinstance(argument, Node) or op_key(argument.target) != "aten.reshape.default":
+        return None
+    inner = argument.args[0]
+    found = _stored_integers(b, inner)
+    if found is None or not isinstance(inner, Node) or found[0].dim() != 3:
+        return None
+    integers, scale, zero_point = found
+    rows, count, size = integers.shape
+    if (
+        tuple(scale.shape) != (rows, count, 1)
+        or size not in _BLOCKS
+        or argument.meta["val"].shape != (rows, count * size)
+    ):
+        return None
+    shift = 8 if not bool((zero_point != 0).any()) else 0
+    integers, zeros = integers + shift, (zero_point + shift).expand(scale.shape)
+    if not all(int(t.min()) >= 0 and int(t.max()) <= 15 for t in (integers, zeros)):
+        return None
+    assert isinstance(inner.args[0], Node)
+    return _Blocks(str(inner.args[0].target), integers, scale[:, :, 0], None if shift else zeros[:, :, 0])
 
 
 def _stored_integers(b: Builder, argument: object) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
