@@ -7,9 +7,9 @@
 with halves rounded to even. `scale` and `zero_point` broadcast to `x`: a scalar is one for the whole tensor, a
 shape of ones but for one dimension is one a channel; blocks are a dimension of their own. `dequantize` is its
 second half, on integers that are stored. `choose_qparams` gives the numbers that cover a tensor's range, zero
-included, by the rule of ONNX's DynamicQuantizeLinear (a scale of 1 where all is zero). `round_blocks` rounds each
-block of the last dimension to integers of -high to high and back, by its own largest magnitude: the rule by which
-onnxruntime's MatMulNBits rounds what it reads at accuracy level 4. (ATen's
+included, by the rule of ONNX's DynamicQuantizeLinear (a scale of 1 where all is zero). `round_blocks` rounds
+each block of the last dimension to integers of -high to high and back, by its largest magnitude, which it is given:
+the rule by which onnxruntime's MatMulNBits rounds what it reads at accuracy level 4. (ATen's
 `fake_quantize_per_tensor_affine` multiplies by the reciprocal, has no meta kernel in torch 2.13, and its
 `per_channel` form takes no float64 scales.)
 
@@ -30,7 +30,7 @@ _LIBRARY.define(
     "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int quant_min, int quant_max) -> Tensor"
 )
 _LIBRARY.define("choose_qparams(Tensor x, int quant_min, int quant_max) -> (Tensor scale, Tensor zero_point)")
-_LIBRARY.define("round_blocks(Tensor x, int block, int high) -> Tensor")
+_LIBRARY.define("round_blocks(Tensor x, Tensor largest, int high) -> Tensor")
 _LIBRARY.define("dequantize(Tensor q, Tensor scale, Tensor zero_point) -> Tensor")
 
 
@@ -53,9 +53,9 @@ def _dequantize(q: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) 
     return (q.to(scale.dtype) - zero_point.to(scale.dtype)) * scale
 
 
-def _round_blocks(x: torch.Tensor, block: int, high: int) -> torch.Tensor:
-    blocks = x.reshape(*x.shape[:-1], x.shape[-1] // block, block)
-    largest = blocks.abs().amax(-1, keepdim=True)
+def _round_blocks(x: torch.Tensor, largest: torch.Tensor, high: int) -> torch.Tensor:
+    blocks = x.reshape(*largest.shape, x.shape[-1] // largest.shape[-1])
+    largest = largest.unsqueeze(-1)
     inverse = torch.where(largest == 0, torch.zeros_like(largest), high / largest)
     return (torch.round(blocks * inverse) * (largest / high)).reshape(x.shape)
 
@@ -104,11 +104,13 @@ def _like_x(
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def _like_blocks(x: torch.Tensor, block: int, high: int) -> torch.Tensor:
+def _like_blocks(x: torch.Tensor, largest: torch.Tensor, high: int) -> torch.Tensor:
     if not x.is_floating_point():
         raise TypeError(f"round_blocks takes floating-point tensors, got {x.dtype}")
-    if not x.dim() or x.shape[-1] % block:
-        raise RuntimeError(f"the last size of {list(x.shape)} is no multiple of blocks of {block}")
+    if not x.dim() or x.dim() != largest.dim() or x.shape[-1] % largest.shape[-1]:
+        raise RuntimeError(
+            f"{list(x.shape)} has no blocks of which {list(largest.shape)} are the largest values"
+        )
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 

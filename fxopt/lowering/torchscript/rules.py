@@ -33,9 +33,9 @@ def dequantize(emitter: "Emitter", node: Node) -> str:
 @lowering_rule("torchscript", "fxopt.round_blocks")
 def round_blocks(emitter: "Emitter", node: Node) -> str:
     """The same arithmetic as the op's."""
-    x, (block, high) = _name(emitter, node.args[0]), node.args[1:]
-    blocks = f"{x}.reshape({x}.size()[:-1] + [{x}.size(-1) // {block}, {block}])"
-    largest = f"torch.amax(torch.abs({blocks}), [-1], True)"
+    x, given, high = _name(emitter, node.args[0]), _name(emitter, node.args[1]), node.args[2]
+    blocks = f"{x}.reshape({given}.size() + [{x}.size(-1) // {given}.size(-1)])"
+    largest = f"{given}.unsqueeze(-1)"
     inverse = f"torch.where({largest} == 0, torch.zeros_like({largest}), {high} / {largest})"
     return f"(torch.round({blocks} * {inverse}) * ({largest} / {high})).reshape({x}.size())"
 

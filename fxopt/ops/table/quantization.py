@@ -31,7 +31,11 @@ def _choose_qparams() -> list[SampleArgs]:
 
 def _round_blocks() -> list[SampleArgs]:
     d = Draw()
-    return [call(d(2, 4), 2, 127), call(d(6), 3, 7), call(d(3, 1, 4), 4, 127)]
+    return [
+        call(d(2, 4), d.positive(2, 2), 127),
+        call(d(6), d.positive(2), 7),
+        call(d(3, 1, 4), d.positive(3, 1, 1), 127),
+    ]
 
 
 register_op(OpInfo(op="fxopt.round_blocks", steps=True, samples=_round_blocks))

@@ -73,7 +73,14 @@ class Rounding:
     def read_by_block(self, x: Node, block: int) -> Node:
         """What a product reads, rounded as its kernel does; once for all that read it."""
         if (x, block) not in self._by_block:
-            self._by_block[x, block] = self.rewriter.call(round_blocks, x, block, 127)
+            call, shape = self.rewriter.call, list(x.meta["val"].shape)
+            sizes = [
+                call("aten.sym_size.int", x, i) if isinstance(s, torch.SymInt) else s
+                for i, s in enumerate(shape)
+            ]
+            blocks = call("aten.reshape", x, [*sizes[:-1], shape[-1] // block, block])
+            largest = call("aten.amax", call("aten.abs", blocks), [len(shape)])
+            self._by_block[x, block] = call(round_blocks, x, largest, 127)
         return self._by_block[x, block]
 
     def by(self, weight: Node, scale: torch.Tensor, grid: Grid) -> Node:

@@ -67,7 +67,8 @@ def test_what_a_kernel_reads_is_rounded_once_for_all_readers() -> None:
     after = run(before, placement="onnx:onnxruntime").program
     assert calls(after).count("round_blocks") == 1
     (rounding,) = (n for n in after.calls() if n.target is round_blocks)
-    assert rounding.args[1:] == (32, 127)
+    assert rounding.args[1].meta["val"].shape == (8, 2)
+    assert rounding.args[2] == 127
     for placement in ("eager", "torchscript", "generic"):
         assert "round_blocks" not in calls(run(before, placement=placement).program)
 
@@ -172,3 +173,14 @@ def test_a_matrix_that_more_than_layers_read() -> None:
 
     after = run(program(net, rand(8, 64), w=rand(5, 64))).program
     assert lower(after, "onnx").report.ok
+
+
+@pytest.mark.parametrize("target", ["onnx", "torchscript", "eager"])
+def test_blocks_are_rounded_where_no_kernel_does_it(target: str) -> None:
+    def net(x):
+        return round_blocks(x, x.reshape(-1, 2, 3).abs().amax(-1), 127)
+
+    before = program(net, rand(4, 6), dynamic=True)
+    assert lower(before, target).report.ok
+    zeros = torch.zeros(2, 6)
+    assert torch.equal(before(zeros), zeros)

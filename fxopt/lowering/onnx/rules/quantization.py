@@ -74,14 +74,15 @@ def dequantize(b: Builder, c: Call) -> Value:
 @rule("fxopt.round_blocks")
 def round_blocks(b: Builder, c: Call) -> Value:
     """As the op, where no product reads the value that rounds it itself."""
-    block, high = c.integer("block"), b.like(c.integer("high"), c.x)
-    blocks = b.reshape(c.x, c.shape, [*c.shape[:-1], c.shape[-1] // block, block])
-    largest = b.op("ReduceMax", b.op("Abs", blocks), b.ints([-1]), keepdims=1)
+    count = c.fake("largest").shape[-1]
+    shape = [*c.shape[:-1], count, c.shape[-1] // count]
+    high, blocks = b.like(c.integer("high"), c.x), b.reshape(c.x, c.shape, shape)
+    largest = b.unsqueeze(c.tensor("largest"), -1)
     zero = b.like(0, c.x)
     inverse = b.op("Where", b.op("Equal", largest, zero), zero, b.op("Div", high, largest))
     steps = b.op("Round", b.op("Mul", blocks, inverse))
     rounded = b.op("Mul", steps, b.op("Div", largest, high))
-    return b.reshape(rounded, [*c.shape[:-1], c.shape[-1] // block, block], c.shape)
+    return b.reshape(rounded, shape, c.shape)
 
 
 def _constants(
@@ -176,13 +177,35 @@ def block_product(b: Builder, x: object, weight: object) -> Value:
     if blocks is None:
         return ""
     size = blocks.size
-    rounds = isinstance(x, Node) and x.target is rounded_blocks and x.args[1:] == (size, 127)
-    source = x.args[0] if isinstance(x, Node) and rounds else x
-    given = [b.operand(source), *blocks.values(b)]
+    read = _read_by_block(x, size)
+    given = [b.operand(x if read is None else read), *blocks.values(b)]
     rows, columns = blocks.shape
     return b.op(
-        "MatMulNBits", *given, K=columns, N=rows, bits=4, block_size=size, accuracy_level=4 if rounds else 1
+        "MatMulNBits",
+        *given,
+        K=columns,
+        N=rows,
+        bits=4,
+        block_size=size,
+        accuracy_level=1 if read is None else 4,
     )
+
+
+def _read_by_block(x: object, size: int) -> Node | None:
+    """What a call rounds to 8 bits by the largest magnitude of each block; None if it is no such call."""
+    if not isinstance(x, Node) or x.target is not rounded_blocks or x.args[2] != 127:
+        return None
+    source, chain = x.args[0], [x.args[1]]
+    for name in ("aten.amax.default", "aten.abs.default", "aten.reshape.default"):
+        node = chain[-1]
+        if not isinstance(node, Node) or op_key(node.target) != name:
+            return None
+        chain.append(node.args[0])
+    largest, _, blocks, _ = chain
+    assert isinstance(largest, Node) and isinstance(blocks, Node)
+    by_block = list(largest.args[1]) == [x.meta["val"].dim()]  # type: ignore[arg-type]
+    same = chain[-1] is source and by_block and blocks.meta["val"].shape[-1] == size
+    return source if same and isinstance(source, Node) else None
 
 
 def block_rows(b: Builder, table: object, indices: Value) -> Value:
