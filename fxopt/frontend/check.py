@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from fxopt.draws import same_draws
 from fxopt.errors import TraceError
 from fxopt.frontend.diagnose import dtype_advice, first_line
-from fxopt.frontend.difference import difference
+from fxopt.frontend.difference import ROUNDING, SURELY_ROUNDING, difference, rounding_of
 from fxopt.frontend.frames import place_of, traceback_frames, warn_caller
 from fxopt.frontend.inputs import Example, resized
 from fxopt.frontend.sizes import Guard, Sizes, breaking_sizes, broken_guards, other_sizes, size_guards
@@ -32,6 +32,8 @@ __all__ = ["DecidedError", "check_against_model", "check_at"]
 
 _LARGE = 1 << 14
 """A size up to which one more is tried."""
+_MARGIN = 30
+"""How much more than at the example rounding may make elsewhere."""
 _TRIES = 3
 """Sizes to offer a model that refuses some (more positions than it has)."""
 _REMEDY = "compute it from x.shape with whole numbers (n // 2), or trace with this size static"
@@ -94,6 +96,7 @@ class _Comparison:
         self.symbols = program.signature.symbols
         self.specs = program.signature.tensor_inputs[: len(example.tensors)]
         self.unwritten = unwritten(program)
+        self.noise: float | None = None
         self.sizes = solve_sizes(self.specs, [t.shape for t in example.tensors])
         names = program.symbol_names
         self.guards = size_guards(program.fake_mode.shape_env, names) if self.symbols else []
@@ -245,14 +248,30 @@ class _Comparison:
             snapshot.restore()
             return None
         self._check_repeatable(example, expected, snapshot)
-        args, kwargs = example.copied()
-        given = {f"{STATE}{name}": value for name, value in self._states().items()}
         try:
-            with same_draws():
-                got = pytree.tree_leaves(self.program(*args, **kwargs, **given))
+            got = self._run_program(example)
         except Exception as error:  # whatever it is: the model runs there
             return f"fails where the model runs ({first_line(error)})"
-        return self._compared(expected, got)
+        if must_run or not self._compared(expected, got, SURELY_ROUNDING):
+            return self._compared(expected, got, ROUNDING)
+        allowed = min(max(_MARGIN * self._rounding(), SURELY_ROUNDING), ROUNDING)
+        return self._compared(expected, got, allowed)
+
+    def _rounding(self) -> float:
+        """How far program and model are apart at the example itself, where no size that was fixed can show."""
+        if self.noise is None:
+            snapshot = Snapshot(self.model)
+            expected, got = self._run_model(self.example, self._states()), self._run_program(self.example)
+            snapshot.restore()
+            self.noise = max(map(rounding_of, expected, got), default=0.0)
+        return self.noise
+
+    def _run_program(self, example: Example) -> list[object]:
+        """The program's results, flat."""
+        args, kwargs = example.copied()
+        given = {f"{STATE}{name}": value for name, value in self._states().items()}
+        with same_draws():
+            return list(pytree.tree_leaves(self.program(*args, **kwargs, **given)))
 
     def _states(self) -> dict[str, torch.Tensor]:
         """Copies of the buffers that the program takes and returns."""
@@ -284,11 +303,11 @@ class _Comparison:
                     "which its forward changes: make it a buffer (and pass state=True), or an input"
                 )
 
-    def _compared(self, expected: list[object], got: list[object]) -> str:
+    def _compared(self, expected: list[object], got: list[object], rounding: float) -> str:
         if len(expected) != len(got):
             return f"returns {len(got)} values, the model {len(expected)}"
         for spec, a, b in zip(self.program.signature.outputs, expected, got, strict=True):
-            found = difference(a, b)
+            found = difference(a, b, rounding=rounding)
             if found:
                 return f"has another {spec.name!r} than the model ({found})"
         return ""

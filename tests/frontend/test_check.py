@@ -178,3 +178,39 @@ def test_two_is_the_smallest_size_that_varies():
     with pytest.warns(UserWarning, match="goes another way"):
         program = trace(Function(function), (noise(3, 3),), dynamic_shapes={"x": {0: "n"}})
     assert program.signature.symbols["n"].min == 3
+
+
+@pytest.mark.parametrize("effect", [1.0, 1e-4])
+def test_a_size_that_hardly_matters_is_no_rounding(effect: float):
+    def function(x):
+        return x + effect * (1 if x.shape[0] < 8 else 2)
+
+    with pytest.warns(UserWarning, match="goes another way"):
+        trace(Function(function), (noise(5, 3),), dynamic_shapes={"x": {0: "n"}})
+
+    def other(x):
+        return x + effect * (1 if x.shape[0] % 4 else 2)
+
+    with pytest.raises(TraceError, match=r"fixes a number that depends on a size at .*test_check.py"):
+        trace(Function(other), (noise(5, 3),), dynamic_shapes={"x": {0: "n"}})
+
+
+class Rounds(nn.Module):
+    """A model that rounds otherwise than its trace, at the example's sizes or elsewhere."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+    def forward(self, x):
+        if torch.compiler.is_exporting() or x.shape[0] < self.at:
+            return x
+        return x * (1 + 1e-4)
+
+
+def test_what_rounds_as_much_at_the_example_is_rounding():
+    sizes = {"x": {0: "n"}}
+    trace(Rounds(0), (noise(5, 3),), dynamic_shapes=sizes)
+    with pytest.raises(TraceError, match=r"relative error 1\.0e-04"):
+        trace(Rounds(6), (noise(5, 3),), dynamic_shapes=sizes)
+    trace(Rounds(0), (noise(5, 3),))

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fxopt.frontend.difference import difference
+from fxopt.frontend.difference import difference, rounding_of
 
 x = torch.linspace(1, 2, 1000)
 nan, inf = float("nan"), float("inf")
@@ -55,3 +55,12 @@ def test_large_results_are_compared_in_pieces():
     other = large.clone()
     other[2_500_000:] = 2
     assert "relative error" in difference(large, other)
+
+
+def test_how_much_is_rounding():
+    assert difference(x, x * (1 + 1e-4), rounding=2e-4) == ""
+    assert difference(x, x * (1 + 1e-4), rounding=5e-5) == "relative error 1.0e-04"
+    assert difference(x.half(), (x * 1.001).half(), rounding=0.0) == ""
+    assert abs(rounding_of(x, x * (1 + 1e-4)) - 1e-4) < 1e-6
+    assert rounding_of(3, 4) == rounding_of(torch.tensor([1]), torch.tensor([2])) == 0.0
+    assert rounding_of(torch.tensor([nan]), torch.tensor([1.0])) == inf
