@@ -414,3 +414,10 @@ def test_a_clamp_whose_bound_is_a_size_stays(sides: tuple[float | None, float | 
     low, high = (size if s is None else s for s in sides)
     before = b.finish(b.call("aten.clamp", b.call("aten.sigmoid", x), low, high))
     unchanged(ALL, before)
+
+
+def test_what_is_filled_with_a_size_is_no_number():
+    b = ProgramBuilder()
+    x = b.input((b.batch, 4))
+    filled = b.call("aten.full", [4], b.call("aten.sym_size.int", x, 0), dtype=torch.float32)
+    unchanged(ALL, b.finish(b.call("aten.mul.Tensor", x, filled)))
