@@ -91,11 +91,13 @@ def test_convolutions(function: Callable[..., torch.Tensor], w: torch.Tensor, le
     assert same(before, after, 3, 16, 5, 5)
 
 
-def test_rows_of_groups_stay() -> None:
+@pytest.mark.parametrize(("groups", "channels", "window"), [(2, 32, 3), (8, 8, 9)])
+def test_rows_of_groups_stay(groups: int, channels: int, window: int) -> None:
     def function(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        return F.group_norm(F.conv2d(x, w, groups=2, padding=1), 1)
+        return F.group_norm(F.conv2d(x, w, groups=groups, padding=4), 1)
 
-    unchanged(EliminateDeadWeights(), program(function, rand(2, 32, 5, 5), w=dead(rand(8, 16, 3, 3), 0, 5)))
+    w = dead(rand(8, channels // groups, window, window), 0, 5, 6)
+    unchanged(EliminateDeadWeights(), program(function, rand(2, channels, 9, 9), w=w))
 
 
 def test_weights_that_others_read_stay() -> None:
