@@ -19,7 +19,8 @@ __all__ = ["GAP", "Solved", "solve"]
 
 GAP = 5e-4
 """Relative; a plan this near the optimum is taken for it."""
-
+_TOLERANCE = 1e-6
+"""Of the solver: its rows, and so its bound, hold to this."""
 
 Array = npt.NDArray[np.float64]
 
@@ -216,7 +217,11 @@ def solve(problem: Problem, *, best: float, seconds: float) -> Solved:
     )
     if found.status == 2:  # no split is better than the one at hand, or none fits at all
         return Solved(None, best)
-    bound = simple if found.mip_dual_bound is None else max(simple, found.mip_dual_bound * model.scale)
+    bound = (
+        simple
+        if found.mip_dual_bound is None
+        else max(simple, (1 - _TOLERANCE) * found.mip_dual_bound * model.scale)
+    )
     if found.x is None:
         return Solved(None, bound, done=False)
     before = np.round(found.x[: model.crossing]).reshape(model.count, model.stages - 1)

@@ -18,9 +18,8 @@ def split_in_order(problem: Problem, places: Places) -> Split | None:
     between = [problem.link(b) for b in range(stages - 1)]
     links = list(zip([None, *between], [*between, None], strict=True))
     best, choice = stage_costs(problem, 0, links[0], places)[0], []
-    joined = np.add if problem.objective == "latency" else np.maximum
     for stage in range(1, stages):
-        through = joined(best[:, None], stage_costs(problem, stage, links[stage], places))
+        through = problem.joined(best[:, None], stage_costs(problem, stage, links[stage], places))
         choice.append(through.argmin(axis=0))
         best = through.min(axis=0)
     if not np.isfinite(best[-1]):

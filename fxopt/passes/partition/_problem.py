@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from fxopt.errors import InputError, nearest
 from fxopt.ops import op_key
 from fxopt.passes.partition._devices import Device, Link, Links
@@ -18,6 +21,7 @@ from fxopt.passes.partition._pieces import Pieces
 
 __all__ = ["OBJECTIVES", "Objective", "Problem", "Split", "barred_pieces"]
 
+Array = npt.NDArray[np.float64]
 Objective = Literal["throughput", "latency", "memory"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
@@ -111,6 +115,10 @@ class Problem:
             for boundary in range(start, end):
                 sent[boundary] += tensor.bytes
         return sent
+
+    def joined(self, before: Array, stage: Array) -> Array:
+        """What is minimised up to a stage, of that before it and what the stage adds."""
+        return before + stage if self.objective == "latency" else np.maximum(before, stage)
 
     def weight_bytes(self, stage_of: Sequence[int]) -> list[int]:
         """Bytes of weights by stage; one that several stages read is held by each."""

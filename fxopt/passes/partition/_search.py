@@ -83,15 +83,16 @@ def search(task: Task, *, seconds: float) -> Found:
     deadline = time.monotonic() + seconds
     kinds = list(_kinds(task).values())
     whole = task.over(task.devices)
+    rows = _rows(task)
+    best = _in_order(task, kinds, rows, deadline)
+    known = math.inf if best is None else best[1].value
     if not task.links.named:
         places = _ideals(whole, kinds, 1.0)
         if places is not None:
-            least = split_over_kinds(whole, kinds, places)
+            least = split_over_kinds(whole, kinds, places, known=known)
             if least is None:
                 raise InputError(_no_room(task))
             return Found(*least, least[1].value, "optimal")
-    rows = _rows(task)
-    best = _in_order(task, kinds, rows, deadline)
     all_tried = len(rows) <= _MOST_ROWS
     chosen = rows if all_tried or best is None else [best[0].devices]
     best, bounds = _refined([task.over(r) for r in chosen[:_MOST_ROWS]], best, deadline)
@@ -102,7 +103,7 @@ def search(task: Task, *, seconds: float) -> Found:
     if everything > total:
         total, proof = everything, "integer program"
     elif not all_tried and not task.links.named and total < best[1].value * (1 - GAP):
-        heaviest = _least_of_the_heaviest(whole, kinds)
+        heaviest = _least_of_the_heaviest(whole, kinds, best[1].value)
         if heaviest > total:
             total, proof = heaviest, "order ideals"
     if total >= best[1].value * (1 - 1e-9):
@@ -121,11 +122,11 @@ def _ideals(problem: Problem, kinds: list[list[Device]], share: float) -> Places
     )
 
 
-def _least_of_the_heaviest(problem: Problem, kinds: list[list[Device]]) -> float:
+def _least_of_the_heaviest(problem: Problem, kinds: list[list[Device]], known: float) -> float:
     """The value of the best split of as many of the heaviest pieces as can be: no split of all is under it."""
     for share in _SHARES:
         places = _ideals(problem, kinds, share)
-        found = None if places is None else split_over_kinds(problem, kinds, places)
+        found = None if places is None else split_over_kinds(problem, kinds, places, known=known)
         if found is not None:
             return found[1].value
     return 0.0
