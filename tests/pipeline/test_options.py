@@ -171,7 +171,7 @@ def test_a_type_that_can_not_be_read_is_named() -> None:
 @given(
     st.builds(
         Options,
-        ratio=st.floats(),
+        ratio=st.floats(allow_nan=False),
         count=st.integers(),
         flag=st.booleans(),
         word=st.text(),
@@ -193,6 +193,13 @@ def test_a_pass_survives_its_own_text(item: Options) -> None:
     again = make_pass(Options, step)
     assert again == item
     assert print_steps((step_of(again),)) == print_steps((step_of(item),))  # tells -0.0 from 0.0
+
+
+def test_a_number_that_equals_nothing_survives_too() -> None:
+    text = print_steps((step_of(Options(ratio=math.nan)),))
+    (step,) = parse_steps(text)
+    assert isinstance(step, Named)
+    assert math.isnan(make_pass(Options, step).ratio)
 
 
 def test_only_what_is_not_at_its_default_is_printed() -> None:
