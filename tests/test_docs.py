@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("trace", "dynamic-sizes", "optimize", "state", "errors", "training", "compression", "quantization")
+PAGES = (
+    "trace", "dynamic-sizes", "optimize", "state", "errors", "training", "compression", "quantization",
+    "partition", "run",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("page", PAGES)
