@@ -42,12 +42,20 @@ class FoldConstants(Pass):
     motifs: ClassVar[tuple[Callable[..., object], ...]] = (_motif,)
 
     def run(self, rewriter: Rewriter) -> None:
-        """Folds the last calls of the constant part, those that others read."""
-        constant = _constant_calls(rewriter)
-        folding = _Folding(rewriter, constant, self)
-        for node in rewriter.nodes():
-            if node in constant and any(user not in constant for user in node.users):
-                folding.fold(node)
+        """Folds the last calls of the constant part, those that others read, until none is left to fold.
+
+        What a weight pays for shows only when the rest that reads it is folded, or stays.
+        """
+        while True:
+            constant = _constant_calls(rewriter)
+            folding = _Folding(rewriter, constant, self)
+            for node in rewriter.nodes():
+                if node in constant and any(user not in constant for user in node.users):
+                    folding.fold(node)
+            if not folding.folded:
+                break
+        for node, why in folding.refused.items():
+            rewriter.refuse(node, why, rule="fold-constants")
 
 
 def _constant_calls(rewriter: Rewriter) -> set[Node]:
@@ -82,6 +90,8 @@ class _Folding:
         self.values: dict[Node, object] = {}
         self.spent: set[Node] = set()
         """Weights whose bytes a stored result has taken the place of."""
+        self.refused: dict[Node, str] = {}
+        self.folded = False
 
     def fold(self, node: Node) -> None:
         """Stores the value of a constant call if it is small enough, else those of its operands."""
@@ -95,10 +105,11 @@ class _Folding:
             sources = [w for w in weights if w not in self.spent and self._goes(w)]
             why = self._objection(value, weights, sources)
             if why:
-                self.rewriter.refuse(current, why, rule="fold-constants")
+                self.refused[current] = why
                 todo += [n for n in current.all_input_nodes if n in self.constant]
                 continue
             self.spent.update(sources)
+            self.folded = True
             tensor = self._value(current)
             assert isinstance(tensor, torch.Tensor)
             stored = trained_as(tensor, map(self.rewriter.value, weights))
