@@ -87,7 +87,7 @@ def bench(
 def _calibrate(output: Path, *, threads: int, json: bool, quiet: bool) -> None:
     import torch
 
-    from fxopt.measure.calibrate import calibrate
+    from fxopt.measure.calibration import calibrate
     from fxopt.program.writing import replacing, write_file
 
     with progress(quiet=quiet or json), replacing(output) as temporary:

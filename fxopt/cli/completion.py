@@ -13,7 +13,18 @@ from pathlib import Path
 __all__ = ["pass_names", "pipeline_names", "target_names"]
 
 _PACKAGE = Path(__file__).parents[1]
-_PIPELINES = ("O0", "clean", "O1", "O2", "int8", "int8-dynamic", "int8-weights", "fp16", "bf16")
+_PIPELINES = (
+    "O0",
+    "clean",
+    "O1",
+    "O2",
+    "int8",
+    "int8-dynamic",
+    "int8-weights",
+    "int4-weights",
+    "fp16",
+    "bf16",
+)
 _TARGETS = ("eager", "torchscript", "onnx")
 
 

@@ -8,11 +8,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fxopt.measure.calibrate import calibrate
+    from fxopt.measure.calibration import calibrate
     from fxopt.measure.clock import Lap, seconds_of
     from fxopt.measure.compare import bench
     from fxopt.measure.machine import Machine, this_machine
-    from fxopt.measure.profile import profile
+    from fxopt.measure.profiling import profile
     from fxopt.measure.result import BenchReport, Measurement
     from fxopt.measure.rounds import Timer, interleave
     from fxopt.measure.statistics import Ratio, Spread, speed_ratio, spread
@@ -36,11 +36,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    "calibrate": ("calibrate",),
+    "calibration": ("calibrate",),
     "compare": ("bench",),
     "clock": ("Lap", "seconds_of"),
     "machine": ("Machine", "this_machine"),
-    "profile": ("profile",),
+    "profiling": ("profile",),
     "result": ("BenchReport", "Measurement"),
     "rounds": ("Timer", "interleave"),
     "statistics": ("Ratio", "Spread", "speed_ratio", "spread"),

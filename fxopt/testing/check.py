@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from torch.utils import _pytree as pytree
 
 from fxopt.diagnosis import check_values, diagnose, effects_difference
 from fxopt.dialect import violations
@@ -31,7 +32,7 @@ from fxopt.verification import (
     evaluate,
     sample_inputs,
 )
-from fxopt.verification.doubling import NoFloat64Error
+from fxopt.verification.doubling import NoFloat64Error, double_dtype
 from fxopt.verification.evaluator import evaluate_each
 
 __all__ = ["CheckFailure", "check_once", "check_pass"]
@@ -236,9 +237,13 @@ def _ready(item: Pass, program: Program) -> Program:
     return _run(first, program).program
 
 
-def _run(item: Pass, program: Program) -> PipelineResult:
+def _run(item: Pass, program: Program, like: Program | None = None) -> PipelineResult:
+    """Runs a pass, calibrated on what is drawn for the program, or for the one that it is the float64 twin of."""
+    data = _calibration(item, like or program)
+    if like is not None:
+        data = pytree.tree_map_only(torch.Tensor, lambda t: t.to(double_dtype(t.dtype)), data)
     try:
-        return PassManager.of([item]).run(program, calibration=_calibration(item, program))
+        return PassManager.of([item]).run(program, calibration=data)
     except FxoptError as error:
         raise CheckFailure(str(error)) from error
 
@@ -291,7 +296,8 @@ def _rewritten_wide(item: Pass, program: Program, result: PipelineResult) -> Pro
         wide = double_program(program)
     except NoFloat64Error:
         return None
-    rewritten = _run(item, wide)
+    # On the same data: others may calibrate to other rewrites.
+    rewritten = _run(item, wide, like=program)
     fired, fired_wide = (Counter(r.rule for j in x.journals for r in j.rewrites) for x in (result, rewritten))
     # more may fire there: the float64 twin has no casts between float32 and float64; what fires here must be judged
     if fired - fired_wide:

@@ -90,7 +90,7 @@ class TestCalibrate:
     @pytest.fixture(autouse=True)
     def measured(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("fxopt.measure.calibrate.calibrate", lambda: self.RATES)
+        monkeypatch.setattr("fxopt.measure.calibration.calibrate", lambda: self.RATES)
 
     def test_rates_are_shown_and_written(self, capsys: pytest.CaptureFixture[str]):
         assert main(["bench", "--calibrate"]) == 0

@@ -10,7 +10,7 @@ from torch import nn
 from fxopt.errors import ArtifactError, InputError
 from fxopt.frontend import trace
 from fxopt.measure import calibrate, profile, seconds_of
-from fxopt.measure.calibrate import own_time
+from fxopt.measure.calibration import own_time
 from fxopt.passes.partition import Profile, Rates, partition, read_cost
 from fxopt.passes.partition._times import seconds_of as seconds_by_call
 from fxopt.pipeline import PassManager

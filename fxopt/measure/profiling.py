@@ -22,7 +22,7 @@ import torch
 from torch.fx import Interpreter, Node
 
 from fxopt.errors import ArtifactError, InputError
-from fxopt.measure.calibrate import described_machine, own_time
+from fxopt.measure.calibration import described_machine, own_time
 from fxopt.measure.clock import Lap, seconds_of
 from fxopt.ops import op_key
 from fxopt.passes.partition import Profile
