@@ -47,9 +47,10 @@ class Coupling:
         demand = Demand.compute(program)
         ties = _Ties(demand)
         meetings = _meetings(ties)
-        if meetings:  # of what meets, that which stays frozen alone
-            apart = _Ties(demand, meetings)
-            alone = frozenset(p for p in meetings if apart.keeps(_axis(p)).all())
+        if meetings:  # of what meets, that which stays frozen alone, while another does not
+            apart = _Ties(demand, meetings.keys())
+            stuck = {p for p in meetings if apart.keeps(_axis(p)).all()}
+            alone = frozenset(p for p in stuck if not meetings[p] <= stuck)
             ties = _Ties(demand, alone) if alone else ties
             return cls(demand, ties.labels, ties.frozen, alone)
         return cls(demand, ties.labels, ties.frozen)
@@ -205,21 +206,22 @@ def _axis(place: Place) -> Axis:
     return axis
 
 
-def _meetings(ties: _Ties) -> frozenset[Place]:
-    """Where two activations meet along an index of which some positions are not needed, but can't be cut."""
-    demand, found = ties.demand, set()
+def _meetings(ties: _Ties) -> dict[Place, set[Place]]:
+    """Where activations meet along an index of which some positions are not needed, but can't be cut; with whom."""
+    demand = ties.demand
+    found: dict[Place, set[Place]] = {}
     for reading in demand.constants.readings.values():
         sides = [s for s in reading.inputs if s.node not in demand.constants.known]
         is_product = reading.info.elementwise or reading.info.role is QuantRole.CONTRACTION
         if not is_product or len({s.node for s in sides}) < max(2, len(sides)):
             continue
         for side in sides:
-            others = {names for s in sides if s is not side for _, _, names in s.places()}
             for dim, axis, names in side.places():
-                alone = len(names) == 1 and names in others and _may_be_cut(reading, names[0])
+                others = {(s, d) for s in sides if s is not side for d, _, n in s.places() if n == names}
+                alone = len(names) == 1 and others and _may_be_cut(reading, names[0])
                 if alone and not demand.needed[axis.span].all() and ties.keeps(axis).all():
-                    found.add((side, dim))
-    return frozenset(found)
+                    found[side, dim] = others
+    return found
 
 
 def _may_be_cut(reading: Reading, index: str) -> bool:

@@ -9,7 +9,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from fxopt.analysis.channels import Axis, Product, Reading, Removal
-from fxopt.analysis.channels.reading import Names, Side
+from fxopt.analysis.channels.reading import Names
 from fxopt.analysis.channels.space import is_part
 from fxopt.errors import PassError
 from fxopt.ops import Cut, Kept, argument_kinds, bind
@@ -116,13 +116,19 @@ class Cutter:
             for dim, _, names in side.places():
                 if (side, dim) not in self.removal.coupling.selected:
                     continue
-                (kept,) = self.removal.kept((_met(reading, side, names),))
+                (kept,) = self.removal.kept((self._met(reading, names),))
                 if kept is not None:
                     places = torch.tensor(kept, device=side.node.meta["val"].device)
                     index = self.rewriter.constant(places, name="kept")
                     whole = found.get(side.node, self._argument(side.node))
                     found[side.node] = self.rewriter.call("aten.index_select", whole, dim, index)
         return found
+
+    def _met(self, reading: Reading, names: Names) -> Axis:
+        """The axis of the operand that the same index runs along and that can be cut."""
+        selected = self.removal.coupling.selected
+        places = ((s, d, axis) for s in reading.inputs for d, axis, own in s.places() if own == names)
+        return next(axis for side, dim, axis in places if (side, dim) not in selected)
 
     @staticmethod
     def _merged(value: object, old: object) -> object:
@@ -204,8 +210,3 @@ class Cutter:
                         f"{[s if k is None else len(k) for s, k in zip(old.shape, kept, strict=True)]}: "
                         f"the table entry of {node.target} is wrong"
                     )
-
-
-def _met(reading: Reading, side: Side, names: Names) -> Axis:
-    """The axis of another operand that the same index runs along."""
-    return next(axis for s in reading.inputs if s is not side for _, axis, own in s.places() if own == names)

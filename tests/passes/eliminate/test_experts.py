@@ -139,6 +139,13 @@ def test_what_is_counted_is_selected_from_only_where_weights_go_by_it() -> None:
     unchanged(EliminateDeadWeights(), program(function, rand(3, 6), w=torch.tensor([1.0, 0, 2, 0, 1, 1])))
 
 
+def test_where_nothing_that_meets_can_be_cut_nothing_is_selected() -> None:
+    """Selecting from both would save nothing, and leave nobody to say what stays."""
+    zeros = torch.zeros(4, 2)
+    unchanged(EliminateDeadWeights(), program(lambda x, w: (x * torch.ones_like(x)) @ w, rand(3, 4), w=zeros))
+    unchanged(EliminateDeadWeights(), program(lambda x, y, w: (x * y) @ w, rand(3, 4), rand(3, 4), w=zeros))
+
+
 def test_gates_of_a_normed_stream_go() -> None:
     class Gated(nn.Module):
         def __init__(self) -> None:
