@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -223,7 +224,7 @@ def test_a_script_that_has_made_its_own_group(folder: Path, tmp_path: Path) -> N
     )
     command = ["--standalone", "--nproc-per-node", "2", str(script)]
     done = subprocess.run(
-        ["python", "-m", "torch.distributed.run", *command],
+        [sys.executable, "-m", "torch.distributed.run", *command],
         env={
             **os.environ,
             "PYTHONPATH": os.environ.get("PYTHONPATH", "") or str(Path(fxopt.__file__).parents[1]),
