@@ -1,6 +1,7 @@
 """Data through an artifact in this process: order, batches, records set aside, what is gone on with."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -232,15 +233,45 @@ def test_a_run_that_was_stopped_goes_on_and_does_nothing_twice(tmp_path: Path, a
     assert np.array_equal(np.load(output)["twice"], x.numpy() * 2)
 
 
-def test_threads_stop_together_and_a_later_run_goes_on(tmp_path: Path) -> None:
+class Failing(Stopping):
+    """An artifact that fails at one call alone, after some, with what is no fault of the record."""
+
+    def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
+        """Runs, or fails."""
+        self.left -= 1
+        if self.left == 0:
+            raise MemoryError("no room")
+        time.sleep(0.002)  # as a model that takes its time: the other thread is at a call of its own
+        self.ran += 1
+        return self.inner.run_flat(tensors)
+
+
+def test_when_one_thread_fails_the_others_stop_and_a_later_run_goes_on(tmp_path: Path) -> None:
     artifact = fxopt.lower(words(), "eager", path=tmp_path / "words.fxopt")
-    x, output = ids(400), tmp_path / "y.npz"
-    first = Stopping(artifact, 10)
-    with pytest.raises(KeyboardInterrupt):
+    x, output = ids(800), tmp_path / "y.npz"
+    first = Failing(artifact, 10)
+    with pytest.raises(MemoryError, match="no room"):
         fxopt.run(first, {"ids": x}, output=output, batch=4, devices=["cpu", "cpu"])
-    assert first.ran < 20
-    assert fxopt.run(artifact, {"ids": x}, output=output, batch=4).resumed >= 9
+    assert first.ran < 100, "of 200 batches"
+    assert fxopt.run(artifact, {"ids": x}, output=output, batch=4).resumed >= 8
     assert np.array_equal(np.load(output)["twice"], x.numpy() * 2)
+
+
+class Counting(Stopping):
+    """An artifact that counts the calls that it is asked for, those that fail too."""
+
+    def attempt(self, tensors: list[torch.Tensor]) -> list[object]:
+        """Counts, then runs."""
+        self.ran += 1
+        return self.inner.attempt(tensors)
+
+
+def test_one_bad_record_of_a_batch_is_found_by_halves() -> None:
+    x = ids(256)
+    x[200] = 99
+    counting = Counting(fxopt.lower(words(), "eager", verify=False), -1)
+    assert sorted(fxopt.run(counting, {"ids": x}, batch=256).rejected) == [200]
+    assert counting.ran == 1 + 2 * 8
 
 
 def test_a_part_that_is_cut_off_is_made_again(tmp_path: Path) -> None:
