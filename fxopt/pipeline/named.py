@@ -79,12 +79,22 @@ _CLEAN = (
     "eliminate-dead-code,eliminate-identities{exact=true,keep_dropout=true,keep_weights=true},"
     "simplify-reshapes,fold-constants{keep_shared=true},eliminate-common-subexpressions,eliminate-dead-code"
 )
-# Identities first: they stand between what is fused. A product with a transposed weight becomes a linear
-# layer before the transpose is folded, a BatchNorm goes once its weights are known.
-_O1 = (
-    "fixpoint(eliminate-dead-code,eliminate-identities,simplify-reshapes,fuse-matmul-add,"
-    "unflatten-linear,fold-constants,eliminate-common-subexpressions,fuse-conv-bn,fuse-linear-bn)"
+_O1_PHASES: tuple[tuple[str, ...], ...] = (
+    # 1. Clean: what does nothing stands between the calls that later phases look for.
+    ("eliminate-dead-code", "eliminate-identities"),
+    # 2. Simplify moves and arithmetic: one spelling of each chain, so that patterns need only one.
+    ("simplify-reshapes",),
+    # 3. Recompose: whole ops out of their parts, before anything is folded into a part. A product with a transposed
+    # weight becomes a linear layer here; once the transpose is folded, the weight is no longer the embedding's.
+    ("fuse-matmul-add", "unflatten-linear"),
+    # 4. Evaluate: what depends on weights alone is a weight, and equal calls are one; the next phases ask for
+    # weights, and for values without a second user.
+    ("fold-constants", "eliminate-common-subexpressions"),
+    # 5. Fold scales and shifts into the weights beside them.
+    ("fuse-conv-bn", "fuse-linear-bn"),
+    # 6. Merge: several calls become one. Last, for a merged call has several users, into which nothing folds.
 )
+_O1 = f"fixpoint({','.join(name for phase in _O1_PHASES for name in phase)})"
 
 register_pipeline("O0", _fixed(""))
 register_pipeline("clean", _fixed(_CLEAN))
