@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from fxopt.diagnosis.bisect import Bisection, bisect
-from fxopt.diagnosis.checks import Check, SlowerCheck, TargetCheck
+from fxopt.diagnosis.checks import Check, CommandCheck, SlowerCheck, TargetCheck
 from fxopt.diagnosis.reduce import Reduction, call_count, reduce_program
 from fxopt.diagnosis.symptom import Symptom
 from fxopt.diagnosis.trial import Trial, TrialError
@@ -163,19 +163,31 @@ def _write_inputs(folder: Path, inputs: Mapping[str, object]) -> None:
 
 
 def _call(check: Check, symptom: Symptom) -> str:
-    """The failing step, as Python over `program` and `pipeline`."""
-    if isinstance(check, TargetCheck):
-        name = check.target.name if isinstance(check.target, Target) else check.target
-        made = "fxopt.run_pipeline(program, pipeline, calibration=calibration)"
-        return f"fxopt.lower({made}, {name!r}, opset={check.opset!r}, reference=program)"
-    if symptom.kind == "not deterministic":
+    """The failing step, as Python over what `Reproduction.call` names."""
+    run = "fxopt.run_pipeline(program, pipeline, calibration=calibration, instruments=instruments"
+    if isinstance(check, SlowerCheck) and symptom.kind == "slower":
+        by_name = dataclasses.replace(check, target=_name(check.target))
         return (
-            "first, second = (fxopt.run_pipeline(program, pipeline) for _ in range(2))\n"
-            "assert str(first) == str(second), first.diff(second)"
+            "from fxopt.diagnosis import SlowerCheck, Trial\n"
+            "from fxopt.pipeline import PassManager\n"
+            "trial = Trial(tuple(PassManager.parse(pipeline).passes()), calibration=calibration)\n"
+            f"found = {by_name!r}(program, trial)\n"
+            "assert found is None, found.text"
         )
-    if isinstance(check, SlowerCheck) or symptom.kind == "test":
-        return 'fxopt.run_pipeline(program, pipeline).save(str(HERE / "after.fxopt"))'
-    return "fxopt.run_pipeline(program, pipeline, calibration=calibration, check_each=True)"
+    if isinstance(check, TargetCheck):
+        return f"fxopt.lower({run}), {_name(check.target)!r}, opset={check.opset!r}, reference=program)"
+    if symptom.kind == "not deterministic":
+        return f"first, second = ({run}) for _ in range(2))\nassert str(first) == str(second), first.diff(second)"
+    if isinstance(check, CommandCheck) and symptom.kind == "test":
+        return (
+            f'{run}).save(str(HERE / "after.fxopt"))\n'
+            f"raise SystemExit({check.command!r} + f\" finds {{HERE / 'after.fxopt'}}\")"
+        )
+    return f"{run}, check_each=True)"
+
+
+def _name(target: str | Target | None) -> str | None:
+    return target.name if isinstance(target, Target) else target
 
 
 def _told(diagnosis: Diagnosis, trial: Trial) -> str:

@@ -54,8 +54,8 @@ class Reproduction:
     passes: Sequence[Pass] = ()
     """Those of the pipeline: what is not of fxopt is registered by the script."""
     calibration: object = None
-    call: str = "fxopt.run_pipeline(program, pipeline)"
-    """What fails, as Python over `program`, `pipeline` and `calibration`."""
+    call: str = "fxopt.run_pipeline(program, pipeline, instruments=instruments)"
+    """What fails, as Python over `program`, `pipeline`, `calibration` and `instruments`, which a pipeline is run with."""
 
     def write(self, parent: str | os.PathLike[str]) -> Path:
         """Writes the folder, whole or not at all; the same failure again replaces it.
@@ -103,13 +103,14 @@ class Reproduction:
             "",
             *(["from safetensors.torch import load_file", ""] if has_data else []),
             "import fxopt",
-            "from fxopt.pipeline import load_plugin",
+            "from fxopt.pipeline import CrashReproducer, load_plugin",
             "",
             "HERE = Path(__file__).parent",
             *dict.fromkeys(line for item in self.passes for line in _registration(item)),
             _LOAD_BATCHES.strip() if has_data else "calibration = None",
             'program = fxopt.load(HERE / "program.fxopt")',
             'pipeline = (HERE / "pipeline.txt").read_text(encoding="utf-8")',
+            "instruments = [CrashReproducer(again=True)]  # this folder is enough",
             self.call,
             'print("it runs through: the failure does not show here")',
         ]
@@ -124,24 +125,32 @@ class CrashReproducer(Instrument):
     Args:
         folder: where its folder is made; by default a new one of the system's folder for temporary files.
         most_bytes: nothing is written for a program with more weights than this.
+        again: a failure that has its folder is being repeated: nothing is written.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str] | None = None, *, most_bytes: int | None = None
+        self,
+        folder: str | os.PathLike[str] | None = None,
+        *,
+        most_bytes: int | None = None,
+        again: bool = False,
     ) -> None:
         self.folder = None if folder is None else Path(folder)
         self.most_bytes = most_bytes
+        self.again = again
         self.written: Path | None = None
 
     def failed(self, failure: Failure) -> str | None:
         """Writes the folder; says how to repeat the failure, or why that could not be written."""
         error = failure.error
-        if isinstance(error, FxoptError) and not isinstance(error, (PassError, VerificationError)):
-            return None  # a mistake in what was asked for
+        asked = isinstance(error, FxoptError) and not isinstance(error, (PassError, VerificationError))
+        if asked or self.again:
+            return None  # a mistake in what was asked for, or known
         try:
             program = failure.before()
             self._check_size(program)
-            options = ", calibration=calibration" if failure.calibration is not None else ""
+            options = ", instruments=instruments"
+            options += ", calibration=calibration" if failure.calibration is not None else ""
             options += ", check_each=True" if isinstance(error, VerificationError) else ""
             self.written = Reproduction(
                 failure.item.pass_name(),

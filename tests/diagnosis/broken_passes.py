@@ -1,5 +1,7 @@
 """Passes that go wrong at one known place of several."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,7 +11,17 @@ from fxopt import Contract, Pass, RewritePass, Rewriter
 from fxopt.frontend import trace
 from fxopt.program import Program
 
-__all__ = ["CrashInRewrite", "CrashOutside", "GeluByTanh", "Net", "Slows", "WrongThird", "chain", "net"]
+__all__ = [
+    "CrashInRewrite",
+    "CrashOutside",
+    "Fickle",
+    "GeluByTanh",
+    "Net",
+    "Slows",
+    "WrongThird",
+    "chain",
+    "net",
+]
 
 
 class GeluByTanh(RewritePass):
@@ -66,6 +78,20 @@ class Slows(Pass):
                 for _ in range(300):
                     value = rewriter.call("aten.mul.Tensor", value, 1.0)
                 rewriter.replace(node, rewriter.call("aten.tanh", value))
+
+
+_RUNS = itertools.count()
+
+
+class Fickle(Pass):
+    """tanh(x) -> tanh(x) + 0 in every second run."""
+
+    def run(self, rewriter: Rewriter) -> None:
+        odd = next(_RUNS) % 2
+        for node in rewriter.nodes("aten.tanh") if odd else ():
+            with rewriter.rewrite("fickle", node):
+                again = rewriter.call("aten.tanh", node.args[0])
+                rewriter.replace(node, rewriter.call("aten.add.Tensor", again, 0))
 
 
 class Net(nn.Module):

@@ -1,17 +1,28 @@
 """The whole chain: bisected, reduced, in a folder whose script repeats the failure."""
 
+import runpy
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
 import fxopt
-from fxopt.diagnosis import FailureReproducer, check_values, diagnose
+from fxopt.diagnosis import (
+    Check,
+    CommandCheck,
+    FailureReproducer,
+    SlowerCheck,
+    TargetCheck,
+    check_values,
+    diagnose,
+)
 from fxopt.errors import PassError, VerificationError
+from fxopt.pipeline import Pass, registry
 from fxopt.program import Program
-from tests.diagnosis.broken_passes import CrashInRewrite, GeluByTanh, Net, WrongThird, net
+from tests.diagnosis.broken_passes import CrashInRewrite, Fickle, GeluByTanh, Net, Slows, WrongThird, net
 
 
 def test_a_wrong_pass_ends_in_a_folder(tmp_path: Path):
@@ -45,6 +56,37 @@ def test_the_script_repeats_it(tmp_path: Path):
     )  # fmt: skip
     assert done.returncode == 1
     assert "VerificationError: pass 'gelu-by-tanh' changed the function" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("item", "check", "error", "text"),
+    [
+        (GeluByTanh(), check_values, VerificationError, r"'gelu-by-tanh' changed the function:.*\Z"),
+        (GeluByTanh(), TargetCheck("eager"), VerificationError, "is not equivalent to"),
+        (CrashInRewrite(), check_values, PassError, r"KeyError: 'tanh of size \d+'[^;]*\Z"),
+        (Slows(), SlowerCheck(2.0), AssertionError, r"it takes [\d.]+ times as long as before"),
+        (Fickle(), check_values, AssertionError, r"add\(%tanh, 0\)"),
+        (GeluByTanh(), CommandCheck("true"), SystemExit, r"true finds .*after\.fxopt"),
+    ],
+    ids=["values", "file", "crash", "slower", "another at each run", "command"],
+)
+def test_each_script_fails_as_it_did_and_leaves_no_folder(
+    item: Pass,
+    check: Check,
+    error: type[BaseException],
+    text: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    found = diagnose(net(), [item], check, folder=tmp_path / "failures", seconds=2)
+    assert found is not None and found.folder is not None
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(registry, "_passes", registry.all())
+    with pytest.raises(error, match=text):
+        runpy.run_path(str(found.folder / "reproduce.py"))
+    assert not list(temporary.iterdir())
 
 
 def test_a_run_that_fails_diagnoses_itself(tmp_path: Path):

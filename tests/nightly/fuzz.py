@@ -1,6 +1,6 @@
-"""Random pipelines of O1's passes over random programs, on all targets: `python -m tests.nightly.fuzz --seconds 600`.
+"""Random pipelines of O1's passes and `eliminate-dead-weights`, on all targets: `python -m tests.nightly.fuzz --seconds 600`.
 
-Motifs of the passes are planted in the programs. Each run is checked as `fxopt bisect` checks: it must not
+Programs are random too, motifs of the passes planted in them. Each run is checked as `fxopt bisect` checks: it must not
 crash, must keep effects and the function, must do the same twice; one in `--lower-every` is lowered to every target
 too. A hit is bisected, reduced and stored in tests/regressions, where a test runs it ever after. Figures go to
 build/fuzz.json, added to those of earlier runs of the same commit.
@@ -84,7 +84,7 @@ class Fuzzer:
         self.figures = Figures()
         self.lower_every = lower_every
         self.folder = folder
-        self.passes = PassManager.parse("O1").passes()
+        self.passes = PassManager.parse("O1,eliminate-dead-weights").passes()
         self._motifs: dict[str, list[Motif]] = {}
         self._known: set[tuple[str, str, str]] = set()
 

@@ -25,6 +25,7 @@ def test_the_fuzzer_counts_what_it_checks(tmp_path: Path):
         fuzzer.once(seed)
     assert fuzzer.figures.programs == 4 and fuzzer.figures.lowered == 2 and not fuzzer.figures.hits
     assert sum(t.checked for t in fuzzer.figures.passes.values()) >= 4
+    assert "eliminate-dead-weights" in fuzzer.figures.passes
     path = tmp_path / "fuzz.json"
     fuzz.add_to(path, fuzz.Figures("abc", 1.0, 2, 1, ["one"], {"p": fuzz.Tally(2, 1, 1)}))
     added = fuzz.add_to(path, fuzz.Figures("abc", 1.0, 3, 0, [], {"p": fuzz.Tally(3, 1, 1)}))
