@@ -90,8 +90,8 @@ _O1_PHASES: tuple[tuple[str, ...], ...] = (
     # 4. Evaluate: what depends on weights alone is a weight, and equal calls are one; the next phases ask for
     # weights, and for values without a second user.
     ("fold-constants", "eliminate-common-subexpressions"),
-    # 5. Fold scales and shifts into the weights beside them.
-    ("fuse-conv-bn", "fuse-linear-bn"),
+    # 5. Fold scales and shifts into the weights beside them; what is then a bias of zeros goes.
+    ("fuse-conv-bn", "fuse-linear-bn", "eliminate-neutral-weights"),
     # 6. Merge: several calls become one. Last, for a merged call has several users, into which nothing folds.
 )
 _O1 = f"fixpoint({','.join(name for phase in _O1_PHASES for name in phase)})"

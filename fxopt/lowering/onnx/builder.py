@@ -67,6 +67,8 @@ class Builder:
         self.node: Node | None = None
         self._values: dict[Node, Result] = {}
         self._stored: dict[tuple[object, ...], Value] = {}
+        self._transposed: dict[Value, tuple[Value, Sequence[int]]] = {}
+        """What each transposed value was made of, and in what order."""
 
     def enter(self, node: Node) -> None:
         """Says for which node the next calls are made."""
@@ -241,6 +243,9 @@ class Builder:
         same = aligned(old, new)
         if len(old) == len(new) and all(same):
             return value
+        stored = self.graph.initializers.get(value)
+        if stored is not None and stored.numel() <= _SMALL and all(isinstance(n, int) for n in new):
+            return self.stored(f"{value}.reshaped", lambda: stored.reshape(list(new)), of=tuple(new))
         if any(isinstance(s, int) and s == 0 for s in new):
             return self.op("Reshape", value, self.shape(new), allowzero=1)
         target: list[int] = []
@@ -269,10 +274,14 @@ class Builder:
         return self.op("Squeeze", value, self.ints(axes)) if axes else value
 
     def transpose(self, value: Value, order: Sequence[int]) -> Value:
-        """Permutes axes; itself if the order is the old one."""
-        return (
-            value if list(order) == list(range(len(order))) else self.op("Transpose", value, perm=list(order))
-        )
+        """Permutes axes, those of a transposed value from where they were; itself if nothing moves."""
+        source, before = self._transposed.get(value, (value, range(len(order))))
+        composed = [before[d] for d in order]
+        if composed == sorted(composed):
+            return source
+        result = self.op("Transpose", source, perm=composed)
+        self._transposed[result] = source, composed
+        return result
 
     def slice(self, value: Value, axis: int, start: int, end: int, step: int = 1) -> Value:
         """Elements `start` to `end` of an axis."""

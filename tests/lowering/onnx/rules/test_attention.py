@@ -79,3 +79,14 @@ def test_causal_mask_of_a_dynamic_length():
     for shape in ((2, 4, 5, 8), (1, 4, 9, 8), (3, 4, 1, 8)):
         x = random(*shape)
         assert_same(artifact.run_flat([x])[0], program.run_flat([x])[0])
+
+
+def test_keys_are_transposed_once():
+    """Heads are split off by one transpose; the product wants another."""
+
+    def heads(x):
+        return x.reshape(x.shape[0], 7, 2, 4).permute(0, 2, 1, 3)
+
+    x = random(2, 7, 8)
+    types = op_types(check(Case("heads", lambda x: sdpa(heads(x), heads(x + 1), heads(x * 2)), (x,))))
+    assert types.count("Transpose") == 3

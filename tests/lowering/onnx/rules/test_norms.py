@@ -92,6 +92,11 @@ def test_group_norm_keeps_its_digits_far_from_zero():
     assert errors[0] <= 4 * errors[1]
 
 
+def test_group_norm_reads_its_weights_as_they_are_stored():
+    emitted = check(Case("group_norm", prepared(nn.GroupNorm(2, 4)), (IMAGE,)))
+    assert op_types(emitted) == ["Reshape", "InstanceNormalization", "Reshape", "Mul", "Add"]
+
+
 def test_group_norm_of_rows():
     check(Case("group_norm", nn.GroupNorm(5, 5, affine=False), (ROWS,)))
 

@@ -93,8 +93,36 @@ def test_case(case):
         (lambda x: x.reshape(x.shape[0], 4, 6) * 2, ["Mul"]),
         (lambda x: x.expand(x.shape[0], 4, 6) * 2, ["Mul"]),
         (lambda x: x[:, :, :6].permute(0, 1, 2).contiguous() * 2, ["Mul"]),
+        (lambda x: x.permute(1, 2, 0).permute(0, 2, 1), ["Transpose"]),
+        (lambda x: x.permute(1, 2, 0).permute(2, 0, 1) * 2, ["Mul"]),
+        (lambda x: x * torch.arange(4.0).reshape(4, 1), ["Mul"]),
     ],
 )
 def test_shapes_are_constants_and_what_does_nothing_is_left_out(function, types):
     case = Case("shape", function, (X,))
     assert op_types(OnnxTarget().emit(program_of(case), optimize=False)) == types
+
+
+def test_permutations_of_a_permutation_that_is_needed_itself():
+    case = Case("shape", lambda x: (x.permute(1, 2, 0), x.permute(1, 2, 0).permute(2, 0, 1) * 2), (X,))
+    assert sorted(op_types(check(case))) == ["Mul", "Transpose"]
+
+
+@pytest.mark.parametrize(("elements", "types"), [(4096, ["Mul"]), (4097, ["Reshape", "Mul"])])
+def test_a_small_weight_is_stored_in_the_shape_that_it_is_read_in(elements, types):
+    """A larger one might be stored twice."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.randn(elements, generator=GENERATOR))
+
+        def forward(self, x):
+            return x * self.scale.reshape(1, -1, 1)
+
+    case = Case("shape", Scaled(), (torch.randn(2, elements, 3, generator=GENERATOR),))
+    assert op_types(check(case)) == types
+
+
+def test_an_empty_weight_may_be_read_in_a_shape_that_varies():
+    check(Case("shape", lambda x: (x, torch.zeros(0).reshape(x.shape[0], 0)), (X,)))
