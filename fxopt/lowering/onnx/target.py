@@ -113,6 +113,7 @@ class OnnxTarget(Target):
         self, program: Program, opset: int | None, *, stem: str, threshold: int
     ) -> "tuple[Model, tuple[str, ...]]":
         """The model of a program, checked, and what there is to say of it."""
+        from fxopt.lowering.integers import integer_notes
         from fxopt.lowering.onnx.gates import check_model, without_weights
         from fxopt.lowering.onnx.lower import record
         from fxopt.lowering.onnx.model import build_model
@@ -122,7 +123,7 @@ class OnnxTarget(Target):
         recording = record(program, version)
         model = build_model(program, recording, version, stem=stem, threshold=threshold)
         check_model(without_weights(model.proto, [header for header, _ in model.weights]))
-        return model, tuple(recording.notes)
+        return model, (*recording.notes, *integer_notes(program, self.placement))
 
     def _check_rules(self, program: Program) -> None:
         from fxopt.lowering.onnx.builder import place_of

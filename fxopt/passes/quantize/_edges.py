@@ -1,5 +1,6 @@
 """Which calls run on integers, and which values are rounded for them."""
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -120,10 +121,12 @@ class Edges:
 
     def observed(self) -> list[Node]:
         """The values whose ranges must be known."""
-        return list(dict.fromkeys([*self.source.values(), *self.results]))
+        return list(dict.fromkeys(self.source.values()))
 
 
-def find_edges(program: Program, placement: Placement, left_out: Callable[[Node], str]) -> Edges:
+def find_edges(
+    program: Program, placement: Placement, left_out: Callable[[Node], str], *, full: bool = False
+) -> Edges:
     """Decides from the outputs back: a value is rounded where an integer kernel reads it.
 
     Sums, joins and pools run on integers where an integer kernel reads their results; then they read integers too.
@@ -132,16 +135,21 @@ def find_edges(program: Program, placement: Placement, left_out: Callable[[Node]
         program: whose calls are looked at.
         placement: the kernels that there are.
         left_out: says why a call is to stay in float; "" if it is not.
+        full: whatever has an integer kernel runs on integers, whether it pays or not, and gives integers.
     """
+    kernels = placement.requantising | placement.same_scale | (placement.covering if full else frozenset())
     edges = Edges()
     wanted: set[Node] = set()
     asked: set[Node] = set()
     """Results that become integers: those that are wanted, and those that only an absorbed activation reads."""
     chosen: dict[Node, tuple[Node, ...]] = {}
     for node in reversed(list(program.calls())):
-        reads = _reads(node, node in asked, placement, edges, left_out)
+        if node.target is operator.getitem:
+            asked.update(node.all_input_nodes if full or node in asked else ())
+            continue
+        reads = _reads(node, full or node in asked, kernels, placement, edges, left_out)
         if reads:
-            if aten_name(node) in placement.rounds_result:
+            if aten_name(node) in placement.rounds_result or (full and _is_activation(node)):
                 given = _last_absorbed(node, placement)
                 if given not in wanted or any(given not in chosen.get(u, ()) for u in given.users):
                     edges.results.append(given)
@@ -153,17 +161,21 @@ def find_edges(program: Program, placement: Placement, left_out: Callable[[Node]
     edges.results.reverse()
     edges.integer = dict(reversed(chosen.items()))
     edges.contractions = {n: c for n, c in reversed(edges.contractions.items()) if n in chosen}
-    for node in wanted:
+    for node in [*wanted, *edges.results]:
         edges.source[node] = _source(node, edges.integer, placement)
     return edges
 
 
 def _reads(
-    node: Node, asked: bool, placement: Placement, edges: Edges, left_out: Callable[[Node], str]
+    node: Node,
+    asked: bool,
+    kernels: frozenset[str],
+    placement: Placement,
+    edges: Edges,
+    left_out: Callable[[Node], str],
 ) -> tuple[Node, ...]:
     """The activations that a call reads as integers; none if it stays in float."""
-    name = aten_name(node)
-    if name in placement.requantising or name in placement.same_scale:
+    if aten_name(node) in kernels:
         reads = _tensors(node) if asked and not left_out(node) else ()
         return reads if all(_is_activation(n) for n in reads) else ()
     found = contraction_of(node)
@@ -213,15 +225,11 @@ def _products(node: Node, found: Contraction) -> int | None:
 
 
 def _tensors(node: Node) -> tuple[Node, ...]:
-    """The tensors that a call reads; none if one of two operands is a number, or nothing but one is computed."""
-    tensors = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), (torch.Tensor, list, tuple))]
-    return tuple(tensors) if len(tensors) == _operands(node) else ()
-
-
-def _operands(node: Node) -> int:
-    """How many tensors an op takes in this call, a number in a tensor's place counted."""
+    """The tensors that a call computes with, each once; none if a number stands in the place of one."""
     given = list(node.args[:2]) if aten_name(node) in ("add", "mul") else [node.args[0]]
-    return sum(len(a) if isinstance(a, (list, tuple)) else 1 for a in given)
+    operands = [x for a in given for x in (a if isinstance(a, (list, tuple)) else [a])]
+    nodes = dict.fromkeys(x for x in operands if isinstance(x, Node))
+    return tuple(nodes) if all(isinstance(x, Node) for x in operands) else ()
 
 
 def _is_activation(node: Node) -> bool:
@@ -245,7 +253,13 @@ def _is_absorbed(node: Node, placement: Placement) -> bool:
 
 
 def _source(node: Node, integer: dict[Node, tuple[Node, ...]], placement: Placement) -> Node:
-    """Follows a value back through calls that only move values."""
-    while aten_name(node) in placement.same_scale and node in integer:
-        node = integer[node][0]
-    return node
+    """Follows a value back through calls that only move values, and to what it is a part of."""
+    while True:
+        whole = node.args[0] if node.target is operator.getitem else node
+        if (
+            not isinstance(whole, Node)
+            or aten_name(whole) not in placement.same_scale
+            or whole not in integer
+        ):
+            return node
+        (node,) = integer[whole]

@@ -37,6 +37,8 @@ class Placement:
     """Contractions without an integer kernel."""
     requantising: frozenset[str] = frozenset()
     """Ops whose integer kernels take and give values of different scales."""
+    covering: frozenset[str] = frozenset()
+    """Ops of one value whose integer kernels do not pay: `coverage=full` runs them too."""
     same_scale: frozenset[str] = frozenset()
     """Ops that move values or choose among them: their result has their input's scale."""
     absorbed: frozenset[str] = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min"})
@@ -53,6 +55,7 @@ class Placement:
 _MOVES = frozenset(
     {
         "reshape", "flatten", "permute", "transpose", "unsqueeze", "squeeze", "slice", "select", "expand",
+        "split", "split_with_sizes", "chunk",
         "max_pool1d", "max_pool2d", "max_pool3d",
         "pixel_shuffle", "channel_shuffle", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
     }
@@ -90,14 +93,15 @@ def placement_of(name: str) -> Placement:
 
 # onnxruntime 1.32, CPU: which Q/DQ patterns its graph transformers fuse; a test reads the optimised graphs. u8
 # activations with s8 weights (s8 activations leave half of the convolutions in float on x86), int32 biases, sums
-# and pools between rounded values. GELU, norms and softmax have no kernel that pays; nor has a transposed
-# convolution any.
+# and pools between rounded values. GELU, norms and softmax have no kernel that pays (that of softmax gives other
+# integers than the simulation, too); nor has a transposed convolution any.
 _ONNXRUNTIME = register_placement(
     Placement(
         name="onnx:onnxruntime",
         rounds_result=_CONVOLUTIONS,
         left_out=_TRANSPOSED,
         requantising=frozenset({"add", "mul", "cat", "avg_pool2d", "adaptive_avg_pool2d"}),
+        covering=frozenset({"sigmoid", "leaky_relu"}),
         same_scale=_MOVES,
         rounds_blocks=True,
     )
@@ -110,6 +114,7 @@ for _name in ("eager", "torchscript"):
             _ONNXRUNTIME,
             name=_name,
             requantising=frozenset({"add", "mul", "cat"}),
+            covering=frozenset(),
             same_scale=_MOVES - {"upsample_nearest1d"},
             rounds_blocks=False,
         )

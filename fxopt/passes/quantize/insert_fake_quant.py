@@ -54,6 +54,8 @@ class InsertFakeQuant(Pass):
 
     scheme: Literal["int8", "int8-dynamic", "int8-weights", "int4-weights"] = "int8"
     """int8: weights and activations; int8-dynamic: activations by their range at each call; int8-weights; int4-weights: by block"""
+    coverage: Literal["paying", "full"] = "paying"
+    """of int8: full runs on integers whatever has an integer kernel, whether it pays or not, and rounds outputs"""
     placement: str = ""
     """the runtime whose kernels decide what is rounded, such as onnx:onnxruntime; by default the target's"""
     observer: Method = "mse"
@@ -104,7 +106,7 @@ class InsertFakeQuant(Pass):
 
     def _run_static(self, rewriter: Rewriter, rounding: Rounding) -> None:
         """Finds what is rounded, calibrates, and gives each integer call rounded operands."""
-        edges = find_edges(rewriter.program, rounding.placement, self._left_out)
+        edges = find_edges(rewriter.program, rounding.placement, self._left_out, full=self.coverage == "full")
         for node, why in edges.floats.items():
             rewriter.refuse(node, f"it stays in float: {why}", rule=_NAME)
         ranges: dict[Node, Histogram] = {}
@@ -146,7 +148,7 @@ class _Insertion:
             reads = self.edges.integer.get(node, ())
             if any(self.edges.source[x] not in self.numbers for x in reads):
                 self.rewriter.refuse(node, "it stays in float: calibration never ran it", rule=_NAME)
-            elif reads or (node in self.edges.results and node in self.numbers):
+            elif reads or self._rounds_result(node):
                 self._make(node, reads)
 
     def _make(self, node: Node, reads: tuple[Node, ...]) -> None:
@@ -156,9 +158,12 @@ class _Insertion:
             if contraction is not None:
                 operands |= self._constants(node, contraction, reads)
             new = self.now[node] = called_with(self.rewriter, node, operands)
-            if node in self.edges.results and node in self.numbers:
-                new = self.rounded[node] = self._rounded(node, node)
+            if self._rounds_result(node):
+                new = self.rounded[node] = self._rounded(node, self.edges.source[node])
             self.rewriter.replace(node, new)
+
+    def _rounds_result(self, node: Node) -> bool:
+        return node in self.edges.results and self.edges.source[node] in self.numbers
 
     def _activation(self, value: Node) -> Node:
         """A value, rounded; once for all that read it."""

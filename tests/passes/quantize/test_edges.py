@@ -1,0 +1,96 @@
+"""Which calls run on integers with `coverage=full`, and of calls that read one value twice or give several."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fxopt.passes.quantize.insert_fake_quant import InsertFakeQuant
+from fxopt.pipeline import PassManager
+from fxopt.program import Program
+from fxopt.testing import check_pass
+from tests.passes.helpers import calls, program, rand
+
+X = rand(8, 6)
+Q = "fake_quantize"
+
+
+def rounded(before: Program, **options: object) -> Program:
+    return PassManager.of([InsertFakeQuant(**options)]).run(before, calibration=[X]).program
+
+
+def between(function, **options: object) -> list[str]:
+    """The calls between two linear layers, weights' roundings left out."""
+
+    def net(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return F.linear(function(F.linear(x, w)), v)
+
+    width = function(rand(2, 6)).shape[-1]
+    found = calls(rounded(program(net, X, w=rand(6, 6, seed=1), v=rand(3, width, seed=2)), **options))
+    first = found.index("linear")
+    return found[first + 1 : len(found) - 1 - found[::-1].index("linear")]
+
+
+@pytest.mark.parametrize(
+    ("function", "op"),
+    [(lambda y: y + y, "add"), (lambda y: y * y, "mul"), (lambda y: torch.cat([y, y], 1), "cat")],
+)
+def test_a_value_that_is_read_twice_is_rounded_once(function, op: str) -> None:
+    assert between(function) == [Q, op, Q, Q], "the last is the weight's"
+
+
+@pytest.mark.parametrize("function", [lambda y: y + 1, lambda y: y * 2])
+def test_a_number_is_no_integer_operand(function) -> None:
+    assert Q not in between(function)[:-2]
+
+
+def test_parts_of_a_value_have_its_scale() -> None:
+    after = rounded(program(lambda x, w: F.linear(x, w).split(2, 1)[1] + 0, X, w=rand(6, 6, seed=1)))
+    assert calls(after)[-4:] == ["linear", "split", "getitem", "add"], "nothing reads integers"
+
+    def net(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        a, b = F.linear(x, w).relu().split(3, 1)
+        return F.linear(a, v), F.linear(b, v)
+
+    after = rounded(program(net, X, w=rand(6, 6, seed=1), v=rand(2, 3, seed=2)))
+    whole, *parts = [
+        n for n in after.calls() if n.target.__name__.startswith("fake") and n.args[0].op != "get_attr"
+    ][1:]
+    assert len(parts) == 2
+    assert {p.args[1] for p in parts} == {whole.args[1]}
+    assert {p.args[2] for p in parts} == {whole.args[2]}
+
+
+def test_full_coverage_rounds_results() -> None:
+    before = program(lambda x, w: F.linear(x, w).relu(), X, w=rand(6, 6, seed=1))
+    assert calls(rounded(before)) == [Q, Q, "linear", "relu"]
+    assert calls(rounded(before, coverage="full")) == [Q, Q, "linear", "relu", Q]
+
+
+def test_full_coverage_takes_sums_that_floats_read() -> None:
+    before = program(lambda x, w: F.layer_norm(x + F.linear(x, w), [6]), X, w=rand(6, 6, seed=1))
+    assert calls(rounded(before)) == [Q, Q, "linear", "add", "layer_norm"]
+    assert calls(rounded(before, coverage="full")) == [Q, Q, "linear", Q, "add", Q, "layer_norm"]
+
+
+@pytest.mark.parametrize(
+    ("function", "op"),
+    [(torch.sigmoid, "sigmoid"), (F.leaky_relu, "leaky_relu")],
+)
+def test_kernels_that_do_not_pay(function, op: str) -> None:
+    before = program(lambda x, w: function(F.linear(x, w)), X, w=rand(6, 6, seed=1))
+    for placement, last in (("onnx:onnxruntime", [Q, op, Q]), ("torchscript", [Q, op])):
+        assert calls(rounded(before, placement=placement)) == [Q, Q, "linear", op]
+        assert calls(rounded(before, placement=placement, coverage="full")) == [Q, Q, "linear", *last]
+
+
+def test_a_result_that_only_moves_has_the_scale_of_its_source() -> None:
+    after = rounded(
+        program(lambda x, w: F.linear(x, w).reshape(-1, 3), X, w=rand(6, 6, seed=1)), coverage="full"
+    )
+    assert calls(after) == [Q, Q, "linear", Q, "reshape", Q]
+    before, last = [n for n in after.calls() if n.target.__name__.startswith("fake")][-2:]
+    assert before.args[1:] == last.args[1:]
+
+
+def test_drawn_programs() -> None:
+    check_pass(InsertFakeQuant(coverage="full"), examples=25)
