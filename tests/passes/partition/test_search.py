@@ -16,7 +16,7 @@ from fxopt.passes.partition._exact import solve
 from fxopt.passes.partition._order import split_in_order
 from fxopt.passes.partition._pieces import Pieces, pieces_of
 from fxopt.passes.partition._places import all_places, order_places
-from fxopt.passes.partition._problem import Objective
+from fxopt.passes.partition._problem import Objective, Split
 from fxopt.passes.partition._rows import split_over_kinds
 from fxopt.passes.partition._search import Task, search
 from fxopt.passes.partition._times import seconds_of
@@ -145,6 +145,68 @@ class TestSearch:
 
 def devices_of(devices: list[Device]) -> dict[str, float]:
     return {d.name: d.speed for d in devices}
+
+
+class TestLongPrograms:
+    def test_coarse_pieces_are_runs_of_equal_time_that_may_run_in_the_same_places(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(search_module, "_COARSE", 3)
+        here, there = frozenset({"cpu:1"}), frozenset({"cpu:0"})
+        problem = Task(pieces(9), DEVICES, Links(), {0: here, 4: there, 8: here}, {}).over(DEVICES[:2])
+        coarse = search_module._coarse(problem)
+        assert [len(p.calls) for p in coarse.pieces.pieces] == [1, 3, 1, 3, 1]
+        assert coarse.barred == {0: here, 2: there, 4: here}
+        fine = search_module._fine(problem, coarse, Split((0, 0, 1, 1, 1), 5.0))
+        assert fine == Split((0,) * 4 + (1,) * 5, problem.value((0,) * 4 + (1,) * 5))
+        plain = search_module._coarse(Task(pieces(9), DEVICES, Links(), {}, {}).over(DEVICES[:2]))
+        assert [len(p.calls) for p in plain.pieces.pieces] == [3, 3, 3]
+
+    def test_no_time_at_all_is_one_piece(self) -> None:
+        program = chain([8] * 4)
+        free = pieces_of(program, dict.fromkeys(program.calls(), 0.0))
+        assert len(search_module._coarse(Task(free, DEVICES, Links(), {}, {}).over(DEVICES[:2])).pieces) == 1
+
+    @pytest.mark.parametrize("most", [3, 900])
+    def test_the_search_over_coarse_pieces(self, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+        """As good here; but coarse pieces prove nothing of the fine ones."""
+        monkeypatch.setattr(search_module, "_MOST_EXACT", most)
+        monkeypatch.setattr(search_module, "_MOST_CUTS", 3)
+        monkeypatch.setattr(search_module, "_LEAST_CUTS", 60)
+        named = {("cpu:0", "cpu:1"): Link(1e12, 0.0), ("cpu:0", "cpu:2"): Link(1e12, 0.0)}
+        found = search(Task(pieces(8), DEVICES, Links(Link(1.0, 100.0), named), {}, {}), seconds=10)
+        assert [d.name for d in found.problem.devices][1] == "cpu:0"
+        assert found.split.value == pytest.approx(2.0)
+        assert (found.proof == "optimal") == (found.bound == found.split.value)
+
+    def test_more_rows_than_are_tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The best row of those looked at is refined alone, and what is proved holds for all rows."""
+        monkeypatch.setattr(search_module, "_MOST_ROWS", 2)
+        task = Task(pieces(4), DEVICES, Links(named={("cpu:0", "cpu:1"): Link(1e12, 0.0)}), {}, {})
+        found = search(task, seconds=10)
+        assert found.proof in ("simple", "optimal")
+        assert found.bound <= best_of(task) * (1 + 1e-9) <= found.split.value * (1 + 2e-9)
+
+
+class TestRows:
+    def test_those_that_differ_in_nothing_are_taken_for_one_another(self) -> None:
+        task = Task(pieces(4), DEVICES, Links(), {}, {})
+        names = [tuple(d.name for d in row) for row in search_module._rows(task)]
+        assert names == [
+            ("cpu:0", "cpu:2", "cpu:1"), ("cpu:0", "cpu:1", "cpu:2"), ("cpu:1", "cpu:0", "cpu:2"),
+            ("cpu:0", "cpu:2"), ("cpu:0", "cpu:1"), ("cpu:1", "cpu:0"), ("cpu:0",), ("cpu:1",),
+        ]  # fmt: skip
+        two = Task(pieces(2), DEVICES, Links(), {}, {})
+        assert max(map(len, search_module._rows(two))) == 2
+
+    def test_what_must_run_somewhere_is_in_every_row(self) -> None:
+        barred = {1: frozenset({"cpu:0", "cpu:2"})}
+        rows = search_module._rows(Task(pieces(4), DEVICES, Links(), barred, {}))
+        assert all(DEVICES[1] in row for row in rows) and (DEVICES[1],) in rows
+
+    def test_at_most_so_many_and_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(search_module, "_MOST_ROWS", 4)
+        assert len(search_module._rows(Task(pieces(4), DEVICES, Links(), {}, {}))) == 5
 
 
 class TestPlaces:
