@@ -1,23 +1,23 @@
 """Rounding that needs no calibration: of weights, of tables, and of activations by their range at each call."""
 
-from collections.abc import Callable
-
 from torch.fx import Node
 
 from fxopt.ops import QuantRole, bind, op_info
 from fxopt.passes._names import aten_name
 from fxopt.passes.quantize._edges import Contraction, contraction_of, is_weight, may_overflow
 from fxopt.passes.quantize._rounding import Rounding, called_with
+from fxopt.passes.quantize._schemes import Schemes
 from fxopt.rewriting import Rewriter
 
-__all__ = ["LeftOut", "round_blocks", "round_table", "round_weights"]
+__all__ = ["round_blocks", "round_table", "round_weights"]
 
-LeftOut = Callable[[Node], str]
-"""Says why a call is to stay in float; "" if it is not."""
+_BY_BLOCK = "int4-weights"
+_DYNAMIC = "int8-dynamic"
+_BY_CHANNEL = (_DYNAMIC, "int8-weights")
 
 
 def round_table(
-    rewriter: Rewriter, rule: str, rounding: Rounding, left_out: LeftOut, node: Node
+    rewriter: Rewriter, rule: str, rounding: Rounding, schemes: Schemes, node: Node
 ) -> Node | None:
     """Rounds the table that a call looks rows up in, by a scale a row; the call made anew, None if it is no such."""
     if aten_name(node) not in rounding.placement.tables:
@@ -27,7 +27,7 @@ def round_table(
     if not is_weight(table):
         return None
     assert isinstance(table, Node)
-    why = left_out(node)
+    why = schemes.left_out(node)
     if why:
         rewriter.refuse(node, f"it stays in float: {why}", rule=rule)
         return None
@@ -35,21 +35,22 @@ def round_table(
         return _replace(rewriter, node, {table: rounding.weight(table, 0)[0]})
 
 
-def round_weights(
-    rewriter: Rewriter, rule: str, rounding: Rounding, left_out: LeftOut, *, dynamic: bool
-) -> None:
-    """Rounds the weights of products, and with `dynamic` what those read that have a kernel for it; tables too."""
+def round_weights(rewriter: Rewriter, rule: str, rounding: Rounding, schemes: Schemes) -> None:
+    """Rounds the weights of products, and what those read that are to be dynamic and have a kernel; tables too."""
     for node in rewriter.nodes():
-        round_table(rewriter, rule, rounding, left_out, node)
+        if not schemes.concern(node, *_BY_CHANNEL):
+            continue
+        round_table(rewriter, rule, rounding, schemes, node)
         found = contraction_of(node)
         if isinstance(found, str):
             if getattr(op_info(node.target), "role", None) is QuantRole.CONTRACTION:
                 rewriter.refuse(node, f"it stays in float: {found}", rule=rule)
             continue
-        why = left_out(node) or ("" if found.weight else "it is a product of two activations")
+        why = schemes.left_out(node) or ("" if found.weight else "it is a product of two activations")
         if why:
             rewriter.refuse(node, f"it stays in float: {why}", rule=rule)
             continue
+        dynamic = schemes.of(node) == _DYNAMIC
         float_input = _float_input(node, found, rounding) if dynamic else ""
         if float_input:
             rewriter.refuse(node, f"what it reads stays in float: {float_input}", rule=rule)
@@ -64,10 +65,12 @@ def round_weights(
 
 
 def round_blocks(
-    rewriter: Rewriter, rule: str, rounding: Rounding, left_out: LeftOut, *, block: int, symmetric: bool
+    rewriter: Rewriter, rule: str, rounding: Rounding, schemes: Schemes, *, block: int, symmetric: bool
 ) -> None:
     """Rounds weights of linear layers, and tables, to 4 bits by block; and what kernels of those read, if they do."""
     for node in rewriter.nodes():
+        if not schemes.concern(node, _BY_BLOCK):
+            continue
         found = contraction_of(node)
         name = op_info(node.target).picks[0] if aten_name(node) in rounding.placement.tables else ""
         if not isinstance(found, str):
@@ -76,7 +79,7 @@ def round_blocks(
         if not is_weight(weight):
             continue
         assert isinstance(weight, Node)
-        why = left_out(node) or _no_blocks(weight, found, block)
+        why = schemes.left_out(node) or _no_blocks(weight, found, block)
         if why:
             rewriter.refuse(node, f"it stays in float: {why}", rule=rule)
             continue

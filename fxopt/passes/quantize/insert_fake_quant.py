@@ -13,10 +13,10 @@ from fxopt.errors import PipelineError
 from fxopt.ops import bind
 from fxopt.passes.quantize._calibration import calibrate
 from fxopt.passes.quantize._edges import Contraction, Edges, find_edges
-from fxopt.passes.quantize._left_out import left_out
 from fxopt.passes.quantize._placement import placement_of
 from fxopt.passes.quantize._rounding import Rounding, called_with
-from fxopt.passes.quantize._weights import LeftOut, round_blocks, round_table, round_weights
+from fxopt.passes.quantize._schemes import Scheme, Schemes
+from fxopt.passes.quantize._weights import round_blocks, round_table, round_weights
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter
 
@@ -52,7 +52,7 @@ class InsertFakeQuant(Pass):
     needs_calibration = True
     motifs: ClassVar[tuple[Callable[..., object], ...]] = (_layers,)
 
-    scheme: Literal["int8", "int8-dynamic", "int8-weights", "int4-weights"] = "int8"
+    scheme: Scheme = "int8"
     """int8: weights and activations; int8-dynamic: activations by their range at each call; int8-weights; int4-weights: by block"""
     coverage: Literal["paying", "full"] = "paying"
     """of int8: full runs on integers whatever has an integer kernel, whether it pays or not, and rounds outputs"""
@@ -66,6 +66,8 @@ class InsertFakeQuant(Pass):
     """of int4-weights: integers of -8 to 7; else of 0 to 15 with a zero point for each block"""
     ignore: tuple[str, ...] = ()
     """names of modules or ops whose calls stay in float, * for any letters"""
+    layers: tuple[str, ...] = ()
+    """PATTERN=SCHEME each: names as for ignore, rounded by another scheme, or float; the first that fits counts"""
     max_error: float | None = None
     """the budget: by what share of its norm an output may move, which check-each holds the pass to"""
 
@@ -73,8 +75,9 @@ class InsertFakeQuant(Pass):
         """Checks the options.
 
         Raises:
-            PipelineError: there is no such placement, or the budget is none.
+            PipelineError: there is no such placement or scheme, or the budget is none.
         """
+        self.schemes()
         placement_of(self.placement)
         if self.max_error is not None and not self.max_error >= 0:
             raise PipelineError(f"max_error is {self.max_error:g}; expected a share of an output's norm")
@@ -85,7 +88,11 @@ class InsertFakeQuant(Pass):
 
     def takes_calibration(self) -> bool:
         """Ranges that are fixed need data."""
-        return self.scheme == "int8"
+        return "int8" in self.schemes().used()
+
+    def schemes(self) -> Schemes:
+        """By which scheme each call is rounded."""
+        return Schemes(self.scheme, self.layers, self.ignore)
 
     def placed(self, placement: str) -> Pass:
         """The target's placement, where none was asked for."""
@@ -93,30 +100,35 @@ class InsertFakeQuant(Pass):
 
     def run(self, rewriter: Rewriter) -> None:
         """Rounds by calibration, or by what is known without."""
-        rounding = Rounding(rewriter, placement_of(self.placement))
-        if self.scheme == "int8":
-            self._run_static(rewriter, rounding)
-        elif self.scheme == "int4-weights":
-            round_blocks(
-                rewriter, _NAME, rounding, self._left_out, block=self.block, symmetric=self.symmetric
-            )
-        else:
-            dynamic = self.scheme == "int8-dynamic"
-            round_weights(rewriter, _NAME, rounding, self._left_out, dynamic=dynamic)
+        schemes, placement = self.schemes(), placement_of(self.placement)
+        used = schemes.used()
+        # Each goes through the program from the start: what it makes stands before what the others made.
+        if "int8" in used:
+            self._run_static(rewriter, Rounding(rewriter, placement), schemes)
+        if "int4-weights" in used:
+            rounding = Rounding(rewriter, placement)
+            round_blocks(rewriter, _NAME, rounding, schemes, block=self.block, symmetric=self.symmetric)
+        if used & {"int8-dynamic", "int8-weights"}:
+            round_weights(rewriter, _NAME, Rounding(rewriter, placement), schemes)
 
-    def _run_static(self, rewriter: Rewriter, rounding: Rounding) -> None:
+    def _run_static(self, rewriter: Rewriter, rounding: Rounding, schemes: Schemes) -> None:
         """Finds what is rounded, calibrates, and gives each integer call rounded operands."""
-        edges = find_edges(rewriter.program, rounding.placement, self._left_out, full=self.coverage == "full")
+        full = self.coverage == "full"
+        edges = find_edges(rewriter.program, rounding.placement, lambda n: _not_static(schemes, n), full=full)
         for node, why in edges.floats.items():
-            rewriter.refuse(node, f"it stays in float: {why}", rule=_NAME)
+            if schemes.concern(node, "int8"):
+                rewriter.refuse(node, f"it stays in float: {why}", rule=_NAME)
         ranges: dict[Node, Histogram] = {}
         if edges.integer:
             data = cast(Iterable[object], rewriter.calibration)
             ranges = calibrate(rewriter.program, edges.observed(), data)
-        _Insertion(rewriter, rounding, self.observer, edges, ranges).run(self._left_out)
+        _Insertion(rewriter, rounding, self.observer, edges, ranges).run(schemes)
 
-    def _left_out(self, node: Node) -> str:
-        return left_out(node, self.ignore)
+
+def _not_static(schemes: Schemes, node: Node) -> str:
+    """Why a call does not run on integers of ranges that are fixed; "" if it does."""
+    scheme = schemes.of(node)
+    return schemes.left_out(node) or ("" if scheme == "int8" else f"it is rounded by {scheme}")
 
 
 class _Insertion:
@@ -139,12 +151,13 @@ class _Insertion:
         self.now: dict[Node, Node] = {}
         """What stands for a call that was made anew."""
 
-    def run(self, left_out: LeftOut) -> None:
+    def run(self, schemes: Schemes) -> None:
         """Makes the integer calls anew, in order, with rounded operands and, where it must be, a rounded result."""
         for node in self.rewriter.nodes():
-            looked_up = round_table(self.rewriter, _NAME, self.rounding, left_out, node)
-            if looked_up is not None:
-                self.now[node] = looked_up
+            if schemes.concern(node, "int8"):
+                looked_up = round_table(self.rewriter, _NAME, self.rounding, schemes, node)
+                if looked_up is not None:
+                    self.now[node] = looked_up
             reads = self.edges.integer.get(node, ())
             if any(self.edges.source[x] not in self.numbers for x in reads):
                 self.rewriter.refuse(node, "it stays in float: calibration never ran it", rule=_NAME)
