@@ -37,7 +37,14 @@ def test_a_single_channel_is_no_layer() -> None:
     assert layers == []
 
 
+def test_two_channels_are_one() -> None:
+    ((layer,), _) = found(program(biased_first, rand(2, 4), b=rand(2), v=rand(3, 2), w=rand(2, 4)))
+    assert len(layer.labels) == 2
+
+
 def test_what_no_matrix_makes_is_no_layer() -> None:
+    p = program(lambda x, b, v: x + F.linear(b.relu() * 2, v), rand(2, 3), b=rand(6), v=rand(3, 6))
+    assert found(p)[0] == []
     layers, _ = found(program(lambda x, b, v: F.linear(x * b, v), rand(2, 4), b=rand(4), v=rand(3, 4)))
     assert layers == []
 

@@ -270,6 +270,11 @@ def test_widths() -> None:
     assert plan_pruning(before, ratio=1.0).layers[0].gone == 19
 
 
+def test_the_budget_of_its_error_is_what_was_asked_for() -> None:
+    assert Prune(max_error=0.25).budget() == 0.25
+    assert Prune().budget() is None
+
+
 def test_elements() -> None:
     before = hidden()
     after = pruned(before, granularity="weight", ratio=0.25)
