@@ -13,6 +13,7 @@ import torch
 from torch.fx import Node
 
 from fxopt.ops import bind
+from fxopt.passes._bounds import clamp_bounds
 from fxopt.passes._names import aten_name
 from fxopt.passes.eliminate._uniform import uniform_number
 from fxopt.program import value_key
@@ -312,7 +313,7 @@ def _within_bounds(call: Call) -> Found:
     if inner is None or not _value(inner).is_floating_point():
         return None
     given = _range(inner)
-    kept = (0.0, math.inf) if aten_name(call.node) == "abs" else _bounds(call.node)
+    kept = (0.0, math.inf) if aten_name(call.node) == "abs" else clamp_bounds(call.node)
     if given is None or kept is None or not (kept[0] <= given[0] and given[1] <= kept[1]):
         return None
     return Same(inner, exact=False)
@@ -322,21 +323,9 @@ def _range(node: Node) -> tuple[float, float] | None:
     """Between what the values of a call lie, NaN aside."""
     name = aten_name(node)
     if name in ("hardtanh", "clamp", "clamp_min", "clamp_max"):
-        bounds = _bounds(node)
+        bounds = clamp_bounds(node)
         return None if bounds is None else (min(bounds), bounds[1])
     return _RANGES.get(name)
-
-
-def _bounds(node: Node) -> tuple[float, float] | None:
-    """Lower and upper bound of a clamp by numbers."""
-    name, arguments = aten_name(node), bind(node)
-    if name in ("relu", "relu6"):
-        return _RANGES[name]
-    low, high = (arguments.get(k) for k in (("min_val", "max_val") if name == "hardtanh" else ("min", "max")))
-    low, high = -math.inf if low is None else low, math.inf if high is None else high
-    if not isinstance(low, (int, float)) or not isinstance(high, (int, float)):
-        return None
-    return float(low), float(high)
 
 
 @_identity("where", "maximum", "minimum")
