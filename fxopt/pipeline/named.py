@@ -86,7 +86,14 @@ _O1_PHASES: tuple[tuple[str, ...], ...] = (
     ("simplify-reshapes",),
     # 3. Recompose: whole ops out of their parts, before anything is folded into a part. A product with a transposed
     # weight becomes a linear layer here; once the transpose is folded, the weight is no longer the embedding's.
-    ("fuse-matmul-add", "unflatten-linear"),
+    (
+        "recompose-gelu",
+        "recompose-silu",
+        "recompose-hardswish",
+        "recompose-mish",
+        "fuse-matmul-add",
+        "unflatten-linear",
+    ),
     # 4. Evaluate: what depends on weights alone is a weight, and equal calls are one; the next phases ask for
     # weights, and for values without a second user.
     ("fold-constants", "eliminate-common-subexpressions"),
