@@ -93,16 +93,19 @@ def _says_only(node: ast.AST) -> bool:
     """Whether a node holds no behaviour: a docstring, a text, what an error says, what tests draw from."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
-    if isinstance(node, ast.AnnAssign):
-        return isinstance(node.target, ast.Name) and node.target.id == "motifs"
-    if isinstance(node, ast.FunctionDef):
-        return node.name == "_motif"
-    return isinstance(node, ast.JoinedStr | ast.Raise)
+    return isinstance(node, ast.JoinedStr | ast.Raise) or _is_motifs(node)
+
+
+def _is_motifs(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "motifs"
+    )
 
 
 def _code(tree: ast.Module) -> Iterator[tuple[str, bool, ast.AST]]:
     """Each node of code with behaviour: the function that it stands in, and whether it runs at load."""
     todo: list[tuple[str, bool, ast.AST]] = [("", True, tree)]
+    motifs = {n.id for k in ast.walk(tree) if _is_motifs(k) for n in ast.walk(k) if isinstance(n, ast.Name)}
     while todo:
         name, at_load, node = todo.pop()
         for field, value in ast.iter_fields(node):
@@ -112,7 +115,8 @@ def _code(tree: ast.Module) -> Iterator[tuple[str, bool, ast.AST]]:
                 if not isinstance(child, ast.AST) or _says_only(child):
                     continue
                 if isinstance(child, ast.FunctionDef | ast.ClassDef):
-                    todo.append((f"{name}.{child.name}".lstrip("."), at_load, child))
+                    if child.name not in motifs:
+                        todo.append((f"{name}.{child.name}".lstrip("."), at_load, child))
                     continue
                 inside = isinstance(node, ast.FunctionDef | ast.Lambda) and field == "body"
                 yield name, at_load and not inside, child

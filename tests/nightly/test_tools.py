@@ -61,6 +61,12 @@ def test_what_an_error_says_and_what_a_type_is_are_no_mutants():
             assert not lines[mutant.line - 1].lstrip().startswith(("raise ", '"""', "__all__", "@")), mutant
 
 
+def test_what_tests_draw_from_is_no_mutant():
+    for name, motif in (("smooth_quant", "_block"), ("insert_fake_quant", "_layers")):
+        functions = {m.function for m, _ in mutations.mutants_of(f"fxopt/passes/quantize/{name}.py")}
+        assert functions and motif not in functions
+
+
 def test_code_that_runs_at_load_is_told():
     at_load = {m.function for m, _ in mutations.mutants_of("fxopt/passes/fuse/fuse_conv_bn.py") if m.at_load}
     assert at_load == {"FuseConvBn"}

@@ -157,7 +157,9 @@ class Prune(Pass):
     def keep_of(self) -> tuple[int, int] | None:
         """The pattern's numbers."""
         found = re.fullmatch(r"(\d+):(\d+)", self.pattern)
-        keep, of = (int(found[1]), int(found[2])) if found else (0, 0)
+        if found is None:
+            return None
+        keep, of = int(found[1]), int(found[2])
         return (keep, of) if 0 < keep < of else None
 
     def unmet(self, best: float) -> str:

@@ -133,7 +133,7 @@ class _Matrix:
     """
 
     shape: tuple[int, ...]
-    transposed: bool = False
+    transposed: bool
     unfold: dict[str, Any] | None = None
     groups: int = 1
 

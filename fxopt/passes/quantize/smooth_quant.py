@@ -124,14 +124,6 @@ class _Group:
     weights: torch.Tensor
 
 
-def _is_matrix(argument: object) -> bool:
-    """Whether an argument is a weight of two dimensions, of any floating-point type."""
-    if not isinstance(argument, Node) or argument.op != "get_attr":
-        return False
-    value = argument.meta["val"]
-    return isinstance(value, torch.Tensor) and value.is_floating_point() and value.dim() == 2
-
-
 def _weight_of(node: Node, x: Node) -> tuple[Node, int] | None:
     """The weight of a product that sums over the last dimension of `x`, and its axis of input channels."""
     found = product_of(node, _is_factor)
@@ -139,9 +131,9 @@ def _weight_of(node: Node, x: Node) -> tuple[Node, int] | None:
         return None
     bound = bind(node)
     weight = bound[found.weight]
-    if not _is_matrix(weight) or bound[found.activations[0]] is not x:
-        return None
     assert isinstance(weight, Node)
+    if weight.meta["val"].dim() != 2 or bound[found.activations[0]] is not x:
+        return None
     return weight, 1 - found.channel
 
 

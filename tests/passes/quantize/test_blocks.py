@@ -37,6 +37,11 @@ def test_a_weight_has_a_scale_a_block() -> None:
     assert (after(rand(8, 64)) - before(rand(8, 64))).abs().max() < 3
 
 
+def test_asymmetric_integers_are_of_four_bits() -> None:
+    (rounding,) = (n for n in run(linear(), symmetric=False).program.calls() if n.target is fake_quantize)
+    assert (bind(rounding)["quant_min"], bind(rounding)["quant_max"]) == (0, 15)
+
+
 def test_scales_cover_each_block() -> None:
     blocks = torch.tensor([[[-8.0, 7.0], [-4.0, 7.0], [-8.0, 1.0], [2.0, 1.0], [0.0, 0.0]]])
     scale, zero_point = block_numbers(blocks, symmetric=True)

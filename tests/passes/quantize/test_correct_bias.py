@@ -10,7 +10,7 @@ from torch import nn
 import fxopt
 from fxopt.ops import bind, fake_quantize
 from fxopt.passes.quantize._placement import Placement, register_placement
-from fxopt.passes.quantize.correct_bias import CorrectBias
+from fxopt.passes.quantize.correct_bias import CorrectBias, _Beside, _Three
 from fxopt.passes.quantize.insert_fake_quant import InsertFakeQuant
 from fxopt.pipeline import PassManager, PipelineResult
 from fxopt.program import Program
@@ -130,6 +130,57 @@ def test_a_bias_that_two_layers_share_becomes_two() -> None:
     assert error(before, after, DATA) < error(before, first, DATA)
     layers = [n for n in after.calls() if n.target is torch.ops.aten.linear.default]
     assert len({str(bind(bind(n)["bias"])["x"].target) for n in layers}) == 2
+
+
+def test_names_of_biases() -> None:
+    before = program(
+        lambda x, w, v, b: (F.linear(x, w), F.linear(x, v, b)),
+        DATA[0],
+        w=skewed(5, 6),
+        v=skewed(5, 6),
+        b=rand(5),
+    )
+    after = corrected(rounded(before)).program
+    named = {n.lstrip("linear_0123456789") for n in after.weights if n.startswith("linear")}
+    assert named == {"bias", "bias_scale"} and "b" in after.weights
+    assert not torch.equal(after.weights["b"], before.weights["b"])
+
+
+def test_a_layer_that_is_off_by_nothing_stays() -> None:
+    before = program(
+        lambda x, w, b, v, c: (F.linear(x, w, b), F.linear(x, v, c)), DATA[0], w=skewed(5, 6), b=rand(5),
+        v=torch.zeros(5, 6), c=torch.zeros(5),
+    )  # fmt: skip
+    result = corrected(rounded(before))
+    assert [p.rewrites for p in result.passes] == [1]
+
+
+class TestWhetherItHelps:
+    """Errors of outputs count relative to each one's size; what is no floating-point tensor does not count."""
+
+    @pytest.mark.parametrize(("large", "small", "helps"), [(1e-4, 0.1, False), (0.1, 1e-4, True)])
+    def test_each_output_counts_by_its_size(self, large: float, small: float, helps: bool) -> None:
+        before = program(lambda x, w: (F.linear(x, w), x.argmax(), x), DATA[0], w=rand(5, 6))
+        beside = _Beside(before, {})
+        first, index, last = before.output_nodes()
+        two, one, third = torch.full((4,), 1e3), torch.ones(4), torch.tensor(3)
+        beside._compare(
+            {
+                first: _Three(two, two * (1 + large), two),
+                index: _Three(third, third, third),
+                last: _Three(one, one, one * (1 + small)),
+            }
+        )
+        assert beside.helps == helps
+        assert beside._error == pytest.approx(large**2, rel=1e-3)
+        assert beside._error_corrected == pytest.approx(small**2, rel=1e-3)
+
+    def test_an_output_of_zeros_counts_by_one(self) -> None:
+        before = program(lambda x, w: F.linear(x, w), DATA[0], w=rand(5, 6))
+        beside, (node,) = _Beside(before, {}), before.output_nodes()
+        zero = torch.zeros(4)
+        beside._compare({node: _Three(zero, zero + 3, zero + 2)})
+        assert (beside._error, beside._error_corrected, beside.helps) == (36.0, 16.0, True)
 
 
 # What it leaves alone

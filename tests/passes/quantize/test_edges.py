@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fxopt.passes.quantize._edges import Contraction, _products, contraction_of, may_overflow
+from fxopt.passes.quantize._placement import placement_of
 from fxopt.passes.quantize.insert_fake_quant import InsertFakeQuant
 from fxopt.pipeline import PassManager
 from fxopt.program import Program
@@ -94,3 +96,47 @@ def test_a_result_that_only_moves_has_the_scale_of_its_source() -> None:
 
 def test_drawn_programs() -> None:
     check_pass(InsertFakeQuant(coverage="full"), examples=25)
+
+
+def products(function, *shapes: tuple[int, ...]) -> list[object]:
+    """How each call of a function of weights is a product, or why not."""
+    weights = {f"w{i}": rand(*s, seed=i) for i, s in enumerate(shapes)}
+    return [contraction_of(n) for n in program(function, X, **weights).calls()]
+
+
+def test_why_a_call_is_no_product() -> None:
+    none = "what is added is no weight by channel"
+    assert products(lambda x, w0: torch.addmm(x[:, :5], x, w0), (6, 5))[-1] == none
+    assert products(lambda x, w0, w1: torch.addmm(w1, x, w0), (6, 5), (8, 5))[-1] == none
+    assert (
+        products(lambda x, w0, w1: torch.addmm(w1, x, w0, beta=2), (6, 5), (5,))[-1] == "its terms are scaled"
+    )
+    assert products(lambda x: x.relu()) == ["it is no product"]
+    assert products(lambda x, w0, w1: w0 @ w1, (5, 6), (6, 3)) == [
+        "it is no product of an activation with a weight or another activation"
+    ]
+
+
+def test_how_many_products_are_summed() -> None:
+    def counted(function, x: torch.Tensor, *shapes: tuple[int, ...]) -> int | None:
+        weights = {f"w{i}": torch.zeros(s) for i, s in enumerate(shapes)}
+        node = list(program(function, x, dynamic=True, **weights).calls())[-1]
+        found = contraction_of(node)
+        assert isinstance(found, Contraction)
+        return _products(node, found)
+
+    assert counted(lambda x, w0: F.linear(x, w0), rand(2, 6), (5, 6)) == 6
+    assert counted(lambda x, w0: x @ w0, rand(2, 6), (6, 5)) == 6
+    assert counted(lambda x, w0: F.conv2d(x, w0), rand(2, 3, 5, 5), (4, 3, 3, 2)) == 18
+    assert counted(lambda x: x @ x.transpose(1, 2), rand(2, 3, 7)) == 7
+    assert counted(lambda x: x.t() @ x, rand(4, 7)) is None, "the batch varies"
+
+
+@pytest.mark.parametrize(("width", "fits"), [(65793, True), (65794, False)])
+def test_sums_that_may_overflow(width: int, fits: bool) -> None:
+    """255 times 128 goes 65,793 times into 31 bits, however many rows the weight has."""
+    (node,) = program(F.linear, torch.zeros(1, width), weight=torch.zeros(3, width)).calls()
+    found = contraction_of(node)
+    assert isinstance(found, Contraction)
+    why = may_overflow(node, found, placement_of("generic"))
+    assert why == ("" if fits else "its sums of more than 65793 products may overflow")

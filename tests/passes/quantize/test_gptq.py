@@ -58,6 +58,33 @@ def one_by_one(
     return w
 
 
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 8])
+def test_columns_in_blocks_give_what_they_give_at_once(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    w, x = rand(4, 7, seed=1).double(), rand(30, 7, seed=2).double() @ rand(7, 7, seed=3).double()
+    moments = x.T @ x
+    whole = round_optimally(w, moments, steps(w), damping=0.01, by_activation=True)
+    monkeypatch.setattr("fxopt.passes.quantize._optimal_rounding._BLOCK", block)
+    assert torch.equal(round_optimally(w, moments, steps(w), damping=0.01, by_activation=True), whole)
+    assert not torch.equal(whole, steps(w).nearest(w))
+
+
+def test_small_moments_count_as_large_ones_do() -> None:
+    w, x = rand(4, 7, seed=1).double(), rand(30, 7, seed=2).double() @ rand(7, 7, seed=3).double()
+    small, large = (
+        round_optimally(w, m * x.T @ x, steps(w), damping=0.01, by_activation=False) for m in (1e-6, 1.0)
+    )
+    assert torch.equal(small, large)
+    assert torch.equal(
+        round_optimally(w, 0 * x.T @ x, steps(w), damping=0.01, by_activation=False), steps(w).nearest(w)
+    )
+
+
+def test_the_nearest_value_by_hand() -> None:
+    grid = Steps(torch.full((1, 3), 0.5), torch.full((1, 3), 3.0), 0, 7)
+    assert grid.nearest(torch.tensor([[0.3, -9.0, 9.0]])).tolist() == [[0.5, -1.5, 2.0]]
+    assert grid.nearest(torch.tensor([[0.3]]), torch.tensor([1])).tolist() == [[0.5]]
+
+
 @pytest.mark.parametrize("by_activation", [False, True])
 @pytest.mark.parametrize("zero_point", [0, 5])
 def test_the_update_of_the_paper(by_activation: bool, zero_point: int) -> None:

@@ -414,3 +414,9 @@ def test_an_exception_in_the_middle_changes_nothing() -> None:
     with pytest.raises((InputError, PassError)):
         quantized(before, [DATA[0], "no tensor"])
     assert str(before) == text
+
+
+def test_the_budget_of_its_error_is_what_was_asked_for() -> None:
+    assert [InsertFakeQuant(max_error=e).budget() for e in (0.0, 0.5, None)] == [0.0, 0.5, None]
+    with pytest.raises(PipelineError, match="max_error is -1; expected a share"):
+        InsertFakeQuant(max_error=-1.0)

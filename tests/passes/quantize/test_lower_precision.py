@@ -36,6 +36,21 @@ def layers(x, w, b, v):
     return F.linear(F.linear(x, w, b).relu(), v)
 
 
+def test_what_is_computed_between_two_layers_stays_wide() -> None:
+    """Neither what a type is asked for nor what is computed follows; what moves values does."""
+    before = program(
+        lambda x, w, v: F.linear(F.linear(x, w).softmax(1).reshape(5, 8).to(torch.float32).t().exp(), v),
+        rand(8, 6), w=rand(5, 6, seed=1), v=rand(4, 5, seed=2),
+    )  # fmt: skip
+    found = kinds(run(before).program)
+    assert "softmax:float32" in found and "exp:float32" in found
+
+
+def test_complex_values_are_no_float32() -> None:
+    before = program(lambda x, w: F.linear(torch.fft.rfft(x).abs(), w), rand(8, 6), w=rand(5, 4, seed=1))
+    assert {"fft_rfft:complex64", "abs:float32"} <= set(kinds(run(before).program))
+
+
 def two_layers() -> Program:
     return program(layers, rand(8, 6), w=rand(5, 6, seed=1), b=rand(5, seed=2), v=rand(4, 5, seed=3))
 
