@@ -1,0 +1,132 @@
+"""Shares out the layers of a program among processes; each holds its part of their weights, and they add up.
+
+>>> import torch
+>>> from fxopt.frontend import trace
+>>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
+>>> program, x = trace(net, torch.zeros(3, 4)), torch.ones(3, 4)
+>>> parts = shards(program, 2)
+>>> [tuple(w.shape) for w in parts[0].weights.values()]
+[(4, 4), (4,), (2, 4), (2,)]
+>>> torch.allclose(run_together(parts, [x])[0], program(x))
+True
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch.fx import Node
+
+from fxopt.analysis.channels import Coupling, Product, Removal
+from fxopt.errors import InputError
+from fxopt.ops import all_reduce
+from fxopt.ops.collectives import side_by_side
+from fxopt.passes.eliminate._cutting import Cutter
+from fxopt.passes.partition._sharding import Sharding
+from fxopt.pipeline import Contract, Pass, PassManager, register_pass
+from fxopt.program import Program
+from fxopt.rewriting import Rewriter
+
+__all__ = ["Runs", "ShardLinears", "run_together", "shards"]
+
+_NAME = "shard-linears"
+
+
+class Runs(Protocol):
+    """A program or an artifact."""
+
+    def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
+        """Runs on the tensors of its signature."""
+
+
+@register_pass
+class ShardLinears(Pass):
+    """Keeps one process's share of the layers that several processes run together.
+
+    Before: `%a = linear(%x, w1: [64, 32], b1)`, `%b = relu(%a)`, `%c = linear(%b, w2: [10, 64], b2)`. After, of two
+    ranks: the same calls with `w1: [32, 32]`, `b1: [32]`, `w2: [10, 32]`, and `%d = fxopt.all_reduce(%c, 2)`, the sum
+    of what both have; the last bias is zeros in all but the first.
+
+    What goes together is found by the analysis that `eliminate-dead-weights` cuts by: hidden units, heads with what
+    reads them (several to one key and value head too), channels of convolutions. Column then row, one sum a block
+    (Shoeybi et al., Megatron-LM, arXiv:1909.08053). The programs of all ranks have the same calls in the same order and
+    run together: `torchrun -m fxopt.distributed`, or `side_by_side` in one process. What stays whole is reported.
+    """
+
+    contract = Contract.EQUIVALENT
+
+    ranks: int = 1
+    """processes that share the layers"""
+    rank: int = 0
+    """whose share it is, from 0"""
+
+    def __post_init__(self) -> None:
+        """Checks the options.
+
+        Raises:
+            InputError: a rank that is none.
+        """
+        if self.ranks < 1 or not 0 <= self.rank < self.ranks:
+            raise InputError(
+                f"rank {self.rank} of {self.ranks}: expected 1 rank at least, and one of 0 to ranks - 1"
+            )
+
+    def run(self, rewriter: Rewriter) -> None:
+        """Cuts what the other ranks hold."""
+        if self.ranks == 1:
+            return
+        sharding = Sharding.of(rewriter.program, rewriter.analysis(Coupling), self.ranks)
+        places = {str(n.target): n for n in rewriter.program.weight_nodes()}
+        for name, why in sharding.refused:
+            rewriter.refuse(places[name], why, rule=_NAME)
+        if not sharding.shared:
+            return
+        cutter = _Sharer(rewriter, sharding, self.rank, self.ranks)
+        affected = cutter.affected()
+        with rewriter.rewrite(_NAME, affected[0]):
+            cutter.run(affected)
+
+
+def shards(program: Program, ranks: int) -> list[Program]:
+    """The programs of all ranks.
+
+    Raises:
+        InputError: fewer than one rank, or no layer that so many can share.
+    """
+    if ranks == 1:
+        return [program]
+    found = [PassManager.of([ShardLinears(ranks=ranks, rank=rank)]).run(program) for rank in range(ranks)]
+    if not any(p.changed for p in found[0].passes):
+        why = "; ".join(str(r) for p in found[0].passes for r in p.refusals)
+        raise InputError(f"{program.name} has no layer that {ranks} processes can share{why and f': {why}'}")
+    return [f.program for f in found]
+
+
+def run_together(shards: Sequence[Runs], tensors: list[torch.Tensor]) -> list[object]:
+    """Runs the shards of one program in a thread each, on the program's own tensors; returns its outputs."""
+    copies = [tensors, *([t.clone() for t in tensors] for _ in shards[1:])]
+    runs = [partial(shard.run_flat, own) for shard, own in zip(shards, copies, strict=True)]
+    return runs[0]() if len(runs) == 1 else side_by_side(runs)[0]
+
+
+class _Sharer(Cutter):
+    """Cuts what the other ranks hold, and adds up what all have."""
+
+    def __init__(self, rewriter: Rewriter, sharding: Sharding, rank: int, ranks: int) -> None:
+        removed = sharding.others(rank, ranks)
+        super().__init__(rewriter, Removal(sharding.coupling, removed, {}, ()))
+        self.rank, self.ranks, self.partial = rank, ranks, sharding.partial
+
+    def _call(self, node: Node) -> Node:
+        made = super()._call(node)
+        return self.rewriter.call(all_reduce, made, self.ranks) if node in self.partial else made
+
+    def _absorb(self, product: Product, arguments: dict[str, object]) -> None:
+        """What goes is another rank's; the bias is added by the first alone."""
+        if product is not self.partial.get(product.reading.node) or product.bias is None:
+            return
+        tensor = self._tensor(product.bias.node)
+        share = tensor.detach().clone() if self.rank == 0 else torch.zeros_like(tensor)
+        name, old = product.bias.name, product.bias.node
+        arguments[name] = self.rewriter.constant(share, name=str(old.target), successor_of=old)
