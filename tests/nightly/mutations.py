@@ -3,8 +3,8 @@
 >>> [m.before + " -> " + m.after for m, _ in mutants_of("fxopt/passes/fuse/_batch_norm.py")][-1:]
 ['var + eps -> var - eps']
 
-What only says something is left alone: docstrings, annotations, the texts of errors, type unions, motifs, the `strict=True`
-of a zip over what is made equally long. So is code at
+What only says something is left alone: docstrings, annotations, the texts of errors, asserts, type unions, motifs, the
+`strict=True` of a zip over what is made equally long. So is code at
 module level (constants and registrations, which every test would notice). Of two changes that are one (`a == b` turned,
 `if a == b` negated) one is made.
 """
@@ -90,10 +90,10 @@ def _turned_elsewhere(test: ast.expr) -> bool:
 
 
 def _says_only(node: ast.AST) -> bool:
-    """Whether a node holds no behaviour: a docstring, a text, what an error says, what tests draw from."""
+    """Whether a node holds no behaviour: a docstring, a text, what an error or an assert says, what tests draw from."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Constant)
-    return isinstance(node, ast.JoinedStr | ast.Raise) or _is_motifs(node)
+    return isinstance(node, ast.JoinedStr | ast.Raise | ast.Assert) or _is_motifs(node)
 
 
 def _is_motifs(node: ast.AST) -> bool:

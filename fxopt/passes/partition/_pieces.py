@@ -89,8 +89,6 @@ def pieces_of(program: Program, seconds: Mapping[Node, float]) -> Pieces:
     outputs = {n for n in program.output_nodes() if isinstance(n, Node)}
     tensors, weights = [], []
     for node in program.graph.nodes:
-        if node.op == "output" or (node.op == "call_function" and is_size(node)):
-            continue
         users = {place[u] for u in node.users if u in place}
         if node.op == "get_attr":
             weight = program.weights[str(node.target)]

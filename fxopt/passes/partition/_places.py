@@ -123,8 +123,6 @@ def _bytes(problem: Problem, inside: Flags, kept: Iterable[int]) -> Array:
     sent = np.zeros(len(inside))
     for tensor in problem.pieces.tensors:
         users = [u for u in tensor.users if u in known]
-        if not tensor.bytes or not users or tensor.maker not in known:
-            continue
         made = inside[:, tensor.maker] if tensor.maker >= 0 else True
         later = np.ones(len(inside), dtype=bool) if count in users else ~inside[:, users].all(axis=1)
         sent += tensor.bytes * (made & later)

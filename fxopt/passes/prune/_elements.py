@@ -69,7 +69,7 @@ def grids_of(constants: Constants) -> Iterator[Grid]:
 
 def _grid(product: Product) -> Grid:
     shape, dims = product.tensor.shape, product.weight.dims
-    rows = next((i for i, d in enumerate(dims) if d and set(d) <= set(product.rows)), 0)
+    rows = next(i for i, d in enumerate(dims) if d and set(d) <= set(product.rows))
     contracted = [i for i, d in enumerate(dims) if i != rows and d and set(d) <= set(product.channels)]
     inner = [i for i in range(len(shape)) if i != rows and i not in contracted]
     order = (rows, *inner, *contracted)

@@ -39,7 +39,7 @@ class Channels:
             return
         rows = values.detach().reshape(-1, values.shape[-1]).double()
         low, high = torch.aminmax(rows, dim=0)
-        if not bool((high - low).isfinite().all()):
+        if not bool(torch.stack((low, high)).isfinite().all()):
             bad = int((~torch.isfinite(values)).sum())
             raise InputError(f"{bad} of {values.numel()} values are NaN or infinite")
         self.low = torch.minimum(self.low, low) if self.count else low

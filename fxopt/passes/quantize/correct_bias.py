@@ -161,10 +161,9 @@ class _Beside:
         others = [d for d in range(-got.dim(), 0) if d != layer.channel]
         error = wanted.double() - got.double()
         shift = error.mean(others) if others else error
-        count = got.numel() // shift.numel()
-        total = self._counts[node] = self._counts.get(node, 0) + count
+        total = self._counts[node] = self._counts.get(node, 0) + got.numel()
         old = self.shifts.get(node, torch.zeros_like(shift))
-        new = self.shifts[node] = old + (shift - old) * (count / total)
+        new = self.shifts[node] = old + (shift - old) * (got.numel() / total)
         return got + new.to(got.dtype).reshape([-1] + [1] * (-layer.channel - 1))
 
     def _compare(self, values: dict[Node, "_Three"]) -> None:

@@ -1,17 +1,25 @@
 """What is made of the solver's answers, whatever they are."""
 
+import itertools
 import math
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
 import scipy.optimize
+import torch
+from torch import nn
 
+from fxopt.frontend import trace
 from fxopt.passes.partition import Device, Link
 from fxopt.passes.partition._devices import Links
 from fxopt.passes.partition._exact import Solved, solve
-from fxopt.passes.partition._problem import Problem
-from tests.passes.partition.test_search import pieces
+from fxopt.passes.partition._pieces import pieces_of
+from fxopt.passes.partition._problem import Objective, Problem
+from fxopt.passes.partition._times import seconds_of
+from tests.passes.partition.test_objectives import held, value
+from tests.passes.partition.test_search import in_order, pieces
 
 PROBLEM = Problem(pieces(4), (Device("cpu:0"), Device("cpu:1")), Links(Link(1e12, 0.0)))
 """Four seconds over two devices: no split is under 2."""
@@ -74,3 +82,53 @@ def test_a_piece_that_may_run_nowhere() -> None:
     )
     found = solve(only, best=math.inf, seconds=10.0)
     assert found.split is not None and found.split.stage_of == (0, 1, 1, 1)
+
+
+class Skips(nn.Module):
+    """Layers of unlike sizes, one of them used twice, and a value that is read far on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        return self.c(self.b(self.b(y).relu()) + y)
+
+
+SEVERAL = trace(Skips().eval(), (torch.zeros(2, 4),))
+COST = {"a": 2.0, "b": 1.0, "relu": 2.0, "b_1": 3.0, "add": 1.0, "c": 1.5}
+
+
+@pytest.mark.parametrize("objective", get_args(Objective))
+@pytest.mark.parametrize("memory", [None, 500, 420])
+@pytest.mark.parametrize("latency", [0.0, 0.25])
+def test_over_three_devices_nothing_is_better(
+    objective: Objective, memory: int | None, latency: float
+) -> None:
+    devices = (Device("cpu:0"), Device("cpu:1", 2.0, memory), Device("cpu:2", 0.5))
+    problem = Problem(
+        pieces_of(SEVERAL, seconds_of(SEVERAL, COST)), devices, Links(Link(64.0, latency)),
+        {0: frozenset({"cpu:2"})}, {"cpu:1": 20}, objective,
+    )  # fmt: skip
+    edges = [(t.maker, u) for t in problem.pieces.tensors for u in t.users]
+    rooms = [problem.room(k) for k in range(3)]
+    assert rooms == [None, None if memory is None else memory - 20, None]
+    values = [
+        value(objective, problem.pieces, devices, problem.links, stages)
+        for stages in itertools.product(range(3), repeat=len(problem.pieces))
+        if set(stages) == {0, 1, 2} and in_order(stages, edges) and stages[0] != 2
+        and (memory is None or held(problem.pieces, stages, 1) <= memory - 20)
+    ]  # fmt: skip
+    best = min(values, default=math.inf)
+    found = solve(problem, best=math.inf, seconds=20)
+    if best == math.inf:
+        assert found.split is None
+        return
+    assert found.split is not None and found.done
+    assert found.split.value == pytest.approx(best, rel=1e-3)
+    assert problem.simple_bound() <= found.bound <= best * (1 + 1e-6)
+    assert best * (1 - 1e-3) <= found.bound
+    known = solve(problem, best=0.9 * best, seconds=20)
+    assert (known.split, known.bound) == (None, 0.9 * best)

@@ -17,7 +17,7 @@ from fxopt.passes.partition._order import split_in_order
 from fxopt.passes.partition._pieces import Pieces, pieces_of
 from fxopt.passes.partition._places import all_places, order_places
 from fxopt.passes.partition._problem import Objective, Split
-from fxopt.passes.partition._rows import split_over_kinds
+from fxopt.passes.partition._rows import most_places, split_over_kinds
 from fxopt.passes.partition._search import Task, search
 from fxopt.passes.partition._times import seconds_of
 from fxopt.program import Program
@@ -89,6 +89,11 @@ class TestBounds:
         assert search_module._floor(task) == pytest.approx(8 / 3)
         slower = Task(task.pieces, (Device("cpu:0"), Device("cpu:1", speed=0.1)), task.links, {}, {})
         assert search_module._floor(slower) == pytest.approx(4.0)
+
+    def test_what_is_sent_counts_by_the_speed_of_who_sends(self) -> None:
+        row = tuple(Device(f"cpu:{i}", speed=v) for i, v in enumerate((1.0, 2.0, 4.0)))
+        problem = Task(pieces(4), row, Links(Link(1e30, 1.0)), {}, {}).over(row)
+        assert problem.simple_bound() == pytest.approx((4 + 1 + 2 * 2 + 4) / 7)
 
 
 def in_order(stages: tuple[int, ...], edges: list[tuple[int, int]]) -> bool:
@@ -186,6 +191,19 @@ class TestLongPrograms:
         found = search(task, seconds=10)
         assert found.proof in ("simple", "optimal")
         assert found.bound <= best_of(task) * (1 + 1e-9) <= found.split.value * (1 + 2e-9)
+
+    def test_without_time_nothing_is_asked_of_the_solver(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(search_module, "solve", lambda *a, **k: pytest.fail("asked"))
+        named = {("cpu:0", "cpu:1"): Link(1e12, 0.0)}
+        found = search(Task(pieces(4), DEVICES, Links(named=named), {}, {}), seconds=0.0)
+        assert found.split.value >= found.bound > 0
+
+
+def test_places_that_can_be_tried() -> None:
+    """Four thousand million comparisons: with three of one kind and one of another 4 * 2 * 2 ways."""
+    kinds = [list(DEVICES), [DEVICES[0]]]
+    assert most_places(kinds, most=10**9) == int((4e9 / 16) ** 0.5)
+    assert most_places(kinds, most=7) == 7
 
 
 class TestRows:

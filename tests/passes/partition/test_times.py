@@ -21,6 +21,9 @@ class Kinds(nn.Module):
         return (
             F.conv2d(x, w),
             F.conv2d(x, w[:, :, :1, :1]),
+            F.conv2d(x, w[:, :, :, :1]),
+            F.conv2d(x, w[:, :, :1, :]),
+            F.conv1d(x[:, :, 0], w[:, :, 0]),
             F.conv2d(x, w[:, :1], groups=4),
             F.conv_transpose2d(x, w),
             F.max_pool2d(x, 2),
@@ -36,6 +39,9 @@ def test_kinds() -> None:
     assert [k for k in kinds if k != "other"] == [
         "convolution",
         "pointwise convolution",
+        "convolution",
+        "convolution",
+        "convolution",
         "grouped convolution",
         "transposed convolution",
         "window",

@@ -1,5 +1,6 @@
 """The least ratio that meets a budget, for each budget."""
 
+import dataclasses
 from collections import Counter
 from types import SimpleNamespace
 
@@ -8,8 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fxopt.errors import InputError
 from fxopt.passes.prune import Prune, PrunePlan, _latency, plan_pruning, prune_in_steps
 from fxopt.passes.prune._choice import Limits, by_budget
+from fxopt.passes.prune._criteria import in_a_file
+from fxopt.passes.prune._importance import lamp
 from fxopt.passes.prune._plan import PlannedLayer
 from fxopt.pipeline import PassManager
 from fxopt.program import Program
@@ -54,6 +58,47 @@ def test_of_equal_elements_the_first_go_and_zeros_before_all() -> None:
     assert torch.equal(after.weights["w"].flatten() == 0, torch.arange(160) < 40)
 
 
+def test_five_steps_unless_said_otherwise() -> None:
+    seen: list[Program] = []
+
+    def between(step: Program) -> Program:
+        seen.append(step)
+        return step
+
+    prune_in_steps(hidden(64), between, ratio=0.5)
+    assert len(seen) == 5
+    with pytest.raises(InputError, match="prune_in_steps takes a Program"):
+        prune_in_steps(torch.nn.Linear(2, 2), between)  # type: ignore[arg-type]
+
+
+def test_lamp_of_nothing_but_zeros() -> None:
+    assert lamp(torch.zeros(3)).tolist() == [0.0] * 3
+    assert lamp(torch.tensor([0.0, 3.0, 0.0, 1.0])).tolist() == [0.0, 1.0, 0.0, 0.25]
+
+
+def test_what_a_plan_needs_data_for() -> None:
+    plan = plan_pruning(hidden())
+    for criterion, granularity, needs in (
+        ("taylor", "weight", True), ("taylor", "block", True), ("taylor", "channel", False), ("l2", "weight", False),
+    ):  # fmt: skip
+        made = dataclasses.replace(plan, criterion=criterion, granularity=granularity)
+        assert Prune(plan=made).ranks_by_data() == needs
+    assert [Prune(criterion=c).ranks_by_data() for c in ("taylor", "obs", "l2")] == [True, True, False]
+
+
+def test_data_alone_refits_nothing() -> None:
+    before = hidden()
+    data = [(rand(2, 4, seed=s), rand(2, 3, seed=s)) for s in range(2)]
+    item = Prune(criterion="taylor", loss="mse", ratio=0.5)
+    after = PassManager.of([item]).run(before, calibration=data).program
+    kept = after.weights["v"] != 0
+    assert torch.equal(after.weights["v"][kept], before.weights["v"][kept])
+
+
+def test_a_function_in_a_file_has_a_name() -> None:
+    assert [in_a_file(t) for t in ("a.py:f", "a.py:", "a.py", ":f", "l2", "a.txt:f")] == [True] + [False] * 5
+
+
 def test_one_step_and_tiles_of_one_row() -> None:
     stepped = prune_in_steps(hidden(), lambda step: step, steps=1, ratio=0.5)
     assert stepped.weights["w"].shape[0] == 4
@@ -91,6 +136,20 @@ def test_steps_say_what_they_left(caplog: pytest.LogCaptureFixture) -> None:
         prune_in_steps(hidden(), lambda step: step, steps=2, ratio=0.5, schedule="linear")
     told = [r.getMessage() for r in caplog.records if "step" in r.getMessage()]
     assert [t[:12] for t in told] == ["step 1 of 2:", "step 2 of 2:"]
+
+
+def test_a_long_call_is_timed_once_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, count, before = 0.0, 0, hidden()
+
+    def run(self: Program, tensors: object) -> list[object]:
+        nonlocal now, count
+        now, count = now + 0.1, count + 1
+        return []
+
+    monkeypatch.setattr(_latency, "time", SimpleNamespace(process_time=lambda: now))
+    monkeypatch.setattr(Program, "run_flat", run)
+    assert _latency.latency_share(before, []) == pytest.approx(1.0)
+    assert count == 2 * (2 + 7)
 
 
 def test_times_are_of_one_call_and_of_about_a_fiftieth_second(monkeypatch: pytest.MonkeyPatch) -> None:

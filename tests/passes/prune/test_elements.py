@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fxopt.analysis.channels import Coupling
 from fxopt.errors import InputError
 from fxopt.passes.prune import Prune, plan_pruning
-from fxopt.passes.prune._elements import Grid
+from fxopt.passes.prune._elements import Grid, grids_of
 from fxopt.pipeline import PassManager
 from tests.passes.helpers import program, rand
 
@@ -47,6 +48,44 @@ def test_what_a_pattern_takes_is_counted(pattern: str, zeros: int) -> None:
     assert (plan.layers[0].zeros, plan.after.params) == (zeros, 48 - zeros)
     after = PassManager.of([Prune(granularity="block", pattern=pattern)]).run(before).program
     assert int((after.weights["w"] == 0).sum()) == zeros
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "dims", "channels"),
+    [
+        (F.conv_transpose2d, (3, 4, 2, 2), (1, 2, 3, 0), 3),
+        (F.conv_transpose2d, (1, 4, 2, 2), (1, 0, 2, 3), 1),
+        (lambda x, weight: F.conv2d(x, weight, groups=3), (6, 1, 2, 2), (0, 1, 2, 3), 1),
+        (F.conv2d, (4, 3, 2, 2), (0, 2, 3, 1), 3),
+        (lambda x, weight: x @ weight, (5, 4), (1, 0), 5),
+    ],
+)  # fmt: skip
+def test_the_matrix_of_each_product(
+    function, shape: tuple[int, ...], dims: tuple[int, ...], channels: int
+) -> None:
+    x = rand(2, 1 if shape[0] == 1 else 3, 5, 5)
+    before = program(function, x, weight=rand(*shape))
+    (found,) = grids_of(Coupling.compute(before).demand.constants)
+    assert (found.dims, found.channels, found.shape) == (dims, channels, tuple(shape[d] for d in dims))
+
+
+def test_a_row_that_a_pattern_does_not_divide_is_left_out() -> None:
+    before = program(lambda x, w, v: F.linear(F.linear(x, w), v), rand(2, 8), w=rand(6, 8), v=rand(3, 6))
+    plan = plan_pruning(before, granularity="block", pattern="2:4")
+    assert [(x.name, x.groups, x.width) for x in plan.layers] == [("w", 48, 1)]
+    assert [(x.weight, x.reason) for x in plan.left_out] == [("v", "6 input channels are no multiple of 4")]
+
+
+def test_one_element_stays() -> None:
+    before = program(F.linear, rand(2, 4), weight=rand(3, 4))
+    assert plan_pruning(before, granularity="weight", ratio=1.0).layers[0].zeros == 11
+
+
+@pytest.mark.parametrize("granularity", ["weight", "channel"])
+def test_a_budget_of_a_program_of_one_parameter(granularity: str) -> None:
+    before = program(lambda x, w: x * w, rand(2, 4), w=rand(1))
+    with pytest.raises(InputError, match=r"params=0\.5 can't be met: the least possible is 1 "):
+        plan_pruning(before, granularity=granularity, params=0.5)
 
 
 def test_a_weight_that_two_products_read_is_one() -> None:

@@ -10,7 +10,7 @@ from torch import nn
 import fxopt
 from fxopt.ops import bind, fake_quantize
 from fxopt.passes.quantize._placement import Placement, register_placement
-from fxopt.passes.quantize.correct_bias import CorrectBias, _Beside, _Three
+from fxopt.passes.quantize.correct_bias import CorrectBias, _Beside, _last_uses, _Three
 from fxopt.passes.quantize.insert_fake_quant import InsertFakeQuant
 from fxopt.pipeline import PassManager, PipelineResult
 from fxopt.program import Program
@@ -178,9 +178,17 @@ class TestWhetherItHelps:
     def test_an_output_of_zeros_counts_by_one(self) -> None:
         before = program(lambda x, w: F.linear(x, w), DATA[0], w=rand(5, 6))
         beside, (node,) = _Beside(before, {}), before.output_nodes()
+        assert not beside.helps
         zero = torch.zeros(4)
         beside._compare({node: _Three(zero, zero + 3, zero + 2)})
         assert (beside._error, beside._error_corrected, beside.helps) == (36.0, 16.0, True)
+
+
+def test_values_go_after_their_last_use() -> None:
+    before = program(lambda x, w: F.linear(x, w).relu() + x, DATA[0], w=rand(6, 6))
+    last = _last_uses(before)
+    names = {n.name: [u.name for u in used] for n, used in last.items() if used}
+    assert names == {"linear": ["w"], "relu": ["linear"], "add": ["relu", "args_0"], "output": ["add"]}
 
 
 # What it leaves alone

@@ -241,6 +241,15 @@ def test_a_layer_left_out_by_name_or_op() -> None:
     assert calls(quantized(before, ignore=("linear",))) == calls(before)
 
 
+def test_a_layer_that_calibration_never_ran() -> None:
+    before = program(
+        layers, DATA[0], dynamic=True, w=rand(5, 6, seed=1), b=rand(5, seed=2), v=rand(4, 5, seed=3)
+    )
+    result = PassManager.of([InsertFakeQuant()]).run(before, calibration=[DATA[0][:0]])
+    assert reasons(result) == ["it stays in float: calibration never ran it"] * 2
+    assert calls(result.program) == calls(before)
+
+
 def test_a_quantized_program_is_not_quantized_again() -> None:
     after = quantized(two_layers())
     assert "quantized" in after.properties

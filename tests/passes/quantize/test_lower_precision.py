@@ -51,6 +51,14 @@ def test_complex_values_are_no_float32() -> None:
     assert {"fft_rfft:complex64", "abs:float32"} <= set(kinds(run(before).program))
 
 
+@pytest.mark.parametrize(("largest", "dtype"), [(30000.0, "float16"), (33000.0, "float32")])
+def test_half_of_what_the_type_holds_may_be_used(largest: float, dtype: str) -> None:
+    before = program(F.linear, rand(8, 6) * 1e-6, weight=torch.full((5, 6), largest))
+    result = run(before, [rand(8, 6) * 1e-6])
+    assert f"linear:{dtype}" in kinds(result.program)
+    assert reasons(result) == ([] if dtype == "float16" else ["it stays in float32: weight is up to 3.3e+04"])
+
+
 def two_layers() -> Program:
     return program(layers, rand(8, 6), w=rand(5, 6, seed=1), b=rand(5, seed=2), v=rand(4, 5, seed=3))
 

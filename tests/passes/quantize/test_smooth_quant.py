@@ -42,6 +42,23 @@ def smoothed(before: Program, data: object = DATA, **options: object) -> Pipelin
     return PassManager.of([SmoothQuant(**options)]).run(before, calibration=data)
 
 
+def test_a_scale_has_a_number_a_channel() -> None:
+    channels = Channels()
+    channels.update(rand(64, 4) * torch.tensor([1.0, 1.0, 1.0, 100.0]))
+    found = best_scale(channels, rand(4, 6))
+    assert found is not None and found.shape == (4,)
+    assert best_scale(channels, torch.zeros(4, 6)) is None
+
+
+def test_ranges_of_large_doubles() -> None:
+    channels = Channels()
+    channels.update(torch.tensor([[1.7e308], [-1.7e308]], dtype=torch.float64))
+    assert (float(channels.low), float(channels.high)) == (-1.7e308, 1.7e308)
+    for bad in (math.inf, -math.inf, math.nan):
+        with pytest.raises(InputError, match="1 of 2 values are NaN or infinite"):
+            channels.update(torch.tensor([[1.0], [bad]]))
+
+
 def sqnr(before: Program, after: Program, data: list[torch.Tensor] = DATA) -> float:
     wanted, got = (torch.cat([p(x) for x in data]).double() for p in (before, after))
     return 10 * math.log10(float(wanted.square().sum() / (wanted - got).square().sum()))

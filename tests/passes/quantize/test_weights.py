@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import fxopt
+from fxopt.analysis.ranges import Grid
 from fxopt.ops import bind, choose_qparams, fake_quantize
+from fxopt.passes.quantize._rounding import weight_scale
 from fxopt.passes.quantize.insert_fake_quant import InsertFakeQuant
 from fxopt.pipeline import PassManager, PipelineResult
 from fxopt.program import Program
@@ -50,6 +52,18 @@ def test_the_range_is_that_of_dynamic_quantize_linear() -> None:
     scale, zero_point = choose_qparams(x, 0, 255)
     assert float(scale) == pytest.approx(5 / 255)
     assert (int(zero_point), zero_point.dtype) == (51, torch.uint8)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_table_that_is_left_out_is_told(scheme: str) -> None:
+    result = run(program(nn.Embedding(10, 4), torch.arange(6)), scheme, ignore=("embedding",))
+    assert reasons(result) == ["it stays in float: it matches ignore=embedding"]
+
+
+def test_the_scale_of_nothing() -> None:
+    scale = weight_scale(torch.zeros(0, 3), None, Grid(8, signed=True, narrow=True), torch.zeros(()))
+    nothing = weight_scale(torch.zeros(2, 3), None, Grid(8, signed=True, narrow=True), torch.zeros(()))
+    assert scale == nothing
 
 
 def test_readers_of_one_value_share_its_rounding() -> None:
