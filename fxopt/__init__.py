@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fxopt.passes.partition import Device, PartitionPlan
     from fxopt.passes.partition._use import partition
     from fxopt.passes.prune import PrunePlan, plan_pruning
+    from fxopt.passes.quantize import Placement, placement_of, register_placement
     from fxopt.pipeline import Contract, Pass, PassManager, RewritePass, register_pass
     from fxopt.program import Program
     from fxopt.report import Report
@@ -50,6 +51,7 @@ __all__ = [
     "PassError",
     "PassManager",
     "PipelineError",
+    "Placement",
     "Program",
     "PrunePlan",
     "Report",
@@ -70,9 +72,11 @@ __all__ = [
     "lowering_rule",
     "optimize",
     "partition",
+    "placement_of",
     "plan_pruning",
     "register_op",
     "register_pass",
+    "register_placement",
     "register_target",
     "run",
     "run_pipeline",
@@ -110,6 +114,7 @@ _HOMES = {
     "ops": ("OpInfo", "register_op"),
     "passes.partition": ("Device", "PartitionPlan", "partition"),
     "passes.prune": ("PrunePlan", "plan_pruning"),
+    "passes.quantize": ("Placement", "placement_of", "register_placement"),
     "pipeline": ("Contract", "Pass", "PassManager", "RewritePass", "register_pass"),
     "program": ("Program",),
     "report": ("Report",),

@@ -19,6 +19,7 @@ _BUILT_IN = frozenset(
     {"aten", "prims", "prim", "fxopt", "mkldnn", "mkl", "onednn", "quantized", "quantized_decomposed"}
 )
 """Namespaces whose ops a fresh process has, after `import torch` or `import fxopt`."""
+_ONNX = ("onnx", "onnx-as-written")
 
 
 def verify_file(
@@ -46,7 +47,7 @@ def verify_file(
         report = verify_runs(original, Subject(program.signature, remote.run, name=target.name))
     if any(map(is_random, program.calls())):
         report = _noted(report, "random numbers were compared from equal states of torch's generator")
-    if target.runner == "onnx" and find_spec("onnxruntime") is None:
+    if target.runner in _ONNX and find_spec("onnxruntime") is None:
         return _noted(report, "onnxruntime is not installed: the file was run by onnx.reference")
     return report
 
@@ -55,7 +56,7 @@ def _must_run_here(program: Program, target: Target) -> str:
     """Why a fresh process could not run the file; empty if it can."""
     if target.runner not in KINDS:
         return f"verified in this process: {target.name} names no runner for another"
-    if target.runner == "onnx":
+    if target.runner in _ONNX:
         return ""
     own = {op_key(n.target).partition(".")[0] for n in program.calls() if hasattr(n.target, "_schema")}
     foreign = sorted(own - _BUILT_IN)

@@ -3,7 +3,7 @@
 >>> open_artifact("model.txt")
 Traceback (most recent call last):
     ...
-fxopt.errors.ArtifactError: can't open model.txt: expected a file that ends in .fxopt, .onnx, .pt or .pt2
+fxopt.errors.ArtifactError: can't open model.txt: expected a file that ends in .fxopt, .onnx, .ort, .pt or .pt2
 """
 
 import os

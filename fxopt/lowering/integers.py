@@ -45,7 +45,12 @@ def integer_notes(program: Program, placement: str) -> tuple[str, ...]:
 
 
 def _floats_of(node: Node) -> list[Node]:
-    return [n for n in node.all_input_nodes if _is_float(n)]
+    """What a call computes with; biases are added to sums that are integers anyhow."""
+    return [
+        n
+        for n in node.all_input_nodes
+        if _is_float(n) and not (n.op == "get_attr" and n.meta["val"].dim() < 2)
+    ]
 
 
 def _is_float(node: Node) -> bool:

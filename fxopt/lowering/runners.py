@@ -11,12 +11,12 @@ from fxopt.lowering.wire import Packed, Value
 __all__ = ["KINDS", "Run", "open_run", "prepare"]
 
 Run = Callable[[Sequence[Packed]], list[Value]]
-KINDS = ("eager", "onnx", "onnxsim", "torchscript")
+KINDS = ("eager", "onnx", "onnx-as-written", "onnxsim", "torchscript")
 
 
 def prepare(kind: str) -> None:
     """Imports the kind's runtime and sets it to one thread, without gradients."""
-    if kind == "onnx":
+    if kind in ("onnx", "onnx-as-written"):
         return  # the session that opens a file is made with one thread
     if kind == "onnxsim":
         from fxopt.lowering.onnx.simplifier import prepare as prepare_onnxsim
@@ -43,6 +43,7 @@ def open_run(kind: str, path: str, entry: str = "") -> Run:
     openers = {
         "eager": _open_eager,
         "onnx": _open_onnx,
+        "onnx-as-written": _open_onnx_as_written,
         "onnxsim": _open_onnxsim,
         "torchscript": _open_torchscript,
     }
@@ -53,6 +54,12 @@ def _open_onnx(path: str, _entry: str) -> Run:
     from fxopt.lowering.onnx.run import open_run as open_onnx
 
     return open_onnx(path)
+
+
+def _open_onnx_as_written(path: str, _entry: str) -> Run:
+    from fxopt.lowering.onnx.run import open_run as open_onnx
+
+    return open_onnx(path, as_written=True)
 
 
 def _open_onnxsim(path: str, _entry: str) -> Run:

@@ -70,7 +70,7 @@ class Target(ABC):
     suffix: str
     """Of its files, with the dot."""
     runner: str
-    """Which kind of worker process runs its files: "onnx", "torchscript" or "eager"."""
+    """Which kind of worker process runs its files: "onnx", "onnx-as-written", "torchscript" or "eager"."""
     placement: str = "generic"
     """The name of a `Placement`: where its runtime wants values rounded."""
 

@@ -48,13 +48,13 @@ def _o2(options: dict[str, object]) -> str:
     return "O1"
 
 
-def _rounded(scheme: str, *, smooth: bool, after: str = "") -> Callable[[dict[str, object]], str]:
+def _rounded(scheme: str, *, smooth: bool, corrects: bool = False) -> Callable[[dict[str, object]], str]:
     """BatchNorm must be folded before weights are rounded; what rounding does to means is then taken off biases.
 
     Args:
         scheme: of `insert-fake-quant`, which takes the options that are left.
         smooth: what the option of that name is by default: whether `smooth-quant` comes first.
-        after: what follows.
+        corrects: whether `correct-bias` follows, for the same placement.
     """
 
     def expand(options: dict[str, object]) -> str:
@@ -62,7 +62,9 @@ def _rounded(scheme: str, *, smooth: bool, after: str = "") -> Callable[[dict[st
         if not isinstance(smooths, bool):
             raise PipelineError(f"{scheme}: smooth is true or false, got {smooths!r}")
         step = Named("insert-fake-quant", tuple({"scheme": scheme, **options}.items()))  # type: ignore[arg-type]
-        return f"O1,{'smooth-quant,' if smooths else ''}{print_steps((step,))}{after}"
+        placed = tuple(o for o in step.options if o[0] == "placement")
+        steps = (step, Named("correct-bias", placed)) if corrects else (step,)
+        return f"O1,{'smooth-quant,' if smooths else ''}{print_steps(steps)}"
 
     return expand
 
@@ -107,7 +109,7 @@ register_pipeline("O0", _fixed(""))
 register_pipeline("clean", _fixed(_CLEAN))
 register_pipeline("O1", _fixed(_O1))
 register_pipeline("O2", _o2)
-register_pipeline("int8", _rounded("int8", smooth=True, after=",correct-bias"))
+register_pipeline("int8", _rounded("int8", smooth=True, corrects=True))
 register_pipeline("int8-dynamic", _rounded("int8-dynamic", smooth=False))
 register_pipeline("int8-weights", _rounded("int8-weights", smooth=False))
 register_pipeline("int4-weights", _rounded("int4-weights", smooth=False))

@@ -73,12 +73,13 @@ def _value(array: Array, kind: str | None) -> object:
     return torch.from_numpy(array) if kind is None else NUMBERS[kind](array.item())
 
 
-def open_onnx(path: str, *, trust: bool = False) -> OnnxArtifact:
+def open_onnx(path: str, *, trust: bool = False, as_written: bool = False) -> OnnxArtifact:
     """Opens a file.
 
     Args:
         path: the file.
         trust: also open a file of fxopt's that was changed since.
+        as_written: node by node, without onnxruntime's optimisations.
 
     Raises:
         ArtifactError: it is missing, no ONNX file, damaged or changed, or takes what tensors can't say.
@@ -88,7 +89,7 @@ def open_onnx(path: str, *, trust: bool = False) -> OnnxArtifact:
     if own and not trust:
         check_whole(path, metadata)
     try:
-        session = open_session(path)
+        session = open_session(path, as_written=as_written)
     except Exception as error:
         raise ArtifactError(f"{path} can't be opened as an ONNX file: {_first_line(error)}") from error
     signature = _own(session, metadata[SIGNATURE_KEY], path) if own else _foreign(session, path)

@@ -34,6 +34,7 @@ NUMBERS: Mapping[str, Callable[[object], int | float | bool]] = {"bool": bool, "
 _NAMES = {number: name for name, number in DTYPES.values()}
 _NUMBERS = dict(DTYPES.values())
 Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+_ORT_FORMAT = b"ORTM"
 _RAW = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
@@ -73,33 +74,36 @@ class Session:
         return functools.partial(self.arrays, given)
 
 
-def open_run(path: str) -> Callable[[Sequence[Packed]], list[Value]]:
+def open_run(path: str, *, as_written: bool = False) -> Callable[[Sequence[Packed]], list[Value]]:
     """A function that runs the file."""
-    return open_session(path).values
+    return open_session(path, as_written=as_written).values
 
 
-def open_session(path: str, *, threads: int = 1) -> Session:
+def open_session(path: str, *, threads: int = 1, as_written: bool = False) -> Session:
     """Opens a file with onnxruntime, or with `onnx.reference` if that is not installed.
 
     Args:
         path: the file.
         threads: how many compute an op.
+        as_written: node by node, without onnxruntime's optimisations, which round biases beside integer weights.
 
     Raises:
         Exception: what the runtime raises for a file that it can't open.
     """
     if importlib.util.find_spec("onnxruntime") is None:
         return _open_reference(path)
-    return _open_onnxruntime(path, threads)
+    return _open_onnxruntime(path, threads, as_written=as_written)
 
 
-def _open_onnxruntime(path: str, threads: int) -> Session:
+def _open_onnxruntime(path: str, threads: int, *, as_written: bool) -> Session:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(_source(path), options, providers=["CPUExecutionProvider"])
     inputs, outputs = (
         tuple(_port(a) for a in args) for args in (session.get_inputs(), session.get_outputs())
     )
@@ -119,6 +123,15 @@ def _open_onnxruntime(path: str, threads: int) -> Session:
     metadata = session.get_modelmeta().custom_metadata_map
     direct = arrays if _all_plain(inputs, outputs) else None
     return Session("onnxruntime", inputs, outputs, metadata, run, direct, _scalars(metadata))
+
+
+def _source(path: str) -> str | bytes:
+    """The path, or for a file of onnxruntime's own format the content: it knows that by the name alone."""
+    with open(path, "rb") as file:
+        if file.read(8)[4:] != _ORT_FORMAT:
+            return path
+        file.seek(0)
+        return file.read()
 
 
 def _all_plain(*ports: Sequence[Port]) -> bool:

@@ -177,7 +177,10 @@ def _reads(
     """The activations that a call reads as integers; none if it stays in float."""
     if aten_name(node) in kernels:
         reads = _tensors(node) if asked and not left_out(node) else ()
-        return reads if all(_is_activation(n) for n in reads) else ()
+        if not all(_is_activation(n) for n in reads):
+            return ()
+        added_to = _added_to(reads) if aten_name(node) in placement.skips else None
+        return tuple(n for n in reads if n is not added_to)
     found = contraction_of(node)
     if isinstance(found, str):
         if (
@@ -193,6 +196,13 @@ def _reads(
     bound = bind(node)
     edges.contractions[node] = found
     return tuple(n for a in found.activations if isinstance(n := bound[a], Node))
+
+
+def _added_to(reads: tuple[Node, ...]) -> Node | None:
+    """The product whose kernel adds the others: the last that nothing else reads."""
+    return next(
+        (n for n in reversed(reads) if len(n.users) == 1 and not isinstance(contraction_of(n), str)), None
+    )
 
 
 def _no_kernel(node: Node, found: Contraction, placement: Placement) -> str:

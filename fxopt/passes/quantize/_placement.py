@@ -26,6 +26,8 @@ class Placement:
 
     name: str
     activations: Grid = _BYTES
+    symmetric: bool = False
+    """Activations have a zero point of 0; by default one that covers their range."""
     weights: Grid = _SIGNED
     per_channel: bool = True
     """A scale for each output channel of a weight."""
@@ -37,6 +39,8 @@ class Placement:
     """Contractions without an integer kernel."""
     requantising: frozenset[str] = frozenset()
     """Ops whose integer kernels take and give values of different scales."""
+    skips: frozenset[str] = frozenset()
+    """Sums that a product's kernel adds to its own result, which then is not rounded before: the last of those summed."""
     covering: frozenset[str] = frozenset()
     """Ops of one value whose integer kernels do not pay: `coverage=full` runs them too."""
     same_scale: frozenset[str] = frozenset()
@@ -119,4 +123,32 @@ for _name in ("eager", "torchscript"):
             rounds_blocks=False,
         )
     )
+_S8 = Grid(8, signed=True)
+# onnxruntime on ARM: s8 kernels for everything that it has u8 kernels for. With a zero point of 0 the integers do not
+# begin where a relu clips, so that none is part of a rounding: it is a kernel of its own, between two roundings.
+register_placement(
+    replace(
+        _ONNXRUNTIME,
+        name="onnx:mobile",
+        activations=_S8,
+        symmetric=True,
+        requantising=_ONNXRUNTIME.requantising | {"relu", "relu6", "hardtanh"},
+        absorbed=frozenset(),
+        dynamic=frozenset(),
+        rounds_blocks=False,
+    )
+)
+# TensorRT, by its documentation (docs.nvidia.com, "Working with Quantized Types", placement of Q/DQ): inputs of
+# products, and of one side of the sums that they are part of; no results, no biases; what moves values is left to it.
+register_placement(
+    Placement(
+        name="onnx:tensorrt",
+        activations=_S8,
+        symmetric=True,
+        bias=False,
+        requantising=frozenset({"add", "avg_pool2d", "adaptive_avg_pool2d"}),
+        skips=frozenset({"add"}),
+        dynamic=frozenset(),
+    )
+)
 _GENERIC = register_placement(replace(_ONNXRUNTIME, name="generic", rounds_blocks=False))

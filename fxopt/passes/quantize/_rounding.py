@@ -6,12 +6,12 @@ import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from fxopt.analysis.ranges import Grid, symmetric
+from fxopt.analysis.ranges import Grid, Histogram, affine, symmetric
 from fxopt.ops import choose_qparams, fake_quantize, round_blocks
 from fxopt.passes.quantize._placement import Placement
 from fxopt.rewriting import Rewriter
 
-__all__ = ["Rounding", "block_numbers", "called_with", "weight_scale"]
+__all__ = ["Rounding", "activation_numbers", "block_numbers", "called_with", "weight_scale"]
 
 
 _SMALLEST_SCALE = 2.0**-60
@@ -104,6 +104,19 @@ class Rounding:
             scale, zero_point = (call(operator.getitem, numbers, i) for i in (0, 1))
             self._dynamic[x] = call(fake_quantize, x, scale, zero_point, grid.lowest, grid.high)
         return self._dynamic[x]
+
+
+def activation_numbers(seen: Histogram, method: str, placement: Placement) -> tuple[float, int]:
+    """Scale and zero point of an activation.
+
+    Args:
+        seen: its values over the calibration data.
+        method: how their range is chosen.
+        placement: the integers that kernels take.
+    """
+    grid = placement.activations
+    low, high = seen.range(method, grid, even=placement.symmetric)
+    return (symmetric(high, grid), 0) if placement.symmetric else affine(low, high, grid)
 
 
 def weight_scale(weight: torch.Tensor, channel: int | None, grid: Grid, least: torch.Tensor) -> torch.Tensor:

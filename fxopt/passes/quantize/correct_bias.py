@@ -5,7 +5,7 @@ empirical form of its appendix D.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
 
 import torch
@@ -15,6 +15,7 @@ from torch.fx.node import map_arg
 from fxopt.ops import bind, fake_quantize
 from fxopt.passes.quantize._calibration import each_batch
 from fxopt.passes.quantize._edges import contraction_of, is_weight
+from fxopt.passes.quantize._placement import placement_of
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.program import Program
 from fxopt.rewriting import Rewriter
@@ -43,6 +44,21 @@ class CorrectBias(Pass):
     excludes: ClassVar[frozenset[str]] = frozenset({"bias-corrected"})
     needs_calibration = True
 
+    placement: str = ""
+    """whose kernels say whether a new bias is rounded to 32 bits; by default the target's"""
+
+    def __post_init__(self) -> None:
+        """Checks the options.
+
+        Raises:
+            PipelineError: there is no such placement.
+        """
+        placement_of(self.placement)
+
+    def placed(self, placement: str) -> Pass:
+        """The target's placement, where none was asked for and it leaves biases in float."""
+        return self if self.placement or placement_of(placement).bias else replace(self, placement=placement)
+
     def run(self, rewriter: Rewriter) -> None:
         """Measures what all layers are off by, then gives each its new bias."""
         layers = {n: found for n in rewriter.nodes() if (found := _layer_of(rewriter, n)) is not None}
@@ -55,7 +71,7 @@ class CorrectBias(Pass):
             if not beside.helps:
                 rewriter.refuse(node, "the outputs would not come nearer", rule=_NAME)
             elif shift is not None and bool((shift != 0).any()):
-                _correct(rewriter, node, layer, shift)
+                _correct(rewriter, node, layer, shift, rounds=placement_of(self.placement).bias)
 
 
 @dataclass(frozen=True)
@@ -215,8 +231,11 @@ def _call(node: Node, value: Callable[[Node], Any], *, rounds: bool = True) -> o
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _correct(rewriter: Rewriter, node: Node, layer: _Layer, shift: torch.Tensor) -> None:
-    """Gives a layer its new bias, a multiple of the same units as the old one if that was rounded."""
+def _correct(rewriter: Rewriter, node: Node, layer: _Layer, shift: torch.Tensor, *, rounds: bool) -> None:
+    """Gives a layer its new bias, a multiple of the same units as the old one if that was rounded.
+
+    `rounds` is whether a bias is rounded where there was none.
+    """
     bound = bind(node)
     old = bound["bias"]
     weight = old.args[0] if isinstance(old, Node) and _is_rounding(old) else old
@@ -228,11 +247,11 @@ def _correct(rewriter: Rewriter, node: Node, layer: _Layer, shift: torch.Tensor)
         dtype = node.meta["val"].dtype
         successor = weight if isinstance(weight, Node) else None
         bias = rewriter.constant(moved.to(dtype), successor_of=successor, name=_bias_name(weight, node))
-        if old is None:
+        if old is None and rounds:
             units = rewriter.constant(layer.units, name=f"{bias.target}_scale")
             zero = rewriter.constant(torch.tensor(0), name="zero_point_0")
             bias = rewriter.call(fake_quantize, bias, units, zero, _LOW, _HIGH)
-        elif weight is not old:
+        elif old is not None and weight is not old:
             bias = rewriter.call(fake_quantize, bias, *cast(Node, old).args[1:])
         given = {**bound, "bias": bias}
         rewriter.replace(node, rewriter.call(node.target, **given))

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch.fx import Node
 
-from fxopt.analysis.ranges import Grid, Histogram, Method, affine
+from fxopt.analysis.ranges import Grid, Histogram, Method
 from fxopt.errors import PipelineError
 from fxopt.ops import bind
 from fxopt.passes.quantize._calibration import calibrate
 from fxopt.passes.quantize._edges import Contraction, Edges, find_edges
 from fxopt.passes.quantize._placement import placement_of
-from fxopt.passes.quantize._rounding import Rounding, called_with
+from fxopt.passes.quantize._rounding import Rounding, activation_numbers, called_with
 from fxopt.passes.quantize._schemes import Scheme, Schemes
 from fxopt.passes.quantize._weights import round_blocks, round_table, round_weights
 from fxopt.pipeline import Contract, Pass, register_pass
@@ -144,8 +144,9 @@ class _Insertion:
     ) -> None:
         self.rewriter, self.rounding, self.edges = rewriter, rounding, edges
         self.placement = rounding.placement
-        grid = self.placement.activations
-        self.numbers = {n: affine(*h.range(observer, grid), grid) for n, h in ranges.items() if h.count}
+        self.numbers = {
+            n: activation_numbers(h, observer, self.placement) for n, h in ranges.items() if h.count
+        }
         self.rounded: dict[Node, Node] = {}
         self.scales: dict[Node, Node] = {}
         self.now: dict[Node, Node] = {}

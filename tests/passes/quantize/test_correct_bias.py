@@ -261,3 +261,14 @@ def test_int8_corrects_biases_and_stays_integer(tmp_path: Path) -> None:
     assert calls(after) == calls(plain)
     assert error(before, after, data) < error(before, plain, data)
     assert fxopt.lower(after, "onnx").report.ok
+
+
+@pytest.mark.parametrize(("placement", "kinds"), [("generic", 3), ("onnx:tensorrt", 2)])
+def test_a_new_bias_is_rounded_where_kernels_want_it(placement: str, kinds: int) -> None:
+    x = rand(16, 6)
+    before = program(nn.Linear(6, 4, bias=False), x)
+    after = fxopt.run_pipeline(before, f"int8{{placement={placement}}}", calibration=[x])
+    assert calls(after).count("fake_quantize") == kinds
+    assert len(next(n for n in after.calls() if n.target.__name__.startswith("linear")).args) == 3
+    targeted = PassManager.parse("int8").placed(placement).expand()
+    assert targeted.endswith("correct-bias" if kinds == 3 else "correct-bias{placement=onnx:tensorrt}")

@@ -140,3 +140,34 @@ def test_sums_that_may_overflow(width: int, fits: bool) -> None:
     assert isinstance(found, Contraction)
     why = may_overflow(node, found, placement_of("generic"))
     assert why == ("" if fits else "its sums of more than 65793 products may overflow")
+
+
+def residual(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return F.linear(F.relu(x + F.linear(x, w)), v)
+
+
+def test_a_sum_that_is_part_of_a_product_s_kernel() -> None:
+    before = program(residual, X, w=rand(6, 6, seed=1), v=rand(3, 6, seed=2))
+    after = rounded(before, placement="onnx:tensorrt")
+    assert calls(after) == [Q, Q, "linear", "add", "relu", Q, Q, "linear"]
+    add = next(n for n in after.calls() if n.target.__name__.startswith("add"))
+    assert [n.target.__name__.split(".")[0] for n in add.args[:2]] == [Q, "linear"]
+
+
+def test_of_two_products_that_are_summed_the_last_stays_in_float() -> None:
+    def net(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return F.linear(F.linear(x, v) + F.linear(x, w), w)
+
+    after = rounded(program(net, X, w=rand(6, 6, seed=1), v=rand(6, 6, seed=2)), placement="onnx:tensorrt")
+    add = next(n for n in after.calls() if n.target.__name__.startswith("add"))
+    assert [n.target.__name__.split(".")[0] for n in add.args[:2]] == [Q, "linear"]
+
+
+def test_a_product_that_others_read_too_is_no_part_of_a_sum() -> None:
+    def net(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        y = F.linear(x, w)
+        return F.linear(y + x, w) + y
+
+    after = rounded(program(net, X, w=rand(6, 6, seed=1)), placement="onnx:tensorrt")
+    add = next(n for n in after.calls() if n.target.__name__.startswith("add"))
+    assert [n.target.__name__.split(".")[0] for n in add.args[:2]] == [Q, Q]

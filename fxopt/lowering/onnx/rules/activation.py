@@ -8,17 +8,22 @@ from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.dtypes import is_float
 from fxopt.lowering.onnx.graph import Value
+from fxopt.lowering.onnx.rules.quantization import clips_integers
 
 __all__: list[str] = []
 
 
 @rule("aten.relu")
 def relu(b: Builder, c: Call) -> Value:
+    if clips_integers(c, None):
+        return b.op("LeakyRelu", c.x, alpha=0.0)
     return b.op("Relu", c.x) if is_float(c.out.dtype) else b.op("Max", c.x, b.like(0, c.x))
 
 
 @rule("aten.relu6")
 def relu6(b: Builder, c: Call) -> Value:
+    if clips_integers(c, 6):
+        return b.op("LeakyRelu", c.x, alpha=0.0)
     return b.op("Clip", c.x, b.like(0, c.x), b.like(6, c.x))
 
 

@@ -8,6 +8,7 @@ from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.dtypes import is_float
 from fxopt.lowering.onnx.graph import Value
+from fxopt.lowering.onnx.rules.quantization import clips_integers
 
 __all__: list[str] = []
 
@@ -242,6 +243,8 @@ def clamp(b: Builder, c: Call) -> Value:
     x = c.tensor(dtype=dtype)
     fixed = all(not n or isinstance(c[n], (int, float)) for n in (low, high))
     if fixed and is_float(dtype):
+        if low and c[low] == 0 and clips_integers(c, c[high] if high else None):
+            return b.op("LeakyRelu", x, alpha=0.0)
         return b.op("Clip", x, c.tensor(low, dtype) if low else "", c.tensor(high, dtype) if high else "")
     if low:
         x = b.op("Max", x, c.tensor(low, dtype))

@@ -19,7 +19,7 @@ from fxopt.ops.quantized import dequantize as stored
 from fxopt.ops.quantized import fake_quantize as rounded
 from fxopt.ops.quantized import round_blocks as rounded_blocks
 
-__all__ = ["block_product", "block_rows", "integer_product", "integer_rows"]
+__all__ = ["block_product", "block_rows", "clips_integers", "integer_product", "integer_rows"]
 
 _BLOCKS = (16, 32, 64, 128, 256)
 _TYPES = {(0, 255): torch.uint8, (-128, 127): torch.int8}
@@ -103,6 +103,28 @@ def choose_qparams(b: Builder, c: Call) -> tuple[Value, ...]:
     if c.fake().dtype is not torch.float32 or (c.integer("quant_min"), c.integer("quant_max")) != (0, 255):
         raise c.error("ONNX chooses numbers for float32 values and integers of 0 to 255 only")
     return b.ops("DynamicQuantizeLinear", c.x, outputs=3)[1:]
+
+
+def clips_integers(c: Call, most: object) -> bool:
+    """Whether a call clips a rounded value from zero, and what reads it rounds again, to at most `most`.
+
+    onnxruntime has no integer kernel for Relu and Clip, where the integers do not begin at zero, but one for LeakyRelu:
+    with a slope of 0 that is the same function.
+    """
+    value = c.node.args[0]
+    rounds = isinstance(value, Node) and value.target in (rounded, stored)
+    return rounds and bool(c.node.users) and all(_rounds_up_to(c, u, most) for u in c.node.users)
+
+
+def _rounds_up_to(c: Call, reader: Node, most: object) -> bool:
+    """Whether a call rounds to integers none of which is above a number; None for no such number."""
+    if reader.target is not rounded:
+        return False
+    scale, zero_point = (c.builder.weight_of(a) for a in reader.args[1:3])
+    if scale is None or zero_point is None or scale.numel() != 1 or most is None:
+        return most is None
+    assert isinstance(most, (int, float)) and isinstance(reader.args[4], int)
+    return bool(torch.round(most / scale) + zero_point >= reader.args[4])
 
 
 def _range_of(node: object) -> Node | None:
