@@ -62,7 +62,7 @@ def reduce(
         raise InputError(f"--output {output} is a file; expected a folder, or a name for one")
     if artifact is not None:
         with progress(quiet=quiet):
-            cut = slice_onnx(read_program(model, dynamic, trust=trust), str(artifact), output)
+            cut = slice_onnx(read_program(model, dynamic, trust=trust), str(artifact), output, trust=trust)
         sys.stdout.write("no part of the file was found to disagree\n" if cut is None else f"{cut}\n")
         return 0 if cut is None else 1
 

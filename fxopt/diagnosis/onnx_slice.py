@@ -70,13 +70,16 @@ class OnnxSlice:
         )
 
 
-def slice_onnx(program: Program, path: str, folder: str | os.PathLike[str]) -> OnnxSlice | None:
+def slice_onnx(
+    program: Program, path: str, folder: str | os.PathLike[str], *, trust: bool = False
+) -> OnnxSlice | None:
     """Cuts a file and its source to what disagrees.
 
     Args:
         program: the source.
         path: the ONNX file, which takes the same inputs.
         folder: written to; made if it is not there.
+        trust: also take a file of fxopt's that was changed since.
 
     Returns:
         None if the two don't differ, or no smaller parts that differ were found.
@@ -85,7 +88,7 @@ def slice_onnx(program: Program, path: str, folder: str | os.PathLike[str]) -> O
         ArtifactError: the file can't be opened.
         OSError: the folder can't be written.
     """
-    artifact = open_artifact(path)
+    artifact = open_artifact(path, trust=trust)
     assert isinstance(artifact, Artifact)
     report = verify_runs(subject_of(program), Subject(artifact.signature, artifact.run_flat, None, "onnx"))
     if report.counterexample is None:
