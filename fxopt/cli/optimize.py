@@ -72,6 +72,14 @@ _Metric = Annotated[
 _MaxDrop = Annotated[
     float | None, typer.Option("--max-drop", help="By how much the metric may fall, absolute, such as 0.005.")
 ]
+_MinSqnr = Annotated[
+    float | None,
+    typer.Option(
+        "--min-sqnr",
+        metavar="DB",
+        help="Layers stay in float until the outputs have this signal to noise, in dB.",
+    ),
+]
 _Opset = Annotated[int | None, typer.Option("--opset", help="The ONNX opset.")]
 _Explain = Annotated[
     str | None,
@@ -145,6 +153,7 @@ def optimize(
     calibration: _Calibration = None,
     metric: _Metric = None,
     max_drop: _MaxDrop = None,
+    min_sqnr: _MinSqnr = None,
     opset: _Opset = None,
     plugin: PluginOption = None,
     explain: _Explain = None,
@@ -162,7 +171,8 @@ def optimize(
     """Optimize a model, lower it, verify the file.
 
     Writes DIR/model.onnx, .pt or .fxopt and DIR/report.json. Exit code 0: done. 1: the file differs from
-    the model, or the metric fell too far; it was not kept. 2: a mistake in what was asked for.
+    the model, or the metric fell too far; it was not kept, but for the best of several precisions. 2: a mistake
+    in what was asked for.
     """
     if output is None and not dry_run:
         raise InputError("give --output DIR for the files, or --dry-run to write none")
@@ -178,6 +188,7 @@ def optimize(
         distill=distill,
         metric=metric,
         max_drop=max_drop,
+        min_sqnr=min_sqnr,
         opset=opset,
         check_each=check_each,
         reproduce=_failures(on_failure, output, dry_run=dry_run),
@@ -292,6 +303,7 @@ def _run(request: _Request) -> tuple[Report | None, VerificationError | None]:
                 retrain=request.retrain,
                 metric=request.metric,
                 max_drop=asked.max_drop,
+                min_sqnr=asked.min_sqnr,
                 opset=asked.opset,
                 check_each=asked.check_each,
                 reproduce=asked.reproduce,
@@ -335,6 +347,8 @@ def _carry_out(request: _Request, view: _View) -> int:
         _show(report, view)
     if failure is not None:
         raise failure
+    if report is not None and report.missed:
+        raise VerificationError(report.missed, report)
     return 0
 
 

@@ -57,6 +57,7 @@ class OptimizeOptions:
     distill: str | None = None
     metric: str | None = None
     max_drop: float | None = None
+    min_sqnr: float | None = None
     opset: int | None = None
     check_each: bool = False
     reproduce: Path | None = None

@@ -136,7 +136,11 @@ def _arguments(options: OptimizeOptions, folder: Path) -> Iterator[tuple[str, st
         yield "retrain", f"retraining({distill}(), {metric})"
     if metric is not None:
         yield "metric", metric
-    for name, value in (("max_drop", options.max_drop), ("opset", options.opset)):
+    for name, value in (
+        ("max_drop", options.max_drop),
+        ("min_sqnr", options.min_sqnr),
+        ("opset", options.opset),
+    ):
         if value is not None:
             yield name, repr(value)
     if options.check_each:

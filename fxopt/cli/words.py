@@ -15,6 +15,7 @@ _WORDS = {
     r"inputs=": "--inputs X.npz",
     r"calibration=": "--calibration DATA.npz",
     r"max_drop": "--max-drop",
+    r"min_sqnr": "--min-sqnr",
     r"dynamic_shapes": "--dynamic",
     r"opset=": "--opset ",
     r"path=": "--output ",

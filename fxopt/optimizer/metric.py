@@ -5,25 +5,33 @@
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fxopt.errors import InputError, VerificationError
 from fxopt.lowering import Artifact
+from fxopt.optimizer.precision import Goal, sqnr
 from fxopt.program import Program
 from fxopt.report import MetricReport, Report, VerifyReport
 
-__all__ = ["Judge", "Metric", "check_metric", "verification_of"]
+__all__ = ["Judge", "Metric", "check_metric", "goal_of", "verification_of"]
 
 Metric = Callable[[Callable[..., object]], float]
 
 
-def check_metric(metric: object, max_drop: float | None) -> None:
+def check_metric(metric: object, max_drop: float | None, min_sqnr: float | None) -> None:
     """Whether these can decide anything; told before any work is done.
 
     Raises:
-        InputError: a budget without a metric, a metric that is no function, a budget that is no number from 0.
+        InputError: a budget without a metric, a metric that is no function, a budget that is no number from 0, two
+            budgets.
     """
+    if min_sqnr is not None and not (_is_number(min_sqnr) and math.isfinite(min_sqnr)):
+        raise InputError(f"min_sqnr is {min_sqnr!r}; expected a number of dB")
+    if min_sqnr is not None and max_drop is not None:
+        raise InputError(
+            "min_sqnr and max_drop are both given: one of them decides which layers stay in float"
+        )
     if metric is None and max_drop is not None:
         raise InputError("max_drop needs a metric: pass metric=, a function that scores a callable")
     if metric is not None and not callable(metric):
@@ -32,6 +40,23 @@ def check_metric(metric: object, max_drop: float | None) -> None:
         raise InputError(
             f"max_drop is {max_drop!r}; expected a number from 0: by how much the metric may fall"
         )
+
+
+def goal_of(
+    original: Program,
+    data: Iterable[object],
+    metric: Metric | None,
+    max_drop: float | None,
+    min_sqnr: float | None,
+) -> Goal | None:
+    """What the layers' precisions are chosen for; None if nothing was asked for."""
+    if min_sqnr is not None:
+        return Goal(f"an SQNR of at least {min_sqnr:g} dB", sqnr(original, data), lambda s: s >= min_sqnr)
+    if metric is None or max_drop is None:
+        return None
+    before = _score(metric, original)
+    text = f"a metric of at least {before:.6g} - {max_drop:g}"
+    return Goal(text, lambda run: _score(metric, run), lambda s: before - s <= max_drop)
 
 
 def _is_number(value: object) -> bool:
@@ -46,6 +71,8 @@ class Judge:
     max_drop: float | None
     original: Program
     report: Report
+    goal: Goal | None = None
+    """What precisions were chosen for: a file that misses it is the best that was found, and kept."""
 
     def __call__(self, artifact: Artifact) -> None:
         """Scores the model and the artifact.
@@ -55,16 +82,23 @@ class Judge:
             InputError: the metric gives no number, or NaN for the model itself.
         """
         self.report.verification = verification_of(artifact.report)
-        if self.metric is None:
-            return
-        before = _score(self.metric, self.original)
+        if self.metric is not None:
+            self._score(artifact, self.metric)
+        if self.goal is not None and not self.goal.enough(score := self.goal.score(artifact)):
+            self.report.missed = (
+                f"the best file that was found comes to {score:.6g}: {self.goal.text} was asked for"
+            )
+            self.report.warnings.append(self.report.missed)
+
+    def _score(self, artifact: Artifact, metric: Metric) -> None:
+        before = _score(metric, self.original)
         if math.isnan(before):
             raise InputError(
                 "the metric of the model itself is NaN: there is nothing to compare the file with"
             )
-        after = _score(self.metric, artifact)
+        after = _score(metric, artifact)
         self.report.metric = MetricReport(before, after, self.max_drop)
-        if self.max_drop is not None and not before - after <= self.max_drop:
+        if self.max_drop is not None and self.goal is None and not self.report.metric.met:
             raise VerificationError(
                 f"the metric fell from {before:.6g} to {after:.6g}, by more than {self.max_drop:g}; "
                 "no file was written",

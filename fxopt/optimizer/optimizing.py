@@ -9,7 +9,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -29,8 +29,10 @@ from fxopt.optimizer.description import (
     no_state,
     noting_warnings,
 )
-from fxopt.optimizer.metric import Judge, Metric, check_metric, verification_of
+from fxopt.optimizer.metric import Judge, Metric, check_metric, goal_of, verification_of
 from fxopt.optimizer.pipelines import Pipeline, checked_manager, run_manager, unused_calibration
+from fxopt.optimizer.precision import Goal, choose_precisions, describe_layers, quantizes
+from fxopt.passes.quantize import layer_errors
 from fxopt.pipeline import PassManager, PipelineResult, check_calibration
 from fxopt.program import Program, expect_program
 from fxopt.program.file import SUFFIX, load_program
@@ -81,6 +83,7 @@ def optimize(
     retrain: Retrain | None = None,
     metric: Metric | None = None,
     max_drop: float | None = None,
+    min_sqnr: float | None = None,
     opset: int | None = None,
     check_each: bool = False,
     reproduce: str | os.PathLike[str] | None = None,
@@ -104,7 +107,10 @@ def optimize(
         retrain: called after the pipeline with the traced and the rewritten program; what it returns, such as
             what `distill` makes of them, is rewritten by O1, and the file is verified against it.
         metric: scores a callable, higher is better; scored for the traced model and the artifact.
-        max_drop: by how much the metric may fall, absolute.
+        max_drop: by how much the metric may fall, absolute. Where the pipeline quantizes by calibration data, layers
+            stay in float until it is kept, and the best file is written even if it never is (`report.missed`).
+        min_sqnr: the same, without a metric: the least signal to quantization noise of the outputs over the
+            calibration data, in dB.
         opset: of an ONNX file.
         check_each: check every pass application.
         reproduce: a folder; what fails is bisected to its pass and rewrite, reduced, and written there.
@@ -121,7 +127,10 @@ def optimize(
     check_calibration(manager, calibration)
     number = chosen.resolve_opset(opset)
     check_destination(chosen, path)
-    check_metric(metric, max_drop)
+    check_metric(metric, max_drop, min_sqnr)
+    chooses = _chooses(manager, calibration, retrain, min_sqnr)
+    if isinstance(calibration, Iterator):
+        calibration = list(calibration)  # it is read more than once
     report = Report(target=chosen.name, pipeline=str(manager))
     report.versions = {"fxopt": __version__, "torch": torch.__version__}
     clock = Clock(report)
@@ -146,6 +155,24 @@ def optimize(
     except VerificationError as error:
         raise _reported(error, report) from error
     clock.lap("pipeline")
+    goal = None
+    if chooses:
+        assert calibration is not None
+        goal = goal_of(original, calibration, metric, max_drop, min_sqnr)
+        if goal is not None:
+            log.info("choose precisions for %s", goal.text)
+            placement = chosen.placement
+            manager, result = _chosen(
+                manager,
+                result,
+                goal,
+                calibration,
+                report,
+                lambda m: run_manager(m.placed(placement), original, calibration, None, ()),
+            )
+            clock.lap("choose precisions")
+        report.layers = describe_layers(layer_errors(result.program, calibration, outputs=goal is not None))
+        clock.lap("look at layers")
     start, rest = original, manager
     if retrain is not None:
         log.info("train the rewritten program")
@@ -157,7 +184,7 @@ def optimize(
         report.timings["of it, checks of each pass"] = each.seconds
         report.notes += each.notes
     log.info("lower to %s and verify the file", report.target)
-    judge = Judge(metric, max_drop, original, report)
+    judge = Judge(metric, max_drop, original, report, goal)
     try:
         artifact = _lowered(result.program, result.reference, chosen, path, opset, judge)
     except VerificationError as error:
@@ -173,6 +200,34 @@ def optimize(
     report.notes += artifact.notes
     clock.lap("lower")
     return OptimizeResult(result.program, artifact, report)
+
+
+def _chooses(manager: PassManager, data: object, retrain: Retrain | None, min_sqnr: float | None) -> bool:
+    """Whether layers can be looked at, and have a choice of precisions.
+
+    Raises:
+        InputError: they are to be chosen and can't.
+    """
+    found = quantizes(manager) and data is not None and retrain is None
+    if min_sqnr is not None and not found:
+        raise InputError(
+            "min_sqnr chooses the precision of each layer: give a pipeline that quantizes, such as int8, and calibration="
+        )
+    return found
+
+
+def _chosen(
+    manager: PassManager,
+    result: PipelineResult,
+    goal: Goal,
+    data: Iterable[object],
+    report: Report,
+    run: Callable[[PassManager], PipelineResult],
+) -> tuple[PassManager, PipelineResult]:
+    """The pipeline whose layers' precisions reach a goal, entered into the report."""
+    found = choose_precisions(manager, result, goal, data, run)
+    report.precision, report.pipeline = found.report, str(found.manager)
+    return found.manager, found.result
 
 
 def _retrained(before: PipelineResult, rest: PassManager, trained: Program) -> PipelineResult:

@@ -9,7 +9,7 @@ True
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fxopt.errors import PipelineError
 from fxopt.pipeline.base import Pass
@@ -19,7 +19,7 @@ from fxopt.pipeline.named import NAMED, expand_named
 from fxopt.pipeline.options import make_pass, step_of
 from fxopt.pipeline.registry import registry
 from fxopt.pipeline.run import Bound, PipelineResult, Run
-from fxopt.pipeline.text import Fixpoint, Named, Step, marked, parse_steps, print_steps
+from fxopt.pipeline.text import Fixpoint, Named, Step, Value, marked, parse_steps, print_steps
 from fxopt.program import Program, expect_program
 
 __all__ = ["PassManager", "PipelineResult", "check_calibration"]
@@ -72,6 +72,14 @@ class PassManager:
         manager = PassManager(())
         manager.steps, manager._bound = self.steps, self._bound.placed(placement)
         return manager
+
+    def with_options(self, name: str, options: Mapping[str, Value]) -> "PassManager":
+        """The same pipeline with options of a pass set, also where a named pipeline hands them on to it.
+
+        Raises:
+            PipelineError: a named pipeline does not take them.
+        """
+        return PassManager.parse(print_steps(tuple(_with_options(s, name, options) for s in self.steps)))
 
     def __str__(self) -> str:
         return print_steps(self.steps)
@@ -175,6 +183,16 @@ def _bind(step: Step, text: str | None, within: tuple[str, ...]) -> Pass | Bound
     if step.name not in registry:
         raise _error(text, step, f"unknown pass {step.name!r}{registry.hint(step.name, tuple(NAMED))}")
     return make_pass(registry.get(step.name), step, text)
+
+
+def _with_options(step: Step, name: str, options: Mapping[str, Value]) -> Step:
+    if isinstance(step, Fixpoint):
+        return Fixpoint(tuple(_with_options(s, name, options) for s in step.steps))
+    inner = None if step.name == name else expand_named(step)
+    holds = inner is not None and any(p.pass_name() == name for p in PassManager.parse(inner).passes())
+    if step.name == name or holds:
+        return Named(step.name, tuple({**dict(step.options), **options}.items()))
+    return step
 
 
 def _hint(item: object) -> str:

@@ -6,6 +6,7 @@
 
 from fxopt.json_data import JsonData
 from fxopt.report.comparison import Counterexample, OutputComparison, Parting, Verdict, VerifyReport
+from fxopt.report.layers import LayerReport, PrecisionReport, Trial
 from fxopt.report.report import (
     SCHEMA_VERSION,
     AppliedRewrite,
@@ -29,12 +30,15 @@ __all__ = [
     "Coverage",
     "GraphSummary",
     "JsonData",
+    "LayerReport",
     "MetricReport",
     "OutputComparison",
     "Parting",
     "PassReport",
+    "PrecisionReport",
     "Refusal",
     "Report",
+    "Trial",
     "Verdict",
     "VerifyReport",
     "size_text",

@@ -22,6 +22,7 @@ from typing import Self
 from fxopt.errors import ArtifactError
 from fxopt.json_data import JsonData
 from fxopt.report.comparison import Counterexample, Verdict, VerifyReport
+from fxopt.report.layers import LayerReport, PrecisionReport
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -161,6 +162,11 @@ class MetricReport(JsonData):
     max_drop: float | None = None
     """By how much it might fall; None: by anything."""
 
+    @property
+    def met(self) -> bool:
+        """Whether it fell by no more than it might; a score that is NaN did."""
+        return self.max_drop is None or self.before - self.after <= self.max_drop
+
 
 @dataclass(frozen=True)
 class ArtifactReport(JsonData):
@@ -198,6 +204,12 @@ class Report(JsonData):
     """Of fxopt and torch."""
     held_to: str = ""
     """What the file was compared with where that is not the model: `the program after prune`."""
+    layers: tuple[LayerReport, ...] = ()
+    """What rounding does to each layer of a quantized program, in graph order."""
+    precision: PrecisionReport | None = None
+    """How the layers' precisions were chosen, where an accuracy was asked for."""
+    missed: str = ""
+    """What the file falls short of although it was kept: it is the best that was found."""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA_VERSION:

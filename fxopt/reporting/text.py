@@ -13,12 +13,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fxopt.report import GraphSummary, PassReport, Report, Verdict, size_text
+from fxopt.report import GraphSummary, LayerReport, PassReport, Report, Verdict, size_text
 
-__all__ = ["change_table", "explanation", "pass_table", "size_text", "summary"]
+__all__ = ["change_table", "explanation", "layer_table", "pass_table", "size_text", "summary"]
 
 _COLORS = {Verdict.EQUIVALENT: "green", Verdict.DIFFERENT: "bold red", Verdict.UNDECIDED: "yellow"}
 _FELL = "green"
+_MOST_LAYERS = 10
 _MOST_ROWS = 40
 """Places that an explanation lists before it only counts them."""
 
@@ -33,6 +34,8 @@ def summary(report: Report) -> RenderableType:
     parts: list[RenderableType] = [lines]
     if report.before and report.after:
         parts[:0] = [change_table(report.before, report.after), Text()]
+    if report.layers:
+        parts += [Text(), layer_table(report.layers)]
     parts += [Text(f"warning: {line}", style="yellow") for line in report.warnings]
     parts += [Text(f"note: {line}", style="dim") for line in report.notes]
     return Group(*parts)
@@ -54,6 +57,8 @@ def _facts(report: Report) -> Iterator[tuple[str, str, str]]:
     if report.metric:
         budget = f" (may fall by {report.metric.max_drop:g})" if report.metric.max_drop is not None else ""
         yield "metric", f"{report.metric.before:.6g} -> {report.metric.after:.6g}{budget}", ""
+    if report.precision:
+        yield "precision", str(report.precision), "" if report.precision.met else "yellow"
     if report.verification:
         yield "verdict", report.judgement, _COLORS[report.verdict]
     if report.timings:
@@ -92,6 +97,20 @@ def _count_text(count: int) -> str:
         if count >= size:
             return f"{count / size:.2f} {unit}"
     return str(count)
+
+
+def layer_table(layers: Sequence[LayerReport]) -> RenderableType:
+    """What rounding does to each layer, those first that it does most to: the ten worst."""
+    order = sorted(layers, key=lambda one: (-one.share if one.share == one.share else 0.0, one.sqnr))
+    table = _table("rounded layer", "bits", "SQNR", "of the error", "range", "clipped", "weight")
+    for one in order[:_MOST_LAYERS]:
+        spread = f"{one.low:.3g} to {one.high:.3g}" if one.low == one.low else ""
+        clipped = f"{one.clipped:.2%}" if one.clipped == one.clipped else ""
+        share = f"{one.share:.1%}" if one.share == one.share else ""
+        cells = (one.bits, f"{one.sqnr:.1f} dB", share, spread, clipped, size_text(one.weight_bytes))
+        table.add_row(Text(one.name), *cells)
+    more = len(layers) - _MOST_LAYERS
+    return Group(table, Text(f"... and {more} more, in report.json", style="dim")) if more > 0 else table
 
 
 def pass_table(passes: Sequence[PassReport]) -> RenderableType:
@@ -146,6 +165,7 @@ def _table(*columns: str) -> Table:
     """A table without lines; columns of numbers are to the right."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     numbers = {"before", "after", "seconds", "rewrites", "refusals", "ops before", "ops after"}
+    numbers |= {"SQNR", "of the error", "clipped", "weight"}
     for name in columns:
         table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     return table

@@ -253,10 +253,43 @@ def test_a_metric_beyond_its_budget(net: str, tmp_path: Path, capsys: pytest.Cap
     assert not (tmp_path / "model.fxopt").exists()
 
 
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    np.savez(
+        tmp_path / "data.npz", input=np.random.default_rng(0).normal(size=(8, 1, 4, 4)).astype("float32")
+    )
+    return str(tmp_path / "data.npz")
+
+
+def test_the_best_of_several_precisions_is_kept(
+    net: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    arguments = ["optimize", f"{net}:build", "--target", "eager", "--output", str(tmp_path / "out")]
+    arguments += ["--pipeline", "int8", "--calibration", data]
+    assert main([*arguments, "--metric", f"{net}:score_halved", "--max-drop", "0.4"]) == 1
+    said = capsys.readouterr()
+    assert "the best file that was found comes to 0.5: a metric of at least 1 - 0.4" in said.err
+    assert (tmp_path / "out" / "model.fxopt").is_file()
+    report = Report.load(tmp_path / "out" / "report.json")
+    assert report.missed and report.precision is not None and len(report.layers) == 2
+
+
+def test_layers_stay_in_float_for_a_signal_to_noise(
+    net: str, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    arguments = ["optimize", f"{net}:build", "--target", "eager", "--output", str(tmp_path / "out")]
+    arguments += ["--pipeline", "int8", "--calibration", data, "--min-sqnr", "90"]
+    assert main(arguments) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "an SQNR of at least 90 dB: met" in said and "=float" in said
+    assert main([*arguments[:-1], "x"]) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--max-drop", "0.1"], "--max-drop needs --metric"),
+        (["--min-sqnr", "20"], "--min-sqnr chooses the precision of each layer"),
         (["--metric", "score"], "expected FILE.py:FUNCTION"),
         (["--metric", "net_of_user.py:scor"], "did you mean 'score'?"),
         (["--metric", "net_of_user.py:no_score"], "returned 'high'; expected a number"),

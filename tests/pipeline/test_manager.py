@@ -440,3 +440,15 @@ class TestRuns:
         before = fxopt.trace(model, (rand(2, 3, 3, 3),), dynamic_shapes={"input": {0: "batch"}})
         after = PassManager.parse("O1").run(before).program
         assert all(origins_of(n) for n in after.calls())
+
+
+def test_options_of_a_pass_are_set_wherever_it_stands() -> None:
+    manager = PassManager.parse("clean,int8{observer=minmax}")
+    changed = manager.with_options("insert-fake-quant", {"layers": ["a=float"], "observer": "mse"})
+    assert str(changed) == 'clean,int8{observer=mse,layers=["a=float"]}'
+    assert str(manager) == "clean,int8{observer=minmax}"
+    text = "fixpoint(prune{ratio=0.5}),fold-constants"
+    assert str(PassManager.parse(text).with_options("prune", {"ratio": 0.25})) == text.replace("5", "25")
+    assert str(PassManager.parse("O1").with_options("prune", {"ratio": 0.25})) == "O1"
+    with pytest.raises(PipelineError, match="nothing"):
+        manager.with_options("insert-fake-quant", {"nothing": 1})

@@ -11,8 +11,10 @@ from fxopt.report import (
     CostReport,
     Coverage,
     GraphSummary,
+    LayerReport,
     MetricReport,
     PassReport,
+    PrecisionReport,
     Refusal,
     Report,
     Verdict,
@@ -135,3 +137,41 @@ def test_a_long_explanation_is_cut():
     text = rendered(explanation("x", [PassReport("x", applied=applied)]))
     assert "... and 60 more, in report.json" in text
     assert len(text.splitlines()) < 50
+
+
+def test_the_worst_layers_of_a_quantized_program():
+    layers = [LayerReport(f"layer{i}", "conv2d", 8, 8, sqnr=30.0 + i, weight_bytes=1500) for i in range(11)]
+    layers.append(LayerReport("head", "linear", 32, 4, 12.34, 0.5, -1.0, 2.5, 0.001))
+    report = Report("Net", layers=tuple(layers))
+    lines = rendered(summary(report)).splitlines()
+    (head,) = [i for i, line in enumerate(lines) if line.startswith("head")]
+    assert lines[head].split() == [
+        "head",
+        "32,",
+        "4",
+        "12.3",
+        "dB",
+        "50.0%",
+        "-1",
+        "to",
+        "2.5",
+        "0.10%",
+        "0",
+        "B",
+    ]
+    assert lines[head + 1].split() == ["layer0", "8,", "8", "30.0", "dB", "1.5", "kB"], (
+        "then by what their results lose"
+    )
+    assert [line.split()[0] for line in lines[head + 1 : head + 10]] == [f"layer{i}" for i in range(9)]
+    assert lines[head + 10].strip() == "... and 2 more, in report.json"
+    few = rendered(summary(Report("Net", layers=tuple(layers[:10]))))
+    assert "layer9" in few and "more" not in few
+
+
+def test_how_precisions_were_chosen():
+    found = PrecisionReport("an SQNR of at least 30 dB", True, 31.5, ("head=float",))
+    assert "an SQNR of at least 30 dB: met (31.5) with head=float" in rendered(
+        summary(Report(precision=found))
+    )
+    none = PrecisionReport("an SQNR of at least 30 dB", False, 12.0)
+    assert "not met (12) with nothing changed" in rendered(summary(Report(precision=none)))
