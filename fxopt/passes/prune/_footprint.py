@@ -36,7 +36,7 @@ class Footprints:
         self._labels = coupling.labels
         space = coupling.demand.constants.space
         self._weights = [
-            (space.axes(n), math.prod(n.meta["val"].shape), n.meta["val"].dtype)
+            ([a for a in space.axes(n) if a is not None], math.prod(n.meta["val"].shape), n.meta["val"].dtype)
             for n in program.weight_nodes()
         ]
         flops = Cost.compute(program).flops_at()
@@ -49,13 +49,8 @@ class Footprints:
         removed[np.fromiter(labels, dtype=np.int64)] = True
         kept = np.concatenate([[0], np.cumsum(~removed[self._labels])])
 
-        def share(axis: Axis | None) -> float:
-            whole = axis is None or not axis.size
-            return (
-                1.0
-                if whole or axis is None
-                else (kept[axis.start + axis.size] - kept[axis.start]) / axis.size
-            )
+        def share(axis: Axis) -> float:
+            return (kept[axis.start + axis.size] - kept[axis.start]) / axis.size if axis.size else 1.0
 
         params = total = 0
         for axes, count, dtype in self._weights:

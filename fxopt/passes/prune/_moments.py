@@ -136,7 +136,8 @@ class _Watcher(Interpreter):
     ) -> None:
         super().__init__(program.graph_module)
         self._watched = {p.reading.node.name: (p, sums[n]) for n, p in readers.items()}
-        self.half = 0
+        self.half: int
+        """0 or 1: of the batch that is run next."""
 
     def run_node(self, n: Node) -> Any:
         """The value of a node."""

@@ -132,3 +132,27 @@ def test_over_three_devices_nothing_is_better(
     assert best * (1 - 1e-3) <= found.bound
     known = solve(problem, best=0.9 * best, seconds=20)
     assert (known.split, known.bound) == (None, 0.9 * best)
+
+
+class Branches(nn.Module):
+    """One layer beside two in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Linear(8, 8, bias=False) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.a(x), self.c(self.b(x))
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-8])
+def test_a_piece_counts_in_one_stage(unit: float) -> None:
+    """The fast device in the middle has room for one layer; the one that takes no time makes no more of it."""
+    program = trace(Branches().eval(), (torch.zeros(2, 8),))
+    devices = (Device("cpu:0"), Device("cpu:1", 100.0, 300), Device("cpu:2"))
+    parts = pieces_of(program, seconds_of(program, {"a": 0.0, "b": unit, "c": 2 * unit}))
+    problem = Problem(parts, devices, Links(Link(1e15, 0.0)))
+    found = solve(problem, best=math.inf, seconds=20)
+    assert found.split is not None
+    assert max(held(parts, found.split.stage_of, k) for k in range(3)) == 256
+    assert found.split.value == pytest.approx(unit, rel=1e-3)

@@ -51,6 +51,7 @@ class TestSvg:
         ]
 
     def test_a_line_down_a_long_column_stays_in_the_gap(self) -> None:
+        assert 'd="M200,80 C243,80 243,360 200,360"' in _picture._line((10, 70), (10, 350), "")
         assert 'd="M200,80 C260,80 260,640 200,640"' in _picture._line((10, 70), (10, 630), "")
 
     def test_calls_stand_in_columns_of_their_colour(self, tmp_path: Path) -> None:

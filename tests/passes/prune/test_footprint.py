@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fxopt.analysis import Cost
 from fxopt.analysis.channels import Coupling
 from fxopt.passes.prune import PrunePlan, plan_pruning
 from fxopt.passes.prune._footprint import Footprint, Footprints
@@ -39,10 +40,11 @@ def test_each_share(kind: str) -> None:
     coupling = Coupling.compute(before)
     footprints = Footprints(before, coupling)
     (layer,), _ = layers_of(coupling, before)
-    for width in (4, 3, 2):
-        narrow = program(make(width), x)
+    for gone in range(len(layer.labels)):
+        narrow = program(make(4 - gone), x)
         expected = Footprints(narrow, Coupling.compute(narrow)).without([])
-        assert footprints.without(layer.labels[: 4 - width].tolist()) == expected
+        assert footprints.without(layer.labels[:gone].tolist()) == expected
+        assert expected.flops == Cost.compute(narrow).at().flops
 
 
 def test_bytes_are_of_every_type_and_parameters_of_floats() -> None:

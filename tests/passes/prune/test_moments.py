@@ -35,9 +35,9 @@ def test_means_and_products() -> None:
     both = both + sums
     rows = torch.cat([one, other])
     assert both.count == 7 and both.is_finite
-    assert torch.allclose(both.mean, rows.mean(0))
-    assert torch.allclose(both.gram(centred=False), rows.T @ rows / 7)
-    assert torch.allclose(both.gram(centred=True), torch.cov(rows.T, correction=0))
+    assert torch.allclose(both.mean, rows.mean(0), rtol=1e-12)
+    assert torch.allclose(both.gram(centred=False), rows.T @ rows / 7, rtol=1e-12)
+    assert torch.allclose(both.gram(centred=True), torch.cov(rows.T, correction=0), rtol=1e-12)
     both.add(torch.full((1, 3), torch.inf))
     assert not both.is_finite
 
@@ -70,6 +70,13 @@ def test_parts_see_the_same_and_halves_are_of_even_and_odd_batches(monkeypatch: 
     assert torch.allclose(whole["w0"][0].mean, even.mean(0))
 
 
+def test_a_single_record_without_a_batch() -> None:
+    before = program(F.linear, rand(4), weight=rand(3, 4))
+    ((_, (even, _)),) = moments_of(before, readers(before), [rand(4, seed=1)], "test")
+    assert even.count == 1
+    assert torch.allclose(even.mean, rand(4, seed=1).double())
+
+
 def test_what_a_window_sees() -> None:
     before = program(
         lambda x, w, b: F.conv2d(x, w, b, stride=2, padding=1),
@@ -95,11 +102,14 @@ def test_a_weight_and_its_matrix() -> None:
 
 
 def test_readers_are_weights_of_one_call_whose_rows_see_all_channels() -> None:
-    def net(x: torch.Tensor, g: torch.Tensor, s: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    def net(
+        x: torch.Tensor, d: torch.Tensor, g: torch.Tensor, s: torch.Tensor, w: torch.Tensor
+    ) -> torch.Tensor:
+        x = F.conv1d(x, d, groups=4)
         x = F.conv1d(F.conv1d(F.conv1d(x, g, groups=2), s), s)
         return F.conv1d(x, w)
 
-    before = program(net, rand(2, 4, 6), g=rand(4, 2, 1), s=rand(4, 4, 1), w=rand(3, 4, 1))
+    before = program(net, rand(2, 4, 6), d=rand(4, 1, 1), g=rand(4, 2, 1), s=rand(4, 4, 1), w=rand(3, 4, 1))
     assert list(readers(before)) == ["w"]
 
 
