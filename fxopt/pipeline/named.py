@@ -93,6 +93,7 @@ _O1_PHASES: tuple[tuple[str, ...], ...] = (
         "recompose-silu",
         "recompose-hardswish",
         "recompose-mish",
+        "recompose-attention",
         "fuse-matmul-add",
         "unflatten-linear",
     ),

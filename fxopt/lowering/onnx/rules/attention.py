@@ -7,6 +7,7 @@ import math
 
 import torch
 
+from fxopt.analysis.finite import is_finite
 from fxopt.lowering.onnx.builder import Builder
 from fxopt.lowering.onnx.call import Call, rule
 from fxopt.lowering.onnx.graph import Value
@@ -36,7 +37,7 @@ def attention(b: Builder, c: Call) -> Value:
         added = _additive(b, mask, dtype) if b.dtype(mask) is torch.bool else b.cast(mask, dtype)
         scores = b.op("Add", scores, added)
     weights = b.op("Softmax", scores, axis=-1)
-    if c.has("attn_mask"):
+    if c.has("attn_mask") and not _leaves_a_key(b, c):
         weights = b.op("Where", _hidden(b, mask), b.like(0, weights), weights)
     return b.op("MatMul", weights, value)
 
@@ -48,6 +49,8 @@ def flash_attention(b: Builder, c: Call) -> tuple[Value, ...]:
 
 def _scaled(b: Builder, c: Call, query: Value) -> Value:
     if c.has("scale"):
+        if c.number("scale") == 1:
+            return query
         return b.op("Mul", query, b.like(float(c.number("scale")), query))
     width = c.shape_of("query")[-1]
     if not isinstance(width, int):
@@ -60,18 +63,27 @@ def _additive(b: Builder, mask: Value, dtype: torch.dtype) -> Value:
     return b.op("Where", mask, b.constant(0.0, dtype), b.constant(-math.inf, dtype))
 
 
+def _leaves_a_key(b: Builder, c: Call) -> bool:
+    """Whether it is known that each query sees a key."""
+    mask = b.weight_of(c["attn_mask"])
+    if mask is None:
+        return c.fake("attn_mask").is_floating_point() and is_finite(b.program, c["attn_mask"])
+    return bool((mask if mask.dtype is torch.bool else mask != -math.inf).any(-1).all())
+
+
 def _hidden(b: Builder, mask: Value) -> Value:
     """Where a key is not seen."""
     return b.op("Not", mask) if b.dtype(mask) is torch.bool else b.op("IsInf", mask, detect_positive=0)
 
 
 def _causal(b: Builder, c: Call) -> Value:
-    """Each query sees the keys up to its own position: bool[queries, keys]."""
+    """Each query sees the keys up to its own position: bool[queries, keys], what is added if the sizes are small."""
     if not c.flag("is_causal"):
         return ""
     queries, keys = c.shape_of("query")[-2], c.shape_of("key")[-2]
     if isinstance(queries, int) and isinstance(keys, int) and queries * keys <= _SMALL:
-        return b.constant(torch.ones(queries, keys, dtype=torch.bool).tril(), torch.bool)
+        hidden = torch.ones(queries, keys, dtype=torch.bool).triu(1)
+        return b.constant(torch.zeros(queries, keys).masked_fill(hidden, -math.inf), c.out.dtype)
     zero, one = (b.constant(v, torch.int64) for v in (0, 1))
     rows, columns = (b.op("Range", zero, b.scalar(n), one) for n in (queries, keys))
     return b.op("GreaterOrEqual", b.unsqueeze(rows, 1), b.unsqueeze(columns, 0))

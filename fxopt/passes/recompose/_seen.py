@@ -1,0 +1,70 @@
+"""Whether a mask leaves each query a key to see, whatever the inputs are."""
+
+import math
+
+from torch.fx import Node
+
+from fxopt.ops import bind
+from fxopt.ops.sizes import same_size, shape_of
+from fxopt.passes._names import aten_name
+from fxopt.passes.eliminate._uniform import uniform_number
+from fxopt.passes.recompose._scores import Mask, is_low
+from fxopt.rewriting import Rewriter
+
+__all__ = ["leaves_a_key"]
+
+_NOT = ("bitwise_not", "logical_not")
+
+
+def leaves_a_key(rewriter: Rewriter, mask: Mask) -> bool:
+    """Whether each query sees a key. Of what is added only a fill with -inf is doubted."""
+    weight = rewriter.value(mask.node)
+    if weight is not None:
+        seen = weight != -math.inf if mask.kind == "add" else weight if mask.kind == "keep" else ~weight
+        return bool(seen.any(-1).all())
+    if mask.kind != "add":
+        return _first_is(rewriter, mask.node, kept=mask.kind == "keep")
+    return not _fills_with_low(rewriter, mask.node)
+
+
+def _fills_with_low(rewriter: Rewriter, node: Node) -> bool:
+    """Whether a value is made by `where` or `masked_fill` with -inf, and moved."""
+    while aten_name(node) in ("reshape", "unsqueeze", "expand", "slice"):
+        node = node.all_input_nodes[0]
+    if aten_name(node) not in ("where", "masked_fill"):
+        return False
+    return any(is_low(rewriter, bind(node).get(name)) for name in ("self", "other", "value"))
+
+
+def _first_is(rewriter: Rewriter, node: object, *, kept: bool) -> bool:
+    """Whether the first column is not zero (`kept`) or zero, in each row: of a causal mask all see the first key."""
+    if not isinstance(node, Node):
+        return False
+    weight = rewriter.value(node)
+    if weight is not None:
+        first = weight[..., :1] != 0
+        return bool((first if kept else ~first).all())
+    name, bound = aten_name(node), bind(node)
+    operand = bound.get("self")
+    if name in _NOT or (name == "eq" and bound["other"] == 0):
+        return _first_is(rewriter, operand, kept=not kept)
+    if name == "ne" and bound["other"] == 0:
+        return _first_is(rewriter, operand, kept=kept)
+    if name == "bitwise_and" and kept:
+        return all(_first_is(rewriter, bound[n], kept=True) for n in ("self", "other"))
+    if name in ("slice", "reshape", "unsqueeze"):
+        return _keeps_first(node) and _first_is(rewriter, operand, kept=kept)
+    diagonal = bound.get("diagonal", 0)
+    if name == "triu" and not kept:
+        return isinstance(diagonal, int) and diagonal >= 1
+    whole = name == "tril" and kept and isinstance(diagonal, int) and diagonal >= 0
+    return whole and uniform_number(rewriter, operand, weights=True) not in (None, 0)
+
+
+def _keeps_first(node: Node) -> bool:
+    """Whether the first column of a moved value is that of its operand."""
+    after, before = shape_of(node), shape_of(node.all_input_nodes[0])
+    if aten_name(node) == "slice":
+        bound = bind(node)
+        return bound["dim"] != len(after) - 1 or bound["start"] in (0, None)
+    return same_size(after[-1], before[-1])

@@ -1,0 +1,65 @@
+"""What is known to be finite whatever the inputs are."""
+
+import math
+
+import pytest
+import torch
+
+from fxopt.analysis.finite import is_finite
+from tests.passes.helpers import program, rand
+
+X, COUNTS, SEEN = rand(2, 3), torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.ones(2, 3, dtype=torch.bool)
+
+FINITE = {
+    "of counts": lambda x, n, s, w: (1.0 - n.float()[:, None]) * -10000.0,
+    "of truth values": lambda x, n, s, w: torch.where(s, 0.0, -1e30),
+    "of weights": lambda x, n, s, w: w.reshape(3, 2).permute(1, 0) + w.neg(),
+    "clamped": lambda x, n, s, w: x.clamp(-5.0, 5.0).expand(4, 2, 3),
+    "filled": lambda x, n, s, w: w.masked_fill(s, -5.0),
+    "counted": lambda x, n, s, w: x > 0,
+}
+OTHER = {
+    "an input": lambda x, n, s, w: x + 0.5,
+    "a fill": lambda x, n, s, w: w.masked_fill(s, -math.inf),
+    "a choice": lambda x, n, s, w: torch.where(s, 0.0, -math.inf),
+    "a logarithm": lambda x, n, s, w: n.log(),
+    "clamped above": lambda x, n, s, w: x.clamp(max=5.0),
+    "clamped below": lambda x, n, s, w: x.clamp(min=5.0),
+    "clamped by an infinity": lambda x, n, s, w: x.clamp(-math.inf, 5.0),
+    "clamped by tensors": lambda x, n, s, w: x.clamp(w, w),
+}
+
+
+def found(function, weight: torch.Tensor) -> bool:
+    made = program(function, X, COUNTS, SEEN, w=weight)
+    return is_finite(made, made.output_nodes()[0])
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_finite(name: str):
+    assert found(FINITE[name], rand(2, 3))
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_not_known(name: str):
+    assert not found(OTHER[name], rand(2, 3))
+
+
+def test_a_weight_may_hold_an_infinity():
+    assert not found(FINITE["of weights"], rand(2, 3).masked_fill(SEEN, -math.inf))
+
+
+def test_numbers():
+    made = program(lambda x: x + 1, X)
+    assert is_finite(made, 1.5)
+    assert not is_finite(made, math.inf)
+
+
+@pytest.mark.parametrize(("calls", "known"), [(50, True), (70, False)])
+def test_it_does_not_look_far(calls: int, known: bool):
+    def function(x, n, s, w):
+        for _ in range(calls):
+            w = w + n
+        return w
+
+    assert found(function, rand(2, 3)) is known
