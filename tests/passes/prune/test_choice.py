@@ -24,6 +24,7 @@ from tests.passes.prune.test_prune import hidden
 @pytest.mark.parametrize("levels", [1, 2, 7, 8])
 def test_the_least_ratio_within_the_budget(levels: int) -> None:
     def choose(ratio: float) -> list[np.ndarray]:
+        assert 0 <= ratio <= 1
         return [np.arange(round(ratio * levels))]
 
     def cost(choice: list[np.ndarray]) -> float:
@@ -73,6 +74,7 @@ def test_five_steps_unless_said_otherwise() -> None:
 
 def test_lamp_of_nothing_but_zeros() -> None:
     assert lamp(torch.zeros(3)).tolist() == [0.0] * 3
+    assert lamp(torch.tensor([0.125, 0.375])).tolist() == [0.25, 1.0]
     assert lamp(torch.tensor([0.0, 3.0, 0.0, 1.0])).tolist() == [0.0, 1.0, 0.0, 0.25]
 
 

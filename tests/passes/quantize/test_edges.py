@@ -126,6 +126,7 @@ def test_how_many_products_are_summed() -> None:
         return _products(node, found)
 
     assert counted(lambda x, w0: F.linear(x, w0), rand(2, 6), (5, 6)) == 6
+    assert counted(lambda x, w0: F.conv1d(x, w0), rand(2, 3, 5), (1, 3, 2)) == 6
     assert counted(lambda x, w0: x @ w0, rand(2, 6), (6, 5)) == 6
     assert counted(lambda x, w0: F.conv2d(x, w0), rand(2, 3, 5, 5), (4, 3, 3, 2)) == 18
     assert counted(lambda x: x @ x.transpose(1, 2), rand(2, 3, 7)) == 7

@@ -79,6 +79,10 @@ def test_small_moments_count_as_large_ones_do() -> None:
     )
 
 
+def test_the_usual_options() -> None:
+    assert (Gptq().damping, Gptq().act_order, Gptq().needs_calibration) == (0.01, True, True)
+
+
 def test_the_nearest_value_by_hand() -> None:
     grid = Steps(torch.full((1, 3), 0.5), torch.full((1, 3), 3.0), 0, 7)
     assert grid.nearest(torch.tensor([[0.3, -9.0, 9.0]])).tolist() == [[0.5, -1.5, 2.0]]

@@ -51,7 +51,9 @@ def test_complex_values_are_no_float32() -> None:
     assert {"fft_rfft:complex64", "abs:float32"} <= set(kinds(run(before).program))
 
 
-@pytest.mark.parametrize(("largest", "dtype"), [(30000.0, "float16"), (33000.0, "float32")])
+@pytest.mark.parametrize(
+    ("largest", "dtype"), [(30000.0, "float16"), (65504 / 2, "float16"), (33000.0, "float32")]
+)
 def test_half_of_what_the_type_holds_may_be_used(largest: float, dtype: str) -> None:
     before = program(F.linear, rand(8, 6) * 1e-6, weight=torch.full((5, 6), largest))
     result = run(before, [rand(8, 6) * 1e-6])
