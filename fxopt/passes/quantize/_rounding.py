@@ -15,6 +15,8 @@ __all__ = ["Rounding", "activation_numbers", "block_numbers", "called_with", "we
 
 
 _SMALLEST_SCALE = 2.0**-60
+_FEW_BITS = 3
+"""At most so many, of a weight: its scale is not set by its largest value alone."""
 
 
 class Rounding:
@@ -133,9 +135,22 @@ def weight_scale(weight: torch.Tensor, channel: int | None, grid: Grid, least: t
         return torch.maximum(bound, least.max())
     others = [d for d in range(weight.dim()) if d != channel]
     bounds = weight.abs().amax(others) if others else weight.abs()
+    shape = [-1 if d == channel else 1 for d in range(weight.dim())]
     scale = torch.tensor([symmetric(float(b), grid) for b in bounds])
-    scale = torch.maximum(scale, least)
-    return scale.reshape([-1 if d == channel else 1 for d in range(weight.dim())])
+    if grid.bits <= _FEW_BITS and others:
+        scale = _of_least_error(weight, scale.reshape(shape), others, grid).flatten()
+    return torch.maximum(scale, least).reshape(shape)
+
+
+def _of_least_error(weight: torch.Tensor, scale: torch.Tensor, others: list[int], grid: Grid) -> torch.Tensor:
+    """Of shares of each scale that which leaves the least squared error: with few integers it pays to clip."""
+    best, least = scale, torch.full_like(scale, torch.inf)
+    for share in torch.linspace(1.0, 0.2, 41):
+        tried = (scale * share).clamp(min=_SMALLEST_SCALE)
+        rounded = torch.round(weight / tried).clamp(grid.lowest, grid.high) * tried
+        error = (rounded - weight).square().sum(others, keepdim=True)
+        best, least = torch.where(error < least, tried, best), torch.minimum(error, least)
+    return best
 
 
 def block_numbers(blocks: torch.Tensor, *, symmetric: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -60,6 +60,8 @@ class InsertFakeQuant(Pass):
     """the runtime whose kernels decide what is rounded, such as onnx:onnxruntime; by default the target's"""
     observer: Method = "mse"
     """how ranges of activations are chosen from what calibration shows"""
+    bits: Literal[2, 3, 4, 8] = 8
+    """of int8-weights: of the weights of products, convolutions included, and of tables"""
     block: Literal[32, 64, 128] = 32
     """of int4-weights: how many inputs share a scale"""
     symmetric: bool = True
@@ -109,7 +111,8 @@ class InsertFakeQuant(Pass):
             rounding = Rounding(rewriter, placement)
             round_blocks(rewriter, _NAME, rounding, schemes, block=self.block, symmetric=self.symmetric)
         if used & {"int8-dynamic", "int8-weights"}:
-            round_weights(rewriter, _NAME, Rounding(rewriter, placement), schemes)
+            weights = replace(placement.weights, bits=self.bits)
+            round_weights(rewriter, _NAME, Rounding(rewriter, replace(placement, weights=weights)), schemes)
 
     def _run_static(self, rewriter: Rewriter, rounding: Rounding, schemes: Schemes) -> None:
         """Finds what is rounded, calibrates, and gives each integer call rounded operands."""
