@@ -7,7 +7,10 @@ from torch.fx import Node
 from fxopt.ops import bind
 from fxopt.passes._names import aten_name
 
-__all__ = ["clamp_bounds"]
+__all__ = ["CLAMPS", "clamp_bounds"]
+
+CLAMPS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max")
+"""Ops that `clamp_bounds` knows."""
 
 _FIXED = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}
 

@@ -13,7 +13,7 @@ import torch
 from torch.fx import Node
 
 from fxopt.ops import bind
-from fxopt.passes._bounds import clamp_bounds
+from fxopt.passes._bounds import CLAMPS, clamp_bounds
 from fxopt.passes._names import aten_name
 from fxopt.passes.eliminate._uniform import uniform_number
 from fxopt.program import value_key
@@ -276,8 +276,7 @@ def _twice_is_nothing(call: Call) -> Found:
     return Same(x) if isinstance(x, Node) else None
 
 
-_CLAMPS = ("relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max")
-_IDEMPOTENT = (*_CLAMPS, "abs", "ceil", "floor", "trunc", "fix", "sign", "sgn", "tril", "triu")
+_IDEMPOTENT = (*CLAMPS, "abs", "ceil", "floor", "trunc", "fix", "sign", "sgn", "tril", "triu")
 
 
 @_identity(*_IDEMPOTENT)
@@ -306,7 +305,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 """Between what bounds the values of ops lie."""
 
 
-@_identity(*_CLAMPS, "abs")
+@_identity(*CLAMPS, "abs")
 def _within_bounds(call: Call) -> Found:
     """A clamp of what lies within its bounds. A zero at a bound may change its sign."""
     inner = call.operand()
