@@ -82,10 +82,11 @@ _CLEAN = (
     "simplify-reshapes,fold-constants{keep_shared=true},eliminate-common-subexpressions,eliminate-dead-code"
 )
 _O1_PHASES: tuple[tuple[str, ...], ...] = (
-    # 1. Clean: what does nothing stands between the calls that later phases look for.
-    ("eliminate-dead-code", "eliminate-identities"),
-    # 2. Simplify moves and arithmetic: one spelling of each chain, so that patterns need only one.
-    ("simplify-reshapes",),
+    # 1. Clean: what does nothing stands between the calls that later phases look for. Equal weights first, so that
+    # calls of them are equal.
+    ("eliminate-dead-code", "deduplicate-weights", "eliminate-identities", "eliminate-dead-outputs"),
+    # 2. Simplify moves: one spelling of each chain, so that patterns need only one.
+    ("simplify-reshapes", "simplify-casts", "simplify-slices-and-concats"),
     # 3. Recompose: whole ops out of their parts, before anything is folded into a part. A product with a transposed
     # weight becomes a linear layer here; once the transpose is folded, the weight is no longer the embedding's.
     (
@@ -100,9 +101,21 @@ _O1_PHASES: tuple[tuple[str, ...], ...] = (
     # 4. Evaluate: what depends on weights alone is a weight, and equal calls are one; the next phases ask for
     # weights, and for values without a second user.
     ("fold-constants", "eliminate-common-subexpressions"),
-    # 5. Fold scales and shifts into the weights beside them; what is then a bias of zeros goes.
-    ("fuse-conv-bn", "fuse-linear-bn", "eliminate-neutral-weights"),
-    # 6. Merge: several calls become one. Last, for a merged call has several users, into which nothing folds.
+    # 5. Simplify arithmetic: only now, for it changes the parts that ops are recomposed from, and wants constants.
+    ("simplify-elementwise", "simplify-reductions", "simplify-where-and-masks", "sink-transposes"),
+    # 6. Fold scales and shifts into the weights beside them; what is then a bias of zeros goes. A norm goes into the
+    # layer before it, which may pad, and only if there is none into the next.
+    (
+        "fuse-pad-conv",
+        "fuse-conv-bn",
+        "fuse-linear-bn",
+        "fold-batch-norm-into-next",
+        "fold-affine-into-conv-linear",
+        "fold-scale-into-attention",
+        "fold-embedding-projection",
+        "eliminate-neutral-weights",
+    ),
+    # 7. Merge: several calls become one. Last, for a merged call has several users, into which nothing folds.
 )
 _O1 = f"fixpoint({','.join(name for phase in _O1_PHASES for name in phase)})"
 
