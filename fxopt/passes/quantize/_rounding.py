@@ -11,7 +11,7 @@ from fxopt.ops import choose_qparams, fake_quantize, round_blocks
 from fxopt.passes.quantize._placement import Placement
 from fxopt.rewriting import Rewriter
 
-__all__ = ["Rounding", "activation_numbers", "block_numbers", "called_with", "weight_scale"]
+__all__ = ["Rounding", "activation_numbers", "block_numbers", "called_with", "weight_affine", "weight_scale"]
 
 
 _SMALLEST_SCALE = 2.0**-60
@@ -47,6 +47,9 @@ class Rounding:
         assert tensor is not None
         grid = self.placement.weights
         least = torch.zeros(()) if least is None else least
+        if not grid.signed:
+            scale, zero_point = weight_affine(tensor.detach(), grid, least)
+            return self.by(weight, scale, grid, zero_point), scale
         scale = weight_scale(tensor.detach(), channel if self.placement.per_channel else None, grid, least)
         return self.by(weight, scale, grid), scale
 
@@ -85,10 +88,10 @@ class Rounding:
             self._by_block[x, block] = call(round_blocks, x, largest, 127)
         return self._by_block[x, block]
 
-    def by(self, weight: Node, scale: torch.Tensor, grid: Grid) -> Node:
+    def by(self, weight: Node, scale: torch.Tensor, grid: Grid, zero_point: int = 0) -> Node:
         """A weight, rounded by a scale of its own."""
         constant = self.rewriter.constant(scale, name=f"{weight.target}_scale")
-        return self.fake(weight, constant, 0, grid)
+        return self.fake(weight, constant, zero_point, grid)
 
     def fake(self, x: Node, scale: Node, zero_point: int, grid: Grid) -> Node:
         """The call that rounds a value."""
@@ -119,6 +122,22 @@ def activation_numbers(seen: Histogram, method: str, placement: Placement) -> tu
     grid = placement.activations
     low, high = seen.range(method, grid, even=placement.symmetric)
     return (symmetric(high, grid), 0) if placement.symmetric else affine(low, high, grid)
+
+
+def weight_affine(weight: torch.Tensor, grid: Grid, least: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The one scale and zero point by which an unsigned grid covers a weight.
+
+    Args:
+        weight: float32.
+        grid: an unsigned one.
+        least: a scalar, or a number a channel, that the scale may not go below.
+    """
+    low, high = (float(v) for v in torch.aminmax(weight)) if weight.numel() else (0.0, 0.0)
+    scale, zero_point = affine(low, high, grid)
+    grown = torch.maximum(torch.tensor(scale), least.max())
+    if bool(grown > scale):
+        zero_point = round(-min(low, 0.0) / float(grown))
+    return grown, zero_point
 
 
 def weight_scale(weight: torch.Tensor, channel: int | None, grid: Grid, least: torch.Tensor) -> torch.Tensor:

@@ -60,6 +60,8 @@ class InsertFakeQuant(Pass):
     """the runtime whose kernels decide what is rounded, such as onnx:onnxruntime; by default the target's"""
     observer: Method = "mse"
     """how ranges of activations are chosen from what calibration shows"""
+    weights: Literal["signed", "unsigned"] = "signed"
+    """signed: a scale an output channel; unsigned: 0 to 255, one scale and zero point a tensor (not of int4-weights)"""
     bits: Literal[2, 3, 4, 8] = 8
     """of int8-weights: of the weights of products, convolutions included, and of tables"""
     block: Literal[32, 64, 128] = 32
@@ -103,6 +105,8 @@ class InsertFakeQuant(Pass):
     def run(self, rewriter: Rewriter) -> None:
         """Rounds by calibration, or by what is known without."""
         schemes, placement = self.schemes(), placement_of(self.placement)
+        if self.weights == "unsigned":
+            placement = replace(placement, weights=Grid(8, signed=False), per_channel=False)
         used = schemes.used()
         # Each goes through the program from the start: what it makes stands before what the others made.
         if "int8" in used:
