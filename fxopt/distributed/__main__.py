@@ -1,6 +1,7 @@
 """`torchrun --nproc-per-node N -m fxopt.distributed FOLDER --data X.npz --output Y.npz`: a data set through stages.
 
-Each process runs one stage; batches follow one another through them. Started again it goes on from what is done.
+Each process runs one stage, or its share of one; batches follow one another through them. Started again it goes on from
+what is done.
 """
 
 import argparse
@@ -64,9 +65,11 @@ def _run(options: argparse.Namespace) -> dict[int, str]:
     # Read before anything starts: what does not fit the model ends every process in the same way.
     dataset = open_data(read_npz(options.data), staged.signature, options.batch)
     with joined(options.timeout) as group:
-        if group.count != len(staged.stages):
+        if group.count != len(staged.parts):
+            shared = f" that {staged.tensor_parallel} share each" if staged.tensor_parallel > 1 else ""
             raise InputError(
-                f"there are {len(staged.stages)} stages and {group.count} processes: start one for each stage"
+                f"there are {len(staged.stages)} stages{shared} and {group.count} processes: start "
+                f"{'one' if not shared else staged.tensor_parallel} for each stage"
             )
         job = Job(dataset, staged, group, path)
         work(job, staged)

@@ -9,7 +9,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
@@ -61,6 +61,10 @@ class Alone:
 
     def meet(self) -> None:
         """Waits until all have come here."""
+
+    def some(self, ranks: Sequence[int]) -> dist.ProcessGroup:
+        """A group of some of the processes, for collectives."""
+        raise AssertionError("there is no other")
 
     def send(self, content: bytes, rank: int) -> None:
         """Sends bytes to another process."""
@@ -163,6 +167,12 @@ class Group(Alone):
             while int(self._store.add("met", 0)) < goal:
                 self.check()
                 time.sleep(0.02)
+
+    def some(self, ranks: Sequence[int]) -> dist.ProcessGroup:
+        """A group of some of the processes, for collectives; all processes have to ask for it."""
+        wait = timedelta(seconds=self.seconds)
+        found: dist.ProcessGroup = dist.new_group(list(ranks), backend="gloo", timeout=wait)
+        return found
 
     def send(self, content: bytes, rank: int) -> None:
         """Sends bytes to another process."""

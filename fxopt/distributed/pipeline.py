@@ -1,9 +1,12 @@
 """Stages in a process each: batches follow one another through them, and the last process keeps what comes out.
 
+Where several devices share the layers of a stage each is a process, which sends what it has to its like in the next.
+
 What a stage does not take goes on through the others as a text, so that all stay in step; the batch's records are then
 tried one by one.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch
@@ -13,7 +16,9 @@ from fxopt.distributed.group import neighbours
 from fxopt.distributed.job import Job
 from fxopt.distributed.wire import Receiver, Sender
 from fxopt.errors import InputError
+from fxopt.lowering import Artifact
 from fxopt.lowering.stages.lower import StagedArtifact
+from fxopt.ops.collectives import Processes, communicating
 
 __all__ = ["work"]
 
@@ -27,7 +32,7 @@ def work(job: Job, staged: StagedArtifact) -> None:
     """Runs this process's stage over all that is to do; the last process keeps the parts.
 
     Args:
-        job: of as many processes as there are stages.
+        job: of as many processes as there are parts.
         staged: the stages.
 
     Raises:
@@ -75,32 +80,62 @@ class _Kept:
 def _outcomes(
     job: Job, staged: StagedArtifact, spans: list[_Span]
 ) -> Iterator[tuple[_Span, Sequence[object] | str]]:
-    """Runs this process's stage over some batches; the last stage yields what comes out, the others nothing.
+    """Runs this process's part over some batches; the last process yields what comes out, the others nothing.
 
     While a stage computes a batch, what it made of those before is on its way.
     """
-    stage, last = job.group.rank, len(staged.stages) - 1
-    given = _inputs(job.dataset, spans) if stage == 0 else _received(Receiver(stage - 1))
-    behind = Sender(stage + 1) if stage < last else None
-    for span, batch in zip(spans, given, strict=True):
-        outcome = batch if isinstance(batch, str) else _attempt(staged, stage, batch)
-        job.group.check()
-        if behind is None:
-            yield span, outcome
-            continue
-        with neighbours():
-            if isinstance(outcome, str):
-                behind.send_text(outcome)
-            else:
-                behind.send([r for r in outcome if isinstance(r, torch.Tensor)])
+    rank, width = job.group.rank, staged.tensor_parallel
+    given = _inputs(job.dataset, spans) if rank < width else _received(Receiver(rank - width))
+    behind = Sender(rank + width) if rank + width < job.group.count else None
+    with _sharing(job, width):
+        for span, batch in zip(spans, given, strict=True):
+            outcome = batch if isinstance(batch, str) else _attempt(staged.parts[rank], batch)
+            job.group.check()
+            if behind is None and rank + 1 == job.group.count:
+                yield span, outcome
+            elif behind is not None:
+                _send(behind, outcome)
     if behind is not None:
         with neighbours():
             behind.end()
 
 
-def _attempt(staged: StagedArtifact, stage: int, batch: list[torch.Tensor]) -> list[object] | str:
+def _send(behind: Sender, outcome: list[object] | str) -> None:
+    with neighbours():
+        if isinstance(outcome, str):
+            behind.send_text(outcome)
+        else:
+            behind.send([r for r in outcome if isinstance(r, torch.Tensor)])
+
+
+class _Sharers(Processes):
+    """The processes that share a stage."""
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of what they hold.
+
+        Raises:
+            ProcessLost: one of them is gone.
+        """
+        with neighbours():
+            return super().all_reduce(tensor)
+
+
+@contextlib.contextmanager
+def _sharing(job: Job, width: int) -> Iterator[None]:
+    """Collectives go among the processes of a stage."""
+    if width == 1:
+        yield
+        return
+    with neighbours():  # every process takes part in the making of every group
+        groups = [job.group.some(range(i, i + width)) for i in range(0, job.group.count, width)]
+    with communicating(_Sharers(groups[job.group.rank // width])):
+        yield
+
+
+def _attempt(part: Artifact, batch: list[torch.Tensor]) -> list[object] | str:
     try:
-        return staged.stages[stage].attempt(batch)
+        return part.attempt(batch)
     except InputError as error:
         return str(error)
 

@@ -93,7 +93,7 @@ class Constants:
     def _note(self, node: Node, tensor: torch.Tensor) -> None:
         """A weight, and its uniform slices."""
         self.known[node] = tensor
-        if tensor.is_complex() or tensor.is_quantized or not tensor.numel():
+        if tensor.is_complex() or tensor.is_quantized or tensor.is_meta or not tensor.numel():
             return
         data = tensor.detach().cpu()
         data = data.float() if data.dtype in (torch.bfloat16, torch.float16, torch.bool) else data

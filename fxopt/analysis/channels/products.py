@@ -58,7 +58,9 @@ class Product:
 
     @cached_property
     def reaches(self) -> np.ndarray:
-        """Whether any element of the weight stands between two channels: bool over `grid`."""
+        """Whether any element of the weight stands between two channels: bool over `grid`. On `meta`: yes, of size one."""
+        if self.tensor.is_meta:
+            return np.ones([1] * len(self.grid), dtype=bool)
         return self._reduced((self.tensor != 0).cpu().numpy(), some)
 
     @cached_property
@@ -80,8 +82,11 @@ class Product:
 
     def from_grid(self, array: np.ndarray, names: Names, reduce: Reduce) -> np.ndarray:
         """What lies over `grid`, as a vector by channels or rows."""
-        array = np.broadcast_to(array, [self.reading.extents[n] for n in self.grid])
         gone = tuple(i for i, n in enumerate(self.grid) if n not in names)
+        sizes = [self.reading.extents[n] for n in self.grid]
+        for i in gone if reduce is some else ():
+            sizes[i] = array.shape[i]  # of equal elements one says what some do
+        array = np.broadcast_to(array, sizes)
         array = reduce(array, gone) if gone else array
         left = [n for n in self.grid if n in names]
         return array.transpose([left.index(n) for n in names]).reshape(-1)

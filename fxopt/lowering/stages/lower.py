@@ -21,7 +21,7 @@ from fxopt.lowering.elsewhere import Elsewhere
 from fxopt.lowering.lower import lower
 from fxopt.lowering.stages import STAGES
 from fxopt.lowering.target import Target, get_target
-from fxopt.passes.partition import PartitionPlan, plan_of
+from fxopt.passes.partition import PartitionPlan, Row, plan_of, run_together
 from fxopt.program.devices import checked_device
 from fxopt.program.program import Program
 from fxopt.program.signature import Signature
@@ -37,26 +37,36 @@ class StagedArtifact(Artifact):
     """The stages of a plan, run one after the other in this process.
 
     Attributes:
-        stages: an artifact each.
-        devices: where each is meant to run.
+        parts: what each device runs, in the order of `devices`: a stage, or its share of one.
+        devices: where each is meant to run, those that share a stage one after the other.
+        tensor_parallel: how many share a stage.
     """
 
     def __init__(
-        self, stages: list[Artifact], devices: list[str], *, path: str | None = None, size: int = 0
+        self,
+        parts: list[Artifact],
+        devices: list[str],
+        tensor_parallel: int = 1,
+        *,
+        path: str | None = None,
+        size: int = 0,
     ) -> None:
-        super().__init__("stages", _whole([s.signature for s in stages]), path=path, size=size)
+        super().__init__("stages", _whole([p.signature for p in parts]), path=path, size=size)
         places = [torch.device(d) for d in devices]
-        self.stages = tuple(
-            s if d.type == "cpu" else Elsewhere(s, d) for s, d in zip(stages, places, strict=True)
-        )
+        held = [p if d.type == "cpu" else Elsewhere(p, d) for p, d in zip(parts, places, strict=True)]
+        self.tensor_parallel = tensor_parallel
+        self.parts = tuple(held)
         self.devices = tuple(devices)
+
+    @property
+    def stages(self) -> tuple[Artifact, ...]:
+        """What the first device of each stage runs."""
+        return self.parts[:: self.tensor_parallel]
 
     def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
         """Runs on the tensors of `signature.tensor_inputs`; returns the computed outputs in order."""
-        flat: list[object] = list(tensors)
-        for stage in self.stages:
-            flat = stage.run_flat([t for t in flat if isinstance(t, torch.Tensor)])
-        return flat
+        width = self.tensor_parallel
+        return run_together([Row(self.parts[rank::width]) for rank in range(width)], tensors)
 
 
 def _whole(signatures: list[Signature]) -> Signature:
@@ -86,7 +96,7 @@ def lower_stages(
         raise InputError(
             f"stages are made of a plan, got a {type(plan).__name__}: fxopt.partition(...) makes one"
         )
-    programs = plan.programs()
+    programs = [program for stage in plan.shards() for program in stage]
     assert plan.program is not None
     chosen = get_target(target)
     _check_devices(plan, chosen)
@@ -104,21 +114,23 @@ def lower_stages(
 
 
 def _check_devices(plan: PartitionPlan, target: Target) -> None:
-    for stage in plan.stages:
-        device = torch.device(stage.device)
+    if plan.tensor_parallel > 1 and target.name != "eager":
+        raise LoweringError(
+            f'files of {target.name} have no collectives: several devices share a stage as stage_target="eager" alone'
+        )
+    for name in (name for stage in plan.stages for name in stage.devices):
+        device = torch.device(name)
         if device.type == "meta":
-            raise LoweringError(
-                f"a stage is to run on {stage.device!r}, which is for plans: it has no values"
-            )
+            raise LoweringError(f"a stage is to run on {name!r}, which is for plans: it has no values")
         if device.type != "cpu" and target.name != "eager":
             raise LoweringError(
-                f"a stage is to run on {stage.device!r}: files of {target.name} run on the CPU, "
+                f"a stage is to run on {name!r}: files of {target.name} run on the CPU, "
                 'stage_target="eager" on any device'
             )
         try:
             checked_device(device)
         except InputError as error:
-            raise LoweringError(f"a stage is to run on {stage.device!r}: {error}") from error
+            raise LoweringError(f"a stage is to run on {name!r}: {error}") from error
 
 
 def _write(
@@ -135,11 +147,15 @@ def _write(
         with writing(final):
             temporary.mkdir()
         entries = []
-        for number, (stage, program) in enumerate(zip(plan.stages, programs, strict=True)):
-            file = f"stage{number}{target.suffix}"
-            notes += lower(program, target, path=temporary / file, verify=verify, opset=opset).notes
-            entries.append({"file": file, "device": stage.device, "sha256": _hash(temporary / file)})
-        manifest = {"format": 1, "target": target.name, "stages": entries, "plan": plan.to_json()}
+        alone = plan.tensor_parallel == 1  # a share of a stage does nothing by itself
+        devices = [(k, rank, d) for k, s in enumerate(plan.stages) for rank, d in enumerate(s.devices)]
+        for (number, rank, device), program in zip(devices, programs, strict=True):
+            file = f"stage{number}{'' if alone else f'-{rank}'}{target.suffix}"
+            notes += lower(program, target, path=temporary / file, verify=verify and alone, opset=opset).notes
+            entries.append({"file": file, "device": device, "sha256": _hash(temporary / file)})
+        manifest: dict[str, object] = {"format": 1, "target": target.name, "stages": entries}
+        manifest |= {} if alone else {"tensor_parallel": plan.tensor_parallel}
+        manifest["plan"] = plan.to_json()
         with writing(final):
             write_file(temporary / STAGES, [json.dumps(manifest, indent=1).encode()])
         report = _verified(plan, temporary) if verify else None
@@ -182,10 +198,15 @@ def open_stages(folder: str | os.PathLike[str]) -> StagedArtifact:
         form, entries = manifest["format"], manifest["stages"]
         target = get_target(str(manifest["target"]))
         stages = [(str(e["file"]), str(e["device"]), str(e["sha256"])) for e in entries]
+        shared = int(manifest.get("tensor_parallel", 1))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, LoweringError) as error:
         raise ArtifactError(f"can't read {path}: {STAGES} in it is damaged or not fxopt's") from error
     if form != 1:
         raise ArtifactError(f"can't read {path}: it has format {form!r}, this fxopt reads format 1")
+    if shared < 1 or len(stages) % shared:
+        raise ArtifactError(
+            f"can't read {path}: {STAGES} in it has {len(stages)} files for groups of {shared}"
+        )
     if not stages or any(Path(file).name != file for file, _, _ in stages):
         raise ArtifactError(f"can't read {path}: {STAGES} in it names no file, or one outside")
     for file, _, digest in stages:
@@ -193,4 +214,4 @@ def open_stages(folder: str | os.PathLike[str]) -> StagedArtifact:
             raise ArtifactError(f"can't read {path}: {file} is missing, or not the file that was written")
     opened = [target.open(str(path / file)) for file, _, _ in stages]
     size = sum(f.stat().st_size for f in path.iterdir() if f.is_file())
-    return StagedArtifact(opened, [d for _, d, _ in stages], path=str(path), size=size)
+    return StagedArtifact(opened, [d for _, d, _ in stages], shared, path=str(path), size=size)

@@ -12,7 +12,7 @@ from fxopt.passes.partition._devices import Device, Link, read_devices
 from fxopt.passes.partition._plan import PartitionPlan, Stage
 from fxopt.passes.partition._times import Profile, Rates, read_cost
 from fxopt.passes.partition.partition import Partition, partition, plan_of
-from fxopt.passes.partition.shard_linears import ShardLinears, run_together, shards
+from fxopt.passes.partition.shard_linears import Row, ShardLinears, run_together, shards
 
 __all__ = [
     "Device",
@@ -21,6 +21,7 @@ __all__ = [
     "PartitionPlan",
     "Profile",
     "Rates",
+    "Row",
     "ShardLinears",
     "Stage",
     "partition",

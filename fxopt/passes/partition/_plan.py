@@ -13,16 +13,16 @@ True
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch.fx import Node
 
 from fxopt.errors import InputError
 from fxopt.json_data import MEMORY_ONLY, JsonData
+from fxopt.passes.partition._factorisation import Factorisation
 from fxopt.passes.partition._pieces import is_size
 from fxopt.passes.partition._stages import stage_programs
+from fxopt.passes.partition.shard_linears import Row, run_together, shard
 from fxopt.program import Program
 from fxopt.program.text import aligned, human_bytes
 
@@ -41,6 +41,7 @@ class Stage(JsonData):
         memory: bytes of its weights and of the most results alive at once, inputs included.
         sends: bytes to the next stage.
         weights: bytes of its weights.
+        beside: the other devices that share its layers (`tensor_parallel`); times and bytes are those of each.
     """
 
     device: str
@@ -50,6 +51,12 @@ class Stage(JsonData):
     memory: int
     sends: int
     weights: int = 0
+    beside: tuple[str, ...] = ()
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """All that it runs on."""
+        return (self.device, *self.beside)
 
     @property
     def load(self) -> float:
@@ -70,6 +77,9 @@ class PartitionPlan(JsonData):
             shared out by speed).
         notes: what else is to be said.
         objective: what is minimised: "throughput", "latency" or "memory".
+        tensor_parallel: devices that share the layers of each stage; its calls are those of `shard-linears`.
+        replicas: copies of all stages, each for a share of the data; `stages` are the first one's.
+        tried: what `tensor_parallel="auto"` and `replicas="auto"` chose from.
         program: the program that it was made for; not written.
     """
 
@@ -79,6 +89,9 @@ class PartitionPlan(JsonData):
     proof: str
     notes: tuple[str, ...] = ()
     objective: str = "throughput"
+    tensor_parallel: int = 1
+    replicas: int = 1
+    tried: tuple[Factorisation, ...] = ()
     program: Program | None = field(default=None, compare=False, repr=False, metadata=MEMORY_ONLY)
 
     @property
@@ -120,7 +133,9 @@ class PartitionPlan(JsonData):
         Raises:
             InputError: as in `of`.
         """
-        program = self._known_program()
+        return self._stage_of(self._shards(1)[0])
+
+    def _stage_of(self, program: Program) -> dict[Node, int]:
         by_name = {n.name: n for n in program.calls()}
         stage_of: dict[Node, int] = {}
         for number, stage in enumerate(self.stages):
@@ -145,9 +160,27 @@ class PartitionPlan(JsonData):
         """The stages as programs; each takes what the one before it returns.
 
         Raises:
+            InputError: as in `of`, or several devices share a stage.
+        """
+        if self.tensor_parallel > 1:
+            raise InputError("several devices share each stage: plan.shards() has the programs of each")
+        return [stage for (stage,) in self.shards()]
+
+    def shards(self) -> list[list[Program]]:
+        """For each stage the programs of the devices that share it; they run together.
+
+        Raises:
             InputError: as in `of`.
         """
-        return stage_programs(self._known_program(), self.stage_of(), len(self.stages))
+        parts = [
+            stage_programs(shard, self._stage_of(shard), len(self.stages))
+            for shard in self._shards(self.tensor_parallel)
+        ]
+        return [list(stage) for stage in zip(*parts, strict=True)]
+
+    def _shards(self, count: int) -> list[Program]:
+        """The whole program as the first devices of a stage hold it."""
+        return [shard(self._known_program(), self.tensor_parallel, rank) for rank in range(count)]
 
     def run(self, *args: object, **kwargs: object) -> object:
         """Runs the stages in this process, one after the other, on the model's own arguments.
@@ -156,9 +189,8 @@ class PartitionPlan(JsonData):
             InputError: the arguments do not fit.
         """
         signature = self._known_program().signature
-        flat: Sequence[object] = signature.flatten_inputs(args, kwargs)
-        for stage in self.programs():
-            flat = stage.run_flat([t for t in flat if isinstance(t, torch.Tensor)])
+        rows = [Row(row) for row in zip(*self.shards(), strict=True)]
+        flat = run_together(rows, signature.flatten_inputs(args, kwargs))
         return signature.unflatten_outputs(flat)
 
     def table(self) -> str:
@@ -170,7 +202,9 @@ class PartitionPlan(JsonData):
             last = number == len(self.stages) - 1
             seconds = [f"{1e3 * t:.3f} ms" for t in (s.computing, s.sending)]
             sends = "-" if last else human_bytes(s.sends)
-            rows.append((str(number), s.device, str(len(s.calls)), *seconds, human_bytes(s.memory), sends))
+            rows.append(
+                (str(number), "+".join(s.devices), str(len(s.calls)), *seconds, human_bytes(s.memory), sends)
+            )
         what = {"latency": "latency", "memory": "most weights"}.get(self.objective, "bottleneck")
         value, bound = (
             human_bytes(round(v)) if self.objective == "memory" else f"{1e3 * v:.3f} ms"

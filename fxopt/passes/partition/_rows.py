@@ -17,7 +17,7 @@ from fxopt.passes.partition._devices import Device
 from fxopt.passes.partition._places import Array, Places, stage_costs
 from fxopt.passes.partition._problem import Problem, Split
 
-__all__ = ["most_places", "split_over_kinds"]
+__all__ = ["most_places", "split_over_kinds", "splits_by_count"]
 
 _MOST_STEPS = 4e9
 """Comparisons, of which most are left out once a plan is known; where there are more ways to use the devices, fewer places
@@ -50,15 +50,42 @@ def split_over_kinds(
     value = float(best[used][-1])
     if not math.isfinite(value):
         return None
-    row: list[Device] = []
-    stage_of = np.zeros(len(problem.pieces), dtype=int)
-    end, left = len(places) - 1, [list(devices) for devices in kinds]
+    row, stage_of = _traced(problem, best, used, stages, places)
+    left = [list(devices) for devices in kinds]
+    chosen = [left[kind].pop() for kind in row]
+    return replace(problem, devices=tuple(reversed(chosen))), Split(stage_of, value)
+
+
+def splits_by_count(problem: Problem, counts: Sequence[int], places: Places) -> list[tuple[int, ...]]:
+    """For devices that are all alike, the best split into each of some numbers of stages that fits.
+
+    Args:
+        problem: over as many devices as the largest count.
+        counts: of stages.
+        places: to cut at.
+
+    Returns:
+        The stage of each piece, by count; none for counts that do not fit.
+    """
+    link = problem.links.usual
+    stages = [_Stages.under(stage_costs(problem, 0, (link, link), places), math.inf)]
+    best = _tables(problem, [max(counts, default=0)], stages, len(places))
+    fitting = [(n,) for n in counts if (n,) in best and math.isfinite(best[n,][-1])]
+    return [_traced(problem, best, used, stages, places)[1] for used in fitting]
+
+
+def _traced(
+    problem: Problem, best: Mapping[Used, Array], used: Used, stages: "Sequence[_Stages]", places: Places
+) -> tuple[list[int], tuple[int, ...]]:
+    """The kinds of the stages, from the last, and the stage of each piece."""
+    row: list[int] = []
+    stage_of, end = np.zeros(len(problem.pieces), dtype=int), len(places) - 1
     while any(used):
         kind, end = _last(problem, best, used, stages, end)
-        row.append(left[kind].pop())
+        row.append(kind)
         stage_of += ~places.inside[end]
         used = _without(used, kind)
-    return replace(problem, devices=tuple(reversed(row))), Split(tuple(int(s) - 1 for s in stage_of), value)
+    return row, tuple(int(s) - 1 for s in stage_of)
 
 
 def most_places(kinds: Sequence[Sequence[Device]], *, most: int) -> int:

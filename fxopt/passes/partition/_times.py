@@ -20,8 +20,9 @@ from torch.fx import Node
 from fxopt.analysis.cost import Cost
 from fxopt.errors import ArtifactError, InputError, nearest
 from fxopt.json_data import JsonData
-from fxopt.ops import argument_kinds, bind_values, op_info, op_key
+from fxopt.ops import all_reduce, argument_kinds, bind_values, op_info, op_key, tensor_bytes
 from fxopt.ops.info import QuantRole
+from fxopt.passes.partition._devices import Link
 from fxopt.passes.partition._pieces import is_size
 from fxopt.program import Program
 from fxopt.program.text import aligned
@@ -150,13 +151,26 @@ def op_name(node: Node) -> str:
     return op_key(node.target).rpartition(".")[0]
 
 
-def seconds_of(program: Program, cost: CostOf = None) -> dict[Node, float]:
-    """Seconds by call, at the sizes of the example that was traced.
+def seconds_of(program: Program, cost: CostOf = None, link: Link | None = None) -> dict[Node, float]:
+    """Seconds by call, at the sizes of the example that was traced; collectives by the link that they go over.
 
     Raises:
         InputError: a name is no call's, a time is negative or no number, a file that can't be read, or a size depends
             on data.
     """
+    summed = {n: _all_reduce(n, link or Link()) for n in program.calls() if n.target is all_reduce}
+    return {**_computing(program, cost), **summed}
+
+
+def _all_reduce(node: Node, link: Link) -> float:
+    """In a ring each sends its part on twice to all others (Patarasuk and Yuan, 2009)."""
+    ranks, size = node.args[1], tensor_bytes(node.meta["val"])
+    assert isinstance(ranks, int)
+    number = size if isinstance(size, int) else size.node.hint
+    return 2 * (ranks - 1) * link.seconds(number / ranks)
+
+
+def _computing(program: Program, cost: CostOf) -> dict[Node, float]:
     calls = list(program.calls())
     cost = read_cost(cost) if isinstance(cost, (str, os.PathLike)) else cost
     cost = cost.seconds if isinstance(cost, Profile) else cost

@@ -2,19 +2,23 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache, partial
 from importlib.util import find_spec
+from typing import Literal
 
 from torch.fx import Node
 
 from fxopt.analysis.cost import Cost
 from fxopt.errors import InputError
 from fxopt.passes.partition._devices import Device, Link, Links, checked_devices
+from fxopt.passes.partition._factorisation import Factorisation, Search, doublings
 from fxopt.passes.partition._pieces import Pieces, pieces_of
 from fxopt.passes.partition._plan import PartitionPlan, Stage
 from fxopt.passes.partition._problem import OBJECTIVES, Objective, Split, barred_pieces
 from fxopt.passes.partition._search import Found, Task, search
 from fxopt.passes.partition._stages import stage_programs
 from fxopt.passes.partition._times import CostOf, seconds_of
+from fxopt.passes.partition.shard_linears import shard
 from fxopt.program import Program, expect_program
 
 __all__ = ["partition"]
@@ -33,6 +37,8 @@ def partition(
     pinned: Mapping[str, str] | None = None,
     cost: CostOf = None,
     time_limit: float = 10.0,
+    tensor_parallel: int | Literal["auto"] = 1,
+    replicas: int | Literal["auto"] = 1,
 ) -> PartitionPlan:
     """Splits a program over devices as well as can be: so that the slowest stage is as fast as possible, by default.
 
@@ -51,6 +57,10 @@ def partition(
             function), or by the names of calls.
         time_limit: seconds for a search; the plan is the best one found by then. Where activations do not fit beside
             the weights it is searched again with less room, a few times.
+        tensor_parallel: devices that share the layers of each stage (`shard-linears`), or "auto": 1, 2, 4, ..., whichever
+            is best. Where it or `replicas` is not 1, devices and links are to be alike.
+        replicas: copies of all stages, or "auto": as many as there are devices for. Of "auto" the plan is the best
+            of `plan.tried`, the pipeline's bubble over 32 batches included; its bound is that of its own kind.
 
     Returns:
         The plan; its `table()` shows stages and certificate.
@@ -62,10 +72,95 @@ def partition(
     if objective not in OBJECTIVES:
         raise InputError(f"no objective {objective!r}; they are {', '.join(OBJECTIVES)}")
     found_devices = checked_devices(devices)
-    pieces = pieces_of(program, seconds_of(program, cost))
-    names = [d.name for d in found_devices]
+    if (tensor_parallel, replicas) != (1, 1):
+        chosen = _factorised(
+            program, found_devices, objective, links, pinned, cost, tensor_parallel, replicas
+        )
+        return _shared_plan(program, found_devices, objective, links, cost, time_limit, chosen)
+    return _planned(
+        program,
+        found_devices,
+        objective,
+        _links(links, [d.name for d in found_devices]),
+        pinned,
+        cost,
+        time_limit,
+    )
+
+
+def _factorised(
+    program: Program,
+    devices: tuple[Device, ...],
+    objective: Objective,
+    links: Link | Mapping[tuple[str, str], Link] | None,
+    pinned: Mapping[str, str] | None,
+    cost: CostOf,
+    tensor_parallel: int | str,
+    replicas: int | str,
+) -> list[Factorisation]:
+    """The ways to use devices that are alike, the best first."""
+    if (
+        pinned
+        or isinstance(links, Mapping)
+        or any(replace(d, name="") != replace(devices[0], name="") for d in devices)
+    ):
+        raise InputError(
+            "tensor_parallel and replicas are for devices and links that are alike, without pins"
+        )
+    for name, value in (("tensor_parallel", tensor_parallel), ("replicas", replicas)):
+        if value != "auto" and not (isinstance(value, int) and 1 <= value <= len(devices)):
+            raise InputError(
+                f'{name} is {value!r}; expected "auto", or 1 to {len(devices)}, the number of devices'
+            )
+    shard_of = cache(partial(shard, program, rank=0))
+    search = Search(lambda n: shard_of(ranks=n), devices, links or Link(), cost, objective)
+    if isinstance(tensor_parallel, int):
+        shard_of(ranks=tensor_parallel)  # what is asked for by number is refused aloud
+    sharers = [tensor_parallel] if isinstance(tensor_parallel, int) else doublings(len(devices))
+    return search.over(sharers, replicas if isinstance(replicas, int) else None)
+
+
+def _shared_plan(
+    program: Program,
+    devices: tuple[Device, ...],
+    objective: Objective,
+    links: Link | Mapping[tuple[str, str], Link] | None,
+    cost: CostOf,
+    time_limit: float,
+    tried: list[Factorisation],
+) -> PartitionPlan:
+    """The plan of one replica in the best way."""
+    best = tried[0]
+    width = best.tensor_parallel
+    firsts = devices[: best.stages * width : width]
+    found = _links(links, [d.name for d in devices])
+    plan = _planned(shard(program, width, 0), firsts, objective, found, None, cost, time_limit)
+    beside = {
+        d.name: tuple(o.name for o in devices[i * width + 1 : (i + 1) * width]) for i, d in enumerate(firsts)
+    }
+    stages = tuple(replace(s, beside=beside[s.device]) for s in plan.stages)
+    return replace(
+        plan,
+        stages=stages,
+        tensor_parallel=width,
+        replicas=best.replicas,
+        tried=tuple(tried),
+        program=program,
+    )
+
+
+def _planned(
+    program: Program,
+    found_devices: tuple[Device, ...],
+    objective: Objective,
+    links: Links,
+    pinned: Mapping[str, str] | None,
+    cost: CostOf,
+    time_limit: float,
+) -> PartitionPlan:
+    pieces = pieces_of(program, seconds_of(program, cost, links.usual))
     barred = barred_pieces(pieces, found_devices, pinned or {})
-    task = Task(pieces, found_devices, _links(links, names), barred, {}, objective)
+    task = Task(pieces, found_devices, links, barred, {}, objective)
     if not len(pieces):  # a model that returns what it takes
         nothing = Found(task.over(found_devices[:1]), Split((), 0.0), 0.0, "optimal")
         return _plan(program, nothing, nothing)[0]
@@ -121,7 +216,7 @@ def _plan(program: Program, found: Found, first: Found) -> tuple[PartitionPlan, 
         proof,
         _notes(problem.pieces, stage_of),
         problem.objective,
-        program,
+        program=program,
     )
     return plan, over
 

@@ -12,6 +12,7 @@ True
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -28,7 +29,7 @@ from fxopt.pipeline import Contract, Pass, PassManager, register_pass
 from fxopt.program import Program
 from fxopt.rewriting import Rewriter
 
-__all__ = ["Runs", "ShardLinears", "run_together", "shards"]
+__all__ = ["Row", "Runs", "ShardLinears", "run_together", "shard", "shards"]
 
 _NAME = "shard-linears"
 
@@ -88,19 +89,42 @@ class ShardLinears(Pass):
             cutter.run(affected)
 
 
+def shard(program: Program, ranks: int, rank: int) -> Program:
+    """The program of one rank.
+
+    Raises:
+        InputError: a rank that is none, or no layer that so many can share.
+    """
+    if ranks == 1:
+        return program
+    result = PassManager.of([ShardLinears(ranks=ranks, rank=rank)]).run(program)
+    if not result.passes[0].changed:
+        why = "; ".join(map(str, result.passes[0].refusals))
+        raise InputError(f"{program.name} has no layer that {ranks} processes can share{why and f': {why}'}")
+    return result.program
+
+
 def shards(program: Program, ranks: int) -> list[Program]:
     """The programs of all ranks.
 
     Raises:
         InputError: fewer than one rank, or no layer that so many can share.
     """
-    if ranks == 1:
-        return [program]
-    found = [PassManager.of([ShardLinears(ranks=ranks, rank=rank)]).run(program) for rank in range(ranks)]
-    if not any(p.changed for p in found[0].passes):
-        why = "; ".join(str(r) for p in found[0].passes for r in p.refusals)
-        raise InputError(f"{program.name} has no layer that {ranks} processes can share{why and f': {why}'}")
-    return [f.program for f in found]
+    return [shard(program, ranks, rank) for rank in range(ranks)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Stages that run one after the other, each on what the one before it returns."""
+
+    stages: Sequence[Runs]
+
+    def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
+        """What the last returns."""
+        flat: list[object] = list(tensors)
+        for stage in self.stages:
+            flat = stage.run_flat([t for t in flat if isinstance(t, torch.Tensor)])
+        return flat
 
 
 def run_together(shards: Sequence[Runs], tensors: list[torch.Tensor]) -> list[object]:
