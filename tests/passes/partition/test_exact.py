@@ -156,3 +156,20 @@ def test_a_piece_counts_in_one_stage(unit: float) -> None:
     assert found.split is not None
     assert max(held(parts, found.split.stage_of, k) for k in range(3)) == 256
     assert found.split.value == pytest.approx(unit, rel=1e-3)
+
+
+def test_room_for_one_layer_where_all_would_be_fastest() -> None:
+    devices = (Device("cpu:0"), Device("cpu:1", 10.0, 300), Device("cpu:2"))
+    found = solve(Problem(pieces(4), devices, Links(Link(1e15, 0.0))), best=math.inf, seconds=20)
+    assert found.split is not None
+    assert sorted(found.split.stage_of) == list(found.split.stage_of)
+    assert (found.split.stage_of.count(1), found.split.value) == (1, pytest.approx(2.0))
+    free = tuple(Device(d.name, d.speed) for d in devices)
+    wide = solve(Problem(pieces(4), free, Links(Link(1e15, 0.0))), best=math.inf, seconds=20)
+    assert wide.split is not None and wide.split.stage_of == (0, 1, 1, 2)
+
+
+def test_nothing_runs_before_what_it_reads() -> None:
+    """The first layer may not be where the first stage is, which then has nothing to run."""
+    late = Problem(PROBLEM.pieces, PROBLEM.devices, PROBLEM.links, {0: frozenset({"cpu:0"})})
+    assert solve(late, best=math.inf, seconds=20).split is None
