@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fxopt.errors import InputError
 from fxopt.passes.partition import Device, Link, partition
 from fxopt.passes.partition import _search as search_module
 from fxopt.passes.partition._devices import Links
@@ -204,6 +205,14 @@ def test_places_that_can_be_tried() -> None:
     kinds = [list(DEVICES), [DEVICES[0]]]
     assert most_places(kinds, most=10**9) == int((4e9 / 16) ** 0.5)
     assert most_places(kinds, most=7) == 7
+
+
+def test_no_room_tells_of_the_largest_weight() -> None:
+    small = tuple(Device(d.name, d.speed, 300) for d in DEVICES)
+    with pytest.raises(
+        InputError, match=r"the weights have 1,024 bytes, .*; the largest, \S+, has 256 bytes"
+    ):
+        search(Task(pieces(4), small, Links(), {}, {}), seconds=5)
 
 
 class TestRows:

@@ -101,6 +101,16 @@ class TestRates:
         with pytest.raises(InputError, match="flops and bandwidth must be above zero"):
             Rates(*numbers)
 
+    def test_the_table(self) -> None:
+        rates = Rates(2e9, 3e9, 4e-6, {"view": Rates(1e9, 2.5e9, 1e-6)}, "here")
+        lines = [line.split() for line in rates.table().splitlines()]
+        assert lines == [
+            ["calls", "GFLOP/s", "GB/s", "a", "call"], ["view", "1.0", "2.5", "1.0", "us"],
+            ["all", "others", "2.0", "3.0", "4.0", "us"], ["here"],
+        ]  # fmt: skip
+        assert len(Rates().table().splitlines()) == 2
+        assert (Rates().flops, Rates().bandwidth, Rates().overhead) == (5e10, 2.4e10, 8e-6)
+
 
 class Sized(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
