@@ -10,7 +10,7 @@ from torch import nn
 import fxopt
 from fxopt.errors import InputError, PipelineError
 from fxopt.lowering import lower
-from fxopt.passes.quantize.lower_precision import LowerPrecision
+from fxopt.passes.quantize.lower_precision import LowerPrecision, _follows
 from fxopt.pipeline import PassManager, PipelineResult
 from fxopt.program import Program
 from fxopt.testing import check_pass
@@ -44,6 +44,13 @@ def test_what_is_computed_between_two_layers_stays_wide() -> None:
     )  # fmt: skip
     found = kinds(run(before).program)
     assert "softmax:float32" in found and "exp:float32" in found
+
+
+def test_what_follows() -> None:
+    before = program(lambda x: (x.exp(), x.softmax(1), x.t(), x.relu(), x.chunk(2)[0]), rand(4, 4))
+    follows = {name: _follows(n) for name, n in zip(calls(before), before.calls(), strict=True)}
+    assert not follows["exp"] and not follows["softmax"] and not follows["getitem"]
+    assert follows["relu"] and follows["permute"]
 
 
 def test_complex_values_are_no_float32() -> None:
