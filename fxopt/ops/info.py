@@ -108,6 +108,8 @@ class OpInfo:
     """An argument of which a zero leaves only `shifted_by` (or zero) of the output at its index, whatever the
     others hold."""
     shifted_by: str = ""
+    """The argument that is left: of a norm where `scaled_by` is zero, of a contraction (times a literal) where any
+    factor is."""
     skips_zeros: bool | tuple[str, ...] = False
     """Contracted indices (True for all) along which a position at which one operand is zero may be left out: a sum;
     a contraction does it by its role."""

@@ -261,6 +261,22 @@ def check_scaled_by(info: OpInfo) -> Outcome:
     return outcome
 
 
+def check_shifted_by(info: OpInfo) -> Outcome:
+    """What is left where the scale, or any factor of a product, is zero: the shift, times one number."""
+    outcome = Outcome()
+    for case in pure_cases(info):
+        if case.bound[info.shifted_by] is None:
+            continue
+        shift = case.mapped(info.shifted_by, lambda t: torch.full_like(t, 0.7))
+        others = {n for n in case.tensor_names() if n != info.shifted_by}
+        for factor in others if info.role is QuantRole.CONTRACTION else others & {info.scaled_by}:
+            (result,) = case.run(**shift, **case.mapped(factor, torch.zeros_like))
+            first = result.flatten()[0]
+            uniform = bool(first) and torch.allclose(result, first.expand_as(result))
+            outcome.expect(uniform, f"{case}: without {factor} more is left than the shift")
+    return outcome
+
+
 def check_pads(info: OpInfo) -> Outcome:
     """Without padding constant channels give constant rows; with it, not always."""
     outcome, cut_off = Outcome(), False

@@ -303,6 +303,7 @@ CHECKS: dict[str, Callable[[OpInfo], Outcome]] = {
     "same_everywhere": cutting.check_same_everywhere,
     "keeps_constants": cutting.check_keeps_constants,
     "scaled_by": cutting.check_scaled_by,
+    "shifted_by": cutting.check_shifted_by,
     "units": cutting.check_units,
     "pads": cutting.check_pads,
     "moves": cutting.check_moves,

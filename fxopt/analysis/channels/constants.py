@@ -131,6 +131,14 @@ class Constants:
                 found = np.where(np.isnan(found), spreaded, found)
         return found
 
+    def absorbs(self, product: Product) -> bool:
+        """Whether a bias can be made that holds what constant channels give to a product."""
+        if product.pads or not product.is_plain or not product.takes_bias:
+            return False
+        if product.x.node in self.known:  # of two known factors each would add what the other does
+            return False
+        return product.bias is None or product.bias.node in self.known
+
     def _along(self, reading: Reading, part: int, dim: int, names: Names, size: int) -> np.ndarray:
         """The constants of one dimension of a result."""
         info = reading.info
@@ -199,9 +207,12 @@ class Constants:
         return nothing
 
     def _rows(self, product: Product) -> np.ndarray:
-        """A row is constant if no channel that varies reaches it; constants reach it unless padding cuts in."""
+        """A row is constant if no channel that varies reaches it, nor a constant that no bias can hold.
+
+        The channel may go, and the row would lose what it gives.
+        """
         x = self.along(product.reading, product.x, product.channels)
-        bad = np.isnan(x) | (product.pads & (x != 0))
+        bad = np.isnan(x) | ((x != 0) & (not self.absorbs(product)))
         varies = product.from_grid(
             product.reaches & product.over_grid(bad, product.channels),
             product.rows,

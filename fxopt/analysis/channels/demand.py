@@ -201,23 +201,17 @@ class _Walk:
             product.reaches & product.over_grid(rows, product.rows), product.channels, some
         )
         values = self.constants.along(product.reading, product.x, product.channels)
-        absorbed = (values == 0) | (~np.isnan(values) & self._takes(product))
+        absorbed = (values == 0) | (~np.isnan(values) & self.constants.absorbs(product))
         if self._is_represented(product, reached & ~absorbed & ~np.isnan(values)):
             absorbed |= ~np.isnan(values)
         return np.asarray(reached & ~absorbed)
-
-    def _takes(self, product: Product) -> bool:
-        """Whether a bias can be made that holds the constants."""
-        if product.pads or not product.is_plain:
-            return False
-        if product.bias is not None:
-            return product.bias.node in self.constants.known
-        return "bias" in product.reading.bound
 
     def _is_represented(self, product: Product, channels: np.ndarray) -> bool:
         """Whether constants may be merged into one channel of this product's own weight; notes it."""
         weight = product.weight.node
         if not channels.any() or len(product.channels) != 1 or weight.op != "get_attr":
+            return False
+        if product.x.node in self.constants.known:  # of two known factors each would get what the other does
             return False
         if not set(product.channels) <= product.reading.contracted:
             return False

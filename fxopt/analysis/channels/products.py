@@ -29,7 +29,6 @@ class Product:
         weight: the other operand.
         out: the dimension of the result that the weight's rows make, with the indices `rows`.
         bias: what is added by row; None where the call has none.
-        takes_bias: whether a bias can be given to the call.
         grid: the weight's indices among those two, in its own order.
     """
 
@@ -55,6 +54,13 @@ class Product:
         """Whether it is all that the call computes, y = x w + b, without factors."""
         is_all = self.reading.info.role is QuantRole.CONTRACTION
         return is_all and all(self.reading.bound.get(k, 1) == 1 for k in ("alpha", "beta"))
+
+    @property
+    def takes_bias(self) -> bool:
+        """Whether a bias by row is added, or could be."""
+        if self.bias is not None:
+            return self.rows in self.bias.dims
+        return set(self.rows) <= self.reading.indices_of(self.reading.info.shifted_by)
 
     @cached_property
     def reaches(self) -> np.ndarray:
@@ -122,8 +128,8 @@ def _product(reading: Reading, x: Side, weight: Side, tensor: torch.Tensor) -> P
     channels: list[tuple[Axis | None, Names]] = [(a, d) for _, a, d in x.places() if own & set(d)]
     rows = [(a, d) for _, a, d in reading.outputs[0].places() if own & set(d)]
     others = [] if units else [s for s in reading.inputs if s is not x and s is not weight]
-    if len(channels) > 1 or len(rows) != 1 or len(others) > 1:
-        return None
+    if len(channels) > 1 or len(rows) != 1 or any(s.name != reading.info.shifted_by for s in others):
+        return None  # a third factor is no bias
     channel, names = channels[0] if channels else (None, ())
     ((out, row_names),) = rows
     if not {*names, *row_names} <= own or reading.carried(names) != names:

@@ -182,6 +182,28 @@ class Reading:
         values = [v for v in pytree.tree_leaves(results) if isinstance(v, torch.Tensor)]
         return tuple(v.reshape(-1).numpy() - 1 for v in values)
 
+    def rebound(self, values: Mapping[Side, object]) -> dict[str, object]:
+        """The arguments by schema name with other values of some operands, those in a list in their places."""
+        bound = dict(self.bound)
+        for name in {s.name for s in values}:
+            own = iter([s for s in self.inputs if s.name == name])
+            old = bound[name]
+            given = old if isinstance(old, (list, tuple)) else [old]
+            new = [values.get(next(own), v) if isinstance(v, torch.Tensor) else v for v in given]
+            bound[name] = new if isinstance(old, (list, tuple)) else new[0]
+        return bound
+
+    def indices_of(self, name: str) -> set[str]:
+        """The indices that an optional tensor has, whether the call is given one or not; none of what is no such."""
+        index_map = call_index_map(self.op, self.bound)
+        names = [k.name for k in argument_kinds(self.op) if k.base == "Tensor"]
+        return {
+            i.name
+            for own, operand in zip(names, index_map.inputs if index_map else (), strict=False)
+            for i in operand.indices()
+            if own == name
+        }
+
     @property
     def contracted(self) -> set[str]:
         """Indices that no result has."""

@@ -9,7 +9,7 @@ from fxopt.ops.table.entry import Bound, Draw, Facts, call, entry
 from fxopt.ops.table.maps import dims_of, indices, operand, statement
 
 _PRODUCT = Facts(role=QuantRole.CONTRACTION)
-_LAYER = Facts(role=QuantRole.CONTRACTION, affine_in=("input", "weight", "bias"))
+_LAYER = Facts(role=QuantRole.CONTRACTION, affine_in=("input", "weight", "bias"), shifted_by="bias")
 
 
 def _matmul(bound: Bound) -> str:
@@ -132,6 +132,7 @@ entry(
     _PRODUCT,
     index_map=_added("x[i,k], w[k,j]", "i,j"),
     affine_in=("self", "mat1", "mat2"),
+    shifted_by="self",
 )
 entry(
     "baddbmm",
@@ -139,6 +140,7 @@ entry(
     _PRODUCT,
     index_map=_added("x[n,i,k], w[n,k,j]", "n,i,j"),
     affine_in=("self", "batch1", "batch2"),
+    shifted_by="self",
 )
 entry(
     "addbmm",
@@ -146,6 +148,7 @@ entry(
     _PRODUCT,
     index_map=_added("x[n,i,k], w[n,k,j]", "i,j"),
     affine_in=("self", "batch1", "batch2"),
+    shifted_by="self",
 )
 entry(
     "addmv",
@@ -153,6 +156,7 @@ entry(
     _PRODUCT,
     index_map=_added("x[i,k], w[k]", "i"),
     affine_in=("self", "mat", "vec"),
+    shifted_by="self",
 )
 entry(
     "einsum",
@@ -181,6 +185,7 @@ entry(
     _PRODUCT,
     index_map="x[*,i], z[*,j], w[o,i,j], b[o] -> y[*,o]",
     affine_in=("input1", "input2", "weight", "bias"),
+    shifted_by="bias",
 )
 entry(
     "cdist",

@@ -89,12 +89,13 @@ class Cutter:
             args = map_arg(node.args, self._argument)
             return self.rewriter.call(node.target, *args)
         op, literals = self._resized(reading)
-        selected = self._selected(reading)
-        arguments = {name: self._renewed(value, selected) for name, value in bind(node).items()}
+        renewed = self._selected(reading)
+        added: dict[str, object] = {}
+        for product in self.constants.products[node]:
+            self._absorb(product, renewed, added)
+        arguments = {name: self._renewed(value, renewed) for name, value in bind(node).items()} | added
         for name, value in literals.items():
             arguments[name] = self._merged(value, arguments.get(name))
-        for product in self.constants.products[node]:
-            self._absorb(product, arguments)
         kinds = argument_kinds(op)
         made = self.rewriter.call(
             op,
@@ -104,10 +105,10 @@ class Cutter:
         self._check(node, made)
         return made
 
-    def _renewed(self, value: object, selected: Mapping[Node, Node]) -> object:
+    def _renewed(self, value: object, renewed: Mapping[Node, Node]) -> object:
         if isinstance(value, Node):
-            return selected.get(value) or self._argument(value)
-        return [self._renewed(v, selected) for v in value] if isinstance(value, (list, tuple)) else value
+            return renewed.get(value) or self._argument(value)
+        return [self._renewed(v, renewed) for v in value] if isinstance(value, (list, tuple)) else value
 
     def _selected(self, reading: Reading) -> dict[Node, Node]:
         """What a call reads some positions of, where it is made all stay."""
@@ -155,8 +156,14 @@ class Cutter:
             )
         return made
 
-    def _absorb(self, product: Product, arguments: dict[str, object]) -> None:
-        """Constants that go are taken into the bias, or into the channel that stays for them."""
+    def _absorb(self, product: Product, renewed: dict[Node, Node], added: dict[str, object]) -> None:
+        """Constants that go are taken into the bias, or into the channel that stays for them.
+
+        Args:
+            product: of the call.
+            renewed: gets what stands for an operand.
+            added: gets arguments that the call did not have, by name.
+        """
         if product.channel is None:
             return
         gone = self.removal.removed[product.channel.span]
@@ -164,11 +171,13 @@ class Cutter:
         constant = np.where(gone, np.nan_to_num(values), 0.0)
         merge = self.removal.merges.get(product)
         if merge is not None:
-            arguments[product.weight.name] = self._merged_weight(product, merge.channel, merge.factors)
-        elif constant.any():
-            added = product.response(constant)
-            if added.any():
-                arguments["bias" if product.bias is None else product.bias.name] = self._bias(product, added)
+            renewed[product.weight.node] = self._merged_weight(product, merge.channel, merge.factors)
+        elif constant.any() and self.constants.absorbs(product):  # else nothing sees what it gave
+            response = product.response(constant)
+            if response.any() and product.bias is not None:
+                renewed[product.bias.node] = self._bias(product, response)
+            elif response.any():
+                added[product.reading.info.shifted_by] = self._bias(product, response)
 
     def _bias(self, product: Product, added: np.ndarray) -> Node:
         """The bias with what the constants add to each row."""

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.fx import Node
+from torch.fx.node import map_arg
 
 from fxopt.analysis.channels import Constants, Product
 from fxopt.analysis.channels.reading import Side, some
-from fxopt.ops import argument_kinds, bind
 from fxopt.rewriting import Rewriter
 
 __all__ = ["repeat_dead_rows"]
@@ -40,24 +41,21 @@ class _Rows:
 def repeat_dead_rows(rewriter: Rewriter, constants: Constants, rule: str) -> None:
     """Makes rows that give a constant once for each constant, where that saves more than the copy costs."""
     for rows in list(_found(constants)):
-        product = rows.product
-        node = product.reading.node
-        arguments = bind(node)
-        with rewriter.rewrite(rule, node):
-            for side in (product.weight, product.bias):
-                if side is not None:
-                    arguments[side.name] = _cut(rewriter, side, product, rows.kept)
-            kinds = argument_kinds(product.reading.op)
-            small = rewriter.call(
-                product.reading.op,
-                *(arguments[k.name] for k in kinds if not k.keyword_only),
-                **{k.name: arguments[k.name] for k in kinds if k.keyword_only},
-            )
-            index = rewriter.constant(torch.tensor(rows.places, device=product.tensor.device), name="places")
-            rewriter.replace(node, rewriter.call("aten.index_select", small, rows.dim, index))
+        with rewriter.rewrite(rule, rows.product.reading.node):
+            _repeat(rewriter, rows)
 
 
-def _cut(rewriter: Rewriter, side: Side, product: Product, kept: tuple[int, ...]) -> object:
+def _repeat(rewriter: Rewriter, rows: _Rows) -> None:
+    product, node = rows.product, rows.product.reading.node
+    own = [s for s in (product.weight, product.bias) if s is not None]
+    cut = {s.node: _cut(rewriter, s, product, rows.kept) for s in own}
+    args, kwargs = map_arg((node.args, dict(node.kwargs)), lambda n: cut.get(n, n))
+    small = rewriter.call(product.reading.op, *args, **kwargs)
+    index = rewriter.constant(torch.tensor(rows.places, device=product.tensor.device), name="places")
+    rewriter.replace(node, rewriter.call("aten.index_select", small, rows.dim, index))
+
+
+def _cut(rewriter: Rewriter, side: Side, product: Product, kept: tuple[int, ...]) -> Node:
     tensor = product.tensor if side is product.weight else rewriter.value(side.node)
     assert tensor is not None
     index = torch.tensor(kept, device=tensor.device)
@@ -68,7 +66,8 @@ def _cut(rewriter: Rewriter, side: Side, product: Product, kept: tuple[int, ...]
 def _found(constants: Constants) -> Iterator[_Rows]:
     for products in constants.products.values():
         for product in products:
-            rows = _rows(constants, product) if _can_lose_rows(product) else None
+            varies = product.x.node not in constants.known  # of two known factors each would be cut
+            rows = _rows(constants, product) if varies and _can_lose_rows(product) else None
             if rows is not None:
                 gone, count = len(rows.places) - len(rows.kept), len(rows.places)
                 if gone * product.tensor.numel() >= _WORTH * count * count:

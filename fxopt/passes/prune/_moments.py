@@ -193,12 +193,10 @@ def _features(product: Product, x: torch.Tensor) -> torch.Tensor:
     count = _length(product)
     each = torch.eye(count, dtype=weight.dtype, device=weight.device)
     each = each.reshape([count, *(s for i, s in enumerate(weight.shape) if i != row)])
-    arguments = dict(product.reading.bound)
-    arguments[product.x.name] = x
-    arguments[product.weight.name] = each.movedim(0, row)
+    operands = {product.x: x, product.weight: each.movedim(0, row)}
     if product.bias is not None:
-        arguments[product.bias.name] = torch.zeros(count, dtype=weight.dtype, device=weight.device)
-    result = run_bound(product.reading.op, arguments)
+        operands[product.bias] = torch.zeros(count, dtype=weight.dtype, device=weight.device)
+    result = run_bound(product.reading.op, product.reading.rebound(operands))
     assert isinstance(result, torch.Tensor)
     return _by_rows(product, result)
 

@@ -91,6 +91,26 @@ def test_convolutions(function: Callable[..., torch.Tensor], w: torch.Tensor, le
     assert same(before, after, 3, 16, 5, 5)
 
 
+def test_operands_in_a_list() -> None:
+    def function(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(torch.einsum("bi,oi->bo", x, w), [8])
+
+    after = applied(
+        EliminateDeadWeights(), program(function, rand(2, 64), w=dead(rand(8, 64), 1, 4, 6))
+    ).program
+    assert sizes(after)["w"] == (6, 64)
+
+
+@pytest.mark.parametrize("same_weight", [False, True])
+def test_a_product_of_weights_stays(same_weight: bool) -> None:
+    def function(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return x + F.layer_norm(F.linear(w if same_weight else v, w), [8])
+
+    weights = {"w": dead(rand(8, 64), 1, 4, 6), "v": dead(rand(8, 64, seed=1), 1, 4, 6)}
+    after = applied(EliminateDeadWeights(), program(function, rand(8, 8), **weights)).program
+    assert sizes(after)["w"] == (8, 64)
+
+
 @pytest.mark.parametrize(("groups", "channels", "window"), [(2, 32, 3), (8, 8, 9)])
 def test_rows_of_groups_stay(groups: int, channels: int, window: int) -> None:
     def function(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
