@@ -87,8 +87,11 @@ class Planner:
         scores: list[np.ndarray] = []
         judged: list[Layer] = []
         for layer in layers:
-            score = self.scorer.layer(layer)
-            if score is None:
+            recurrent = self._read_by_units(layer) if self.scorer.criterion == "obs" else None
+            score = None if recurrent else self.scorer.layer(layer)
+            if recurrent:
+                left.append((layer.name, f"obs can't tell what the recurrent {recurrent} loses; taylor can"))
+            elif score is None:
                 left.append((layer.name, f"nothing to judge by: no {self.scorer.name}"))
             else:
                 judged.append(layer)
@@ -109,6 +112,12 @@ class Planner:
         )
         after = self._footprint(judged, choice)
         return planned, self.before, after, tuple(LeftOut(*reason) for reason in left)
+
+    def _read_by_units(self, layer: Layer) -> str | None:
+        """A weight of a recurrent layer that reads the groups, if there is one."""
+        units = self.coupling.demand.constants.units.values()
+        weights = {s.node.target for u in units for s in u.reading.inputs}
+        return next((m.weight for m in layer.members if not m.makes and m.weight in weights), None)
 
     def _layers(self) -> tuple[list[Layer], list[tuple[str, str]]]:
         """The layers of the asked granularity that no pattern names, and what can't be cut."""
@@ -235,6 +244,11 @@ class Planner:
             return self._slices(pairs)
         grids = {g.weight: g for g in grids_of(self.coupling.demand.constants)}
         return ((p.name, self._gone(_known(p, grids, self.program), p.zeros)) for p in plan.layers if p.zeros)
+
+    def readers(self, plan: PrunePlan) -> set[str]:
+        """The weights that read channels that go."""
+        layers = {x.name: x for x in layers_of(self.coupling, self.program)[0]}
+        return {m.weight for p in plan.layers if p.removed for m in layers[p.name].members if not m.makes}
 
     def _slices(self, pairs: Iterable[tuple[Layer, np.ndarray]]) -> Iterator[tuple[str, torch.Tensor]]:
         """What the groups hold of each weight."""

@@ -216,7 +216,11 @@ class Prune(Pass):
             )
         made = {n: zeroed(rewriter.program.weights[n], gone) for n, gone in masks.items()}
         if self.compensate and data is not None:
-            made |= compensated(planner.program, masks, planner.coupling.demand.constants.products, data)
+            refit = compensated(planner.program, masks, planner.coupling.demand.constants.products, data)
+            made |= refit
+            for name in sorted(planner.readers(plan) - refit.keys()):
+                why = "it is shared, in groups or recurrent: its zeros stand, nothing makes up for them"
+                rewriter.refuse(_weight(rewriter, name), f"{name} is not refit: {why}", rule="prune")
         for name, tensor in made.items():
             _write(rewriter, name, tensor)
 

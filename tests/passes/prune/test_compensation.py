@@ -11,6 +11,7 @@ from fxopt.errors import InputError
 from fxopt.passes.prune import Prune
 from fxopt.pipeline import PassManager
 from fxopt.program import Program
+from tests.passes.helpers import reasons
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -180,3 +181,38 @@ def test_elements_are_not_refit():
         Prune(granularity="weight", compensate=True)
     with pytest.raises(InputError, match="criterion=obs is one of channels"):
         Prune(granularity="weight", criterion="obs")
+
+
+class Recurrent(nn.Module):
+    """Units that the layer itself and a linear layer read, then units that a linear layer alone reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.rnn, self.hidden, self.last = nn.GRU(5, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.hidden(self.rnn(x)[0]).relu())
+
+
+def test_obs_leaves_recurrent_units_alone_and_says_so():
+    program = fxopt.trace(Recurrent().eval(), (normal(6, 3, 5),))
+    data: list[object] = [normal(6, 3, 5) for _ in range(2)]
+    plan = fxopt.plan_pruning(program, criterion="obs", ratio=0.5, calibration=data)
+    assert [x.name for x in plan.layers] == ["hidden.weight"]
+    (reason,) = (x.reason for x in plan.left_out if x.weight.startswith("rnn.weight_ih"))
+    assert reason == "obs can't tell what the recurrent rnn.weight_hh_l0 loses; taylor can"
+    with pytest.raises(InputError, match="criterion obs finds nothing to judge by"):
+        fxopt.plan_pruning(program, criterion="obs", ignore=("hidden",), calibration=data)
+
+
+def test_what_is_not_refit_is_told():
+    program = fxopt.trace(Recurrent().eval(), (normal(6, 3, 5),))
+    data: list[object] = [normal(6, 3, 5) for _ in range(2)]
+    result = PassManager.of([Prune(compensate=True, ratio=0.5)]).run(program, calibration=data)
+    said = [r for r in reasons(result) if "refit" in r]
+    why = "it is shared, in groups or recurrent: its zeros stand, nothing makes up for them"
+    assert said == [f"rnn.weight_hh_l0 is not refit: {why}"]
+    plan = fxopt.plan_pruning(program, ratio=0.5).with_removed("rnn.weight_ih_l0", [])
+    result = PassManager.of([Prune(compensate=True, plan=plan)]).run(program, calibration=data)
+    assert not [r for r in reasons(result) if "refit" in r]
