@@ -146,11 +146,11 @@ class _Sharer(Cutter):
         made = super()._call(node)
         return self.rewriter.call(all_reduce, made, self.ranks) if node in self.partial else made
 
-    def _absorb(self, product: Product, arguments: dict[str, object]) -> None:
+    def _absorb(self, product: Product, renewed: dict[Node, Node], added: dict[str, object]) -> None:
         """What goes is another rank's; the bias is added by the first alone."""
         if product is not self.partial.get(product.reading.node) or product.bias is None:
             return
         tensor = self._tensor(product.bias.node)
         share = tensor.detach().clone() if self.rank == 0 else torch.zeros_like(tensor)
-        name, old = product.bias.name, product.bias.node
-        arguments[name] = self.rewriter.constant(share, name=str(old.target), successor_of=old)
+        old = product.bias.node
+        renewed[old] = self.rewriter.constant(share, name=str(old.target), successor_of=old)
