@@ -1,5 +1,6 @@
 """Simulates integers: rounds what integer kernels read, by the ranges that calibration shows."""
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import ClassVar, Literal, cast
@@ -11,7 +12,7 @@ from torch.fx import Node
 from fxopt.analysis.ranges import Grid, Histogram, Method
 from fxopt.errors import PipelineError
 from fxopt.ops import bind
-from fxopt.passes.quantize._calibration import calibrate
+from fxopt.passes.quantize._calibration import calibrate, place_of
 from fxopt.passes.quantize._edges import Contraction, Edges, find_edges
 from fxopt.passes.quantize._placement import placement_of
 from fxopt.passes.quantize._rounding import Rounding, activation_numbers, called_with
@@ -21,6 +22,8 @@ from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter
 
 __all__ = ["InsertFakeQuant"]
+
+log = logging.getLogger(__name__)
 
 _NAME = "insert-fake-quant"
 _BIAS = Grid(32, signed=True)
@@ -129,7 +132,20 @@ class InsertFakeQuant(Pass):
         if edges.integer:
             data = cast(Iterable[object], rewriter.calibration)
             ranges = calibrate(rewriter.program, edges.observed(), data)
+            _tell_of_few(ranges, rounding.placement.activations)
         _Insertion(rewriter, rounding, self.observer, edges, ranges).run(schemes)
+
+
+def _tell_of_few(ranges: dict[Node, Histogram], grid: Grid) -> None:
+    """Warns of ranges that fewer values have shown than there are integers to round them to."""
+    few = [n for n, h in ranges.items() if 0 < h.count <= grid.high - grid.low]
+    if few:
+        log.warning(
+            "calibration has shown only %d values of %s (%d such ranges): give it more data",
+            ranges[few[0]].count,
+            place_of(few[0]),
+            len(few),
+        )
 
 
 def _not_static(schemes: Schemes, node: Node) -> str:

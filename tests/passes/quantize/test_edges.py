@@ -4,6 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fxopt.lowering import lower
+from fxopt.optimizer import run_pipeline
 from fxopt.passes.quantize._edges import Contraction, _products, contraction_of, may_overflow
 from fxopt.passes.quantize._placement import placement_of
 from fxopt.passes.quantize.insert_fake_quant import InsertFakeQuant
@@ -172,3 +174,27 @@ def test_a_product_that_others_read_too_is_no_part_of_a_sum() -> None:
     after = rounded(program(net, X, w=rand(6, 6, seed=1)), placement="onnx:tensorrt")
     add = next(n for n in after.calls() if n.target.__name__.startswith("add"))
     assert [n.target.__name__.split(".")[0] for n in add.args[:2]] == [Q, Q]
+
+
+@pytest.mark.parametrize(("rows", "few"), [(42, True), (43, False)])
+def test_too_little_data_is_told(rows: int, few: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """6 times 42 values are fewer than 256 integers; an empty value is no range at all."""
+    before = program(F.linear, X, weight=rand(3, 6, seed=1), dynamic=True)
+    data = [rand(rows, 6)]
+    PassManager.of([InsertFakeQuant()]).run(before, calibration=data)
+    told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    wanted = "calibration has shown only 252 values of the input args_0 (1 such ranges): give it more data"
+    assert told == ([wanted] if few else [])
+
+
+@pytest.mark.parametrize("target", ["eager", "torchscript", "onnx"])
+@pytest.mark.parametrize(("sign", "zero_point"), [(1, 0), (-1, 255)])
+def test_zero_points_at_both_ends(sign: int, zero_point: int, target: str) -> None:
+    x = sign * rand(64, 6).abs()
+    before = program(F.linear, x, weight=rand(3, 6, seed=1), bias=rand(3, seed=2), dynamic=True)
+    after = run_pipeline(before, "int8", calibration=[x], target=target)
+    first = next(n for n in after.calls() if n.args[0].op == "placeholder")
+    assert int(after.weights[str(first.args[2].target)]) == zero_point
+    artifact = lower(after, target)
+    assert artifact.report.ok, artifact.report.reason
+    assert float((artifact(x) - before(x)).abs().max()) < 0.1
