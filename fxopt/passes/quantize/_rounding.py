@@ -32,6 +32,7 @@ class Rounding:
         self._zero_points: dict[int, Node] = {}
         self._by_block: dict[tuple[Node, int], Node] = {}
         self._dynamic: dict[Node, Node] = {}
+        self._by_row: dict[Node, tuple[Node, Node]] = {}
 
     def weight(
         self, weight: Node, channel: int | None, least: torch.Tensor | None = None
@@ -109,6 +110,15 @@ class Rounding:
             scale, zero_point = (call(operator.getitem, numbers, i) for i in (0, 1))
             self._dynamic[x] = call(fake_quantize, x, scale, zero_point, grid.lowest, grid.high)
         return self._dynamic[x]
+
+    def by_row(self, x: Node) -> tuple[Node, Node]:
+        """A value whose rows are divided by their largest magnitudes, rounded, and those; once for all that read it."""
+        if x not in self._by_row:
+            call = self.rewriter.call
+            largest = call("aten.amax", call("aten.abs", x), [x.meta["val"].dim() - 1], True)
+            largest = call("aten.clamp_min", largest, _SMALLEST_SCALE)
+            self._by_row[x] = self.dynamic(call("aten.div", x, largest)), largest
+        return self._by_row[x]
 
 
 def activation_numbers(seen: Histogram, method: str, placement: Placement) -> tuple[float, int]:

@@ -35,8 +35,14 @@ def round_table(
         return _replace(rewriter, node, {table: rounding.weight(table, 0)[0]})
 
 
-def round_weights(rewriter: Rewriter, rule: str, rounding: Rounding, schemes: Schemes) -> None:
-    """Rounds the weights of products, and what those read that are to be dynamic and have a kernel; tables too."""
+def round_weights(
+    rewriter: Rewriter, rule: str, rounding: Rounding, schemes: Schemes, *, rows: bool = False
+) -> None:
+    """Rounds the weights of products, and what those read that are to be dynamic and have a kernel; tables too.
+
+    With `rows` what linear layers read is divided by the largest magnitude of each row first, and their results are
+    multiplied by it.
+    """
     for node in rewriter.nodes():
         if not schemes.concern(node, *_BY_CHANNEL):
             continue
@@ -59,9 +65,21 @@ def round_weights(rewriter: Rewriter, rule: str, rounding: Rounding, schemes: Sc
         assert isinstance(weight, Node) and isinstance(activation, Node)
         with rewriter.rewrite(rule, node):
             operands = {weight: rounding.weight(weight, found.channel)[0]}
+            if dynamic and not float_input and rows and aten_name(node) == "linear":
+                rewriter.replace(
+                    node, _by_row(rewriter, rounding, activation, operands[weight], bound["bias"])
+                )
+                continue
             if dynamic and not float_input:
                 operands[activation] = rounding.dynamic(activation)
             _replace(rewriter, node, operands)
+
+
+def _by_row(rewriter: Rewriter, rounding: Rounding, x: Node, weight: Node, bias: object) -> Node:
+    """A linear layer that reads rows of the same largest magnitude."""
+    rounded, largest = rounding.by_row(x)
+    product = rewriter.call("aten.mul", rewriter.call("aten.linear", rounded, weight, None), largest)
+    return product if bias is None else rewriter.call("aten.add", product, bias)
 
 
 def round_blocks(

@@ -61,6 +61,8 @@ class InsertFakeQuant(Pass):
     """of int8: full runs on integers whatever has an integer kernel, whether it pays or not, and rounds outputs"""
     placement: str = ""
     """the runtime whose kernels decide what is rounded, such as onnx:onnxruntime; by default the target's"""
+    rows: bool = False
+    """of int8-dynamic: linear layers read rows divided by their largest magnitude, which one scale then fits better"""
     observer: Method = "mse"
     """how ranges of activations are chosen from what calibration shows"""
     weights: Literal["signed", "unsigned"] = "signed"
@@ -119,7 +121,8 @@ class InsertFakeQuant(Pass):
             round_blocks(rewriter, _NAME, rounding, schemes, block=self.block, symmetric=self.symmetric)
         if used & {"int8-dynamic", "int8-weights"}:
             weights = replace(placement.weights, bits=self.bits)
-            round_weights(rewriter, _NAME, Rounding(rewriter, replace(placement, weights=weights)), schemes)
+            rounding = Rounding(rewriter, replace(placement, weights=weights))
+            round_weights(rewriter, _NAME, rounding, schemes, rows=self.rows)
 
     def _run_static(self, rewriter: Rewriter, rounding: Rounding, schemes: Schemes) -> None:
         """Finds what is rounded, calibrates, and gives each integer call rounded operands."""

@@ -154,3 +154,48 @@ def test_an_empty_batch() -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_drawn_programs(scheme: str) -> None:
     check_pass(InsertFakeQuant(scheme=scheme), examples=25)
+
+
+def rows_of_two_sizes() -> tuple[Program, torch.Tensor]:
+    x = rand(8, 6, seed=3)
+    x[0] *= 1000
+    x[1] = 0
+    return program(F.linear, x, weight=rand(5, 6, seed=1), bias=rand(5, seed=2)), x
+
+
+def test_rows_of_one_size() -> None:
+    """A row that outweighs the others takes nothing from them; one of zeros stays one."""
+    before, x = rows_of_two_sizes()
+    after = run(before, "int8-dynamic", rows=True).program
+    assert calls(after)[:4] == ["fake_quantize", "abs", "amax", "clamp_min"]
+    assert calls(after)[-3:] == ["linear", "mul", "add"]
+    assert torch.equal(after(x)[1], before.weights["bias"])
+    off = (before(x) - after(x)).abs().amax(1)
+    size = x.abs().amax(1)
+    assert (off <= 0.05 * size).all()
+    plain = run(before, "int8-dynamic").program
+    assert (before(x) - plain(x)).abs().amax(1)[2:].min() > off[2:].max()
+
+
+def test_rows_without_a_bias_and_of_other_products() -> None:
+    x = rand(8, 6)
+    after = run(program(F.linear, x, weight=rand(5, 6)), "int8-dynamic", rows=True).program
+    assert calls(after)[-2:] == ["linear", "mul"]
+    after = run(program(torch.matmul, x, other=rand(6, 5)), "int8-dynamic", rows=True).program
+    assert "amax" not in calls(after) and "choose_qparams" in calls(after)
+    after = run(program(F.linear, x, weight=rand(5, 6)), "int8-weights", rows=True).program
+    assert calls(after) == ["fake_quantize", "linear"]
+
+
+def test_readers_of_one_value_share_its_rows() -> None:
+    def two(x, w, v):
+        return F.linear(x, w), F.linear(x, v)
+
+    after = run(program(two, rand(8, 6), w=rand(3, 6), v=rand(2, 6)), "int8-dynamic", rows=True).program
+    assert calls(after).count("amax") == calls(after).count("choose_qparams") == 1
+
+
+@pytest.mark.parametrize("target", ["onnx", "torchscript", "eager"])
+def test_files_of_rows(target: str) -> None:
+    before, _ = rows_of_two_sizes()
+    fxopt.lower(run(before, "int8-dynamic", rows=True).program, target)
