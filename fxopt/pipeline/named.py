@@ -82,9 +82,8 @@ _CLEAN = (
     "simplify-reshapes,fold-constants{keep_shared=true},eliminate-common-subexpressions,eliminate-dead-code"
 )
 _O1_PHASES: tuple[tuple[str, ...], ...] = (
-    # 1. Clean: what does nothing stands between the calls that later phases look for. Equal weights first, so that
-    # calls of them are equal.
-    ("eliminate-dead-code", "deduplicate-weights", "eliminate-identities", "eliminate-dead-outputs"),
+    # 1. Clean: what does nothing stands between the calls that later phases look for.
+    ("eliminate-dead-code", "eliminate-identities", "eliminate-dead-outputs"),
     # 2. Simplify moves: one spelling of each chain, so that patterns need only one.
     ("simplify-reshapes", "simplify-casts", "simplify-slices-and-concats"),
     # 3. Recompose: whole ops out of their parts, before anything is folded into a part. A product with a transposed
@@ -116,6 +115,8 @@ _O1_PHASES: tuple[tuple[str, ...], ...] = (
         "eliminate-neutral-weights",
     ),
     # 7. Merge: several calls become one. Last, for a merged call has several users, into which nothing folds.
+    # 8. Store equal weights once, when they are what they will be: one that two layers share takes nothing in.
+    ("deduplicate-weights",),
 )
 _O1 = f"fixpoint({','.join(name for phase in _O1_PHASES for name in phase)})"
 

@@ -2,7 +2,8 @@
 
 import random
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.fx import Node
 
@@ -68,13 +69,19 @@ def test_an_order_is_another_text_and_the_same_program():
     assert canonical(other.finish(other.call("aten.relu", x))) != canonical(program)
 
 
-@settings(max_examples=40)
+@pytest.mark.slow
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.too_slow]
+)  # the motifs of all passes are recorded
 @given(programs(motifs=MOTIFS, max_ops=12), st.integers(0, 99))
 def test_the_order_of_the_input_does_not_matter(program: Program, seed: int):
     assert canonical(O1.run(program).program) == canonical(O1.run(reordered(program, seed)).program)
 
 
-@settings(max_examples=40)
+@pytest.mark.slow
+@settings(
+    max_examples=25, suppress_health_check=[HealthCheck.too_slow]
+)  # the motifs of all passes are recorded
 @given(programs(motifs=MOTIFS, max_ops=12))
 def test_o1_again_changes_nothing(program: Program):
     again = O1.run(O1.run(program).program)

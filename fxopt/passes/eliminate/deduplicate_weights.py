@@ -26,12 +26,15 @@ class DeduplicateWeights(Pass):
 
     contract = Contract.EXACT
 
+    min_bytes: int = 1024
+    """Of a weight: what is smaller is left alone, two layers that share it would save nothing."""
+
     def run(self, rewriter: Rewriter) -> None:
         """One sweep over the weights, in graph order."""
         known: dict[object, list[tuple[Node, torch.Tensor]]] = {}
         for node in [n for n in rewriter.program.graph.nodes if n.op == "get_attr"]:
             weight = rewriter.value(node)
-            if weight is None or weight.is_meta or weight.is_quantized:
+            if weight is None or weight.is_meta or weight.numel() * weight.element_size() < self.min_bytes:
                 continue
             alike = known.setdefault(_key(weight), [])
             first = next((n for n, other in alike if _equal(weight, other)), None)

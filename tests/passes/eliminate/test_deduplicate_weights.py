@@ -9,7 +9,7 @@ from fxopt.rewriting import Rewriter
 from fxopt.testing import ProgramBuilder, check_pass
 from tests.passes.helpers import applied, calls, program, rand, unchanged
 
-DEDUPLICATE = DeduplicateWeights()
+DEDUPLICATE = DeduplicateWeights(min_bytes=0)
 
 
 def both(x: torch.Tensor, v: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -65,6 +65,14 @@ def test_what_is_not_equal(name: str):
         )
         == []
     )
+
+
+@pytest.mark.parametrize(("elements", "left"), [(255, 2), (256, 1)])
+def test_small_weights_are_left_alone(elements: int, left: int):
+    """By default those of less than a kilobyte."""
+    w = rand(elements)
+    before = program(lambda x, v, w: (x * v, x * w), rand(elements), v=w, w=w.clone())
+    assert len(applied(DeduplicateWeights(), before).program.weights) == left
 
 
 def test_weights_without_values():
