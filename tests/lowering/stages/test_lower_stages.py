@@ -99,7 +99,7 @@ class TestFailures:
         wrong = plan.programs()
         name = next(iter(wrong[-1].weights))
         wrong[-1].weights[name] = wrong[-1].weights[name] + 1
-        monkeypatch.setattr(PartitionPlan, "programs", lambda self: wrong)
+        monkeypatch.setattr(PartitionPlan, "shards", lambda self: [[stage] for stage in wrong])
         with pytest.raises(VerificationError, match="the stages are not equivalent to"):
             fxopt.lower(plan, "stages", path=tmp_path / "parts")
         assert list(tmp_path.iterdir()) == []
