@@ -32,11 +32,11 @@ def test_a_program_is_opened_as_one(tmp_path: Path):
 @pytest.mark.parametrize("name", ["m.txt", "m", "m.onnx.unverified", "m.fxopt.bak"])
 def test_an_unknown_suffix_is_refused(name: str, tmp_path: Path):
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ArtifactError, match=r"expected a file that ends in \.fxopt, \.onnx, \.pt or \.pt2"):
+    with pytest.raises(ArtifactError, match=r"expected a file that ends in \.fxopt, \.onnx, \.ort, \.pt or \.pt2"):
         open_artifact(tmp_path / name)
 
 
-@pytest.mark.parametrize("suffix", [".fxopt", ".onnx", ".pt", ".pt2"])
+@pytest.mark.parametrize("suffix", [".fxopt", ".onnx", ".ort", ".pt", ".pt2"])
 def test_a_missing_file_is_named(suffix: str, tmp_path: Path):
     with pytest.raises(ArtifactError, match=f"can't open .*m{suffix}: no such file"):
         open_artifact(tmp_path / f"m{suffix}", trust=True)
