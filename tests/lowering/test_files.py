@@ -32,7 +32,9 @@ def test_a_program_is_opened_as_one(tmp_path: Path):
 @pytest.mark.parametrize("name", ["m.txt", "m", "m.onnx.unverified", "m.fxopt.bak"])
 def test_an_unknown_suffix_is_refused(name: str, tmp_path: Path):
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ArtifactError, match=r"expected a file that ends in \.fxopt, \.onnx, \.ort, \.pt or \.pt2"):
+    with pytest.raises(
+        ArtifactError, match=r"expected a file that ends in \.fxopt, \.onnx, \.ort, \.pt or \.pt2"
+    ):
         open_artifact(tmp_path / name)
 
 
