@@ -134,12 +134,12 @@ class TestShares:
         assert sums(parts[0]) == 2
 
     def test_what_is_dearer_to_sum_up_gives_way(self) -> None:
-        net = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 4), nn.ReLU(), nn.Linear(4, 64)).eval()
-        parts = checked(program(net, rand(2, 4)), 2)
+        net = nn.Sequential(nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 4)).eval()
+        parts = checked(program(net, rand(2, 64)), 2)
         assert {tuple(w.shape) for w in parts[0].weights.values() if w.dim() == 2} == {
+            (4, 64),
             (16, 4),
             (4, 16),
-            (64, 4),
         }
 
     def test_the_first_adds_the_bias(self) -> None:
