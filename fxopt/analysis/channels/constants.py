@@ -135,8 +135,6 @@ class Constants:
         """Whether a bias can be made that holds what constant channels give to a product."""
         if product.pads or not product.is_plain or not product.takes_bias:
             return False
-        if product.x.node in self.known:  # of two known factors each would add what the other does
-            return False
         return product.bias is None or product.bias.node in self.known
 
     def _along(self, reading: Reading, part: int, dim: int, names: Names, size: int) -> np.ndarray:
