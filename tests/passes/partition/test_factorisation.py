@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fxopt.analysis.cost import Cost
 from fxopt.errors import ArtifactError, InputError, LoweringError
 from fxopt.lowering import lower
 from fxopt.lowering.stages.lower import open_stages
@@ -114,6 +115,15 @@ class TestChoice:
         assert plan.replicas == 1
         with pytest.raises(InputError, match="no way to use the devices fits"):
             partition(program, [Device("cpu:0", memory=100)], tensor_parallel="auto")
+
+    def test_what_is_alive_needs_room_too(self) -> None:
+        program = traced("mlp", True)
+        cost = Cost.compute(program).at()
+        needed = cost.weight_bytes + cost.peak_bytes + cost.input_bytes
+        plan = partition(program, [Device("cpu:0", memory=needed)], tensor_parallel="auto")
+        assert plan.tried[0].memory == needed
+        with pytest.raises(InputError, match="no way to use the devices fits"):
+            partition(program, [Device("cpu:0", memory=needed - 1)], tensor_parallel="auto")
 
     def test_the_least_memory(self) -> None:
         plan = partition(

@@ -200,6 +200,14 @@ class TestWhatStaysWhole:
         whole = program(net, rand(2, 4), w=rand(8, 4), v=rand(2, 12))
         assert refusals(whole, 2) == {"w": "what reads its channels also reads some that stay whole"}
 
+    def test_a_stream_that_layers_add_to(self) -> None:
+        def net(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+            h = F.linear(x, a)
+            return F.linear(h + F.linear(h.relu(), b), c)
+
+        whole = program(net, rand(2, 3), a=rand(4, 3), b=rand(4, 4), c=rand(3, 4))
+        assert refusals(whole, 2) == {"a": "what makes its channels reads them"}
+
     def test_a_bias_that_is_computed(self) -> None:
         def net(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             return F.linear(F.linear(x, w).relu(), v, b.exp())
