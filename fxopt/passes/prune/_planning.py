@@ -122,9 +122,13 @@ class Planner:
     def _layers(self) -> tuple[list[Layer], list[tuple[str, str]]]:
         """The layers of the asked granularity that no pattern names, and what can't be cut."""
         layers, left = layers_of(self.coupling, self.program)
-        of_kind = [x for x in layers if x.heads == (self.options.granularity == "head")]
-        patterns = self.options.ignore
-        return [x for x in of_kind if not any(is_named(m.weight, patterns) for m in x.makers)], left
+        patterns, heads = self.options.ignore, self.options.granularity == "head"
+        named = [x for x in layers if not any(is_named(m.weight, patterns) for m in x.makers)]
+        of_kind = [x for x in named if x.heads == heads]
+        if not of_kind:
+            other = "channel" if heads else "head"
+            left += [(x.name, f"its groups are {other}s: granularity={other} prunes them") for x in named]
+        return of_kind, left
 
     def _chosen(self, layers: Sequence[Layer], scores: Sequence[np.ndarray]) -> Choice:
         """The groups that go, by threshold, ratio or budget."""

@@ -95,6 +95,14 @@ def test_heads_go_as_one() -> None:
     assert [shapes(after)[f"{n}.weight"] for n in "qkvo"] == [(12, 16)] * 3 + [(16, 12)]
 
 
+def test_a_granularity_that_the_net_has_not_is_reported() -> None:
+    """It prunes nothing, and says what would."""
+    program = fxopt.trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.ones(1, 4))
+    result = fxopt.PassManager.parse("prune{ratio=0.5,granularity=head}").run(program)
+    reasons = [r.reason for r in result.passes[0].refusals]
+    assert "0.weight can't be pruned: its groups are channels: granularity=channel prunes them" in reasons
+
+
 def test_hidden_units_go_with_their_rows_in_each_gate() -> None:
     net = nn.GRU(3, 4, 2, bidirectional=True)
     with torch.no_grad():
