@@ -114,13 +114,14 @@ def layer_table(layers: Sequence[LayerReport]) -> RenderableType:
 
 
 def pass_table(passes: Sequence[PassReport]) -> RenderableType:
-    """Time, rewrites and ops of each pass as it ran, and the whole time."""
-    table = _table("pass", "seconds", "rewrites", "refusals", "ops before", "ops after")
+    """Time, rewrites and ops of each pass as it ran, its time for each op before, and the whole time."""
+    table = _table("pass", "seconds", "rewrites", "refusals", "ops before", "ops after", "us an op")
     for one in passes:
         near = sum(1 for r in one.refusals if r.node)
         style = "" if one.changed else "dim"
         ops = Text(str(one.ops), style=_FELL if one.ops < one.ops_before else "")
-        cells = (f"{one.seconds:.3f}", str(one.rewrites), str(near), str(one.ops_before), ops)
+        rate = f"{1e6 * one.seconds / one.ops_before:.1f}" if one.ops_before else ""
+        cells = (f"{one.seconds:.3f}", str(one.rewrites), str(near), str(one.ops_before), ops, rate)
         table.add_row(Text(one.name), *cells, style=style)
     return Group(table, Text(f"{sum(p.seconds for p in passes):.3f} s in {len(passes)} pass runs"))
 

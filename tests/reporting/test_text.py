@@ -107,8 +107,10 @@ def test_passes():
         "fuse-conv-bn", 0.0123, True, 2, 7, 9, (Refusal("r", "bn1", "why"), absent), ops=3, ops_before=4
     )
     lines = rendered(pass_table((passed,))).splitlines()
-    assert lines[1].split() == ["fuse-conv-bn", "0.012", "2", "1", "4", "3"]
+    assert lines[1].split() == ["fuse-conv-bn", "0.012", "2", "1", "4", "3", "3075.0"]
     assert lines[2].startswith("0.012 s in 1 pass runs")
+    empty = rendered(pass_table((PassReport("O1", 0.5),))).splitlines()
+    assert empty[1].split() == ["O1", "0.500", "0", "0", "0", "0"]
 
 
 def test_an_explanation_says_where_a_pass_fired_and_where_not():
