@@ -23,6 +23,9 @@ def _replacement(ids: Tensor, table: Tensor, w: Tensor, b: Tensor | None) -> Ten
 
 def _guard(match: Match) -> Refused | None:
     table, w = match["table"], match["w"]
+    b = match["b"]
+    if b is not None and b.dim() > 1:
+        return match.refuse("the bias has rows of its own, added by where a token stands")
     users = max(len(match.node(name).users) for name in ("table", "w"))
     if users > 1:
         return match.refuse("the table or the weight has another user, for which it stays")
@@ -40,7 +43,7 @@ class FoldEmbeddingProjection(RewritePass):
     `%y = embedding(%ids, folded: [1000, 64])`.
 
     It does not fire where the projected table has more elements than the table and the weight together, if
-    one of them has another user, for which it would stay, or if the looked-up rows have.
+    one of them has another user, for which it would stay, if the looked-up rows have, or if the bias is no vector.
     """
 
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -5,7 +5,7 @@
 >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
 >>> program, x = trace(net, torch.zeros(3, 4)), torch.ones(3, 4)
 >>> parts = shards(program, 2)
->>> [tuple(w.shape) for w in parts[0].weights.values()]
+>>> [tuple(parts[0].weights[name].shape) for name in ("0.weight", "0.bias", "2.weight", "2.bias")]
 [(4, 4), (4,), (2, 4), (2,)]
 >>> torch.allclose(run_together(parts, [x])[0], program(x))
 True

@@ -27,6 +27,12 @@ def _masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tenso
     return torch.softmax(scores, -1) @ v
 
 
+def _of_one(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """In one batch, so that it is attention whatever shapes are drawn."""
+    q, v = x.reshape(1, -1, 4), y.reshape(1, -1, 4)
+    return torch.softmax(q @ v.mT / 2, -1) @ v
+
+
 @register_pass
 class RecomposeAttention(Pass):
     """softmax(q @ k^T * scale + mask) @ v  ->  scaled_dot_product_attention(q, k, v, mask, scale).
@@ -50,6 +56,8 @@ class RecomposeAttention(Pass):
 
     motifs: ClassVar[tuple[Callable[..., object], ...]] = (
         _masked,
+        _of_one,
+        lambda x: torch.softmax((q := x.reshape(1, -1, 4) * 0.5) @ q.mT, -1) @ q,
         lambda q, k, v: torch.softmax((q * 0.5) @ k.mT, -1) @ v,
         lambda q, k, v: torch.softmax(torch.bmm(q, k.mT) * 0.5, -1).bmm(v),
         lambda q, k, v, mask: torch.softmax((q @ k.mT).masked_fill(mask > 1, -math.inf), -1) @ v,

@@ -51,6 +51,11 @@ def test_a_table_that_is_used_as_it_is_too():
     assert unchanged(FOLD, before) == ["the table or the weight has another user, for which it stays"]
 
 
+def test_a_bias_with_rows_of_its_own():
+    before = program(projected, IDS, table=rand(10, 8), w=rand(4, 8), b=rand(2, 4))
+    assert unchanged(FOLD, before) == ["the bias has rows of its own, added by where a token stands"]
+
+
 def test_rows_with_another_user():
     def function(ids, table, w):
         rows = F.embedding(ids, table)
