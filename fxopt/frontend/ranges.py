@@ -14,7 +14,7 @@ from fxopt.ops import bind, op_key
 from fxopt.program.program import Program
 from fxopt.program.signature import Signature, Spec, TensorSpec
 
-__all__ = ["with_value_ranges"]
+__all__ = ["with_value_ranges", "within_tables"]
 
 _CARRIED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -131,3 +131,17 @@ def _ranged(spec: TensorSpec, node: Node, example: torch.Tensor | None) -> Tenso
         return dataclasses.replace(spec, low=0, high=1)
     low, high = int(example.min()), int(example.max())
     return dataclasses.replace(spec, low=min(low, 0), high=max(high, 1))
+
+
+def within_tables(program: Program) -> Signature:
+    """The program's signature, `high` of its integer inputs lowered to the rows of what they index."""
+    nodes = iter(program.placeholders())
+    specs = [_below(s, next(nodes)) if isinstance(s, TensorSpec) else s for s in program.signature.inputs]
+    return dataclasses.replace(program.signature, inputs=tuple(specs))
+
+
+def _below(spec: TensorSpec, node: Node) -> TensorSpec:
+    bound = _bound(node) if _integers(spec.dtype) else None
+    if bound is None or spec.high is None or spec.high < bound:
+        return spec
+    return dataclasses.replace(spec, low=min(spec.low or 0, bound - 1), high=bound - 1)

@@ -25,6 +25,7 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.symbolic_shapes import DimDynamic
 from torch.utils import _pytree as pytree
 
+from fxopt.frontend.ranges import within_tables
 from fxopt.ops import canonical_arguments, op_key, resolve_op
 from fxopt.ops.spelling import canonical_call
 from fxopt.program import (
@@ -224,7 +225,10 @@ class ProgramBuilder:
         return value
 
     def finish(self, *outputs: Node) -> Program:
-        """The program that returns these nodes (a tensor if one, else a tuple)."""
+        """The program that returns these nodes (a tensor if one, else a tuple).
+
+        Inputs that index a table are drawn below its number of rows, whatever `high` says.
+        """
         self._lines.append(f"program = b.finish({', '.join(self._names[o] for o in outputs)})")
         self.graph.output(tuple(outputs))
         self.graph.output_node().meta = {}
@@ -242,6 +246,7 @@ class ProgramBuilder:
             {"batch": Symbol("batch")} if self._dynamic() else {},
             names,
         )
+        self.program.signature = within_tables(self.program)
         return self.program
 
     def _dynamic(self) -> bool:

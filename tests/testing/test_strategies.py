@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fxopt.dialect import violations
 from fxopt.ops import op_key
 from fxopt.program import Program
-from fxopt.testing import FAMILIES, build_program, inputs_for, programs, script_of
+from fxopt.testing import FAMILIES, ProgramBuilder, build_program, inputs_for, programs, script_of
 from fxopt.testing.builder import make_weight
 from fxopt.testing.choice import Choose
 
@@ -93,3 +93,11 @@ def test_a_weight_with_nan_has_numbers_too() -> None:
         values = make_weight((64,), kind=kind)
         assert 8 < int(is_one(values).sum()) < 56 and make_weight((64,), kind=kind, seed=1).shape == (64,)
     assert {float("inf"), -float("inf")} <= set(make_weight((64,), kind="inf").tolist())
+
+
+def test_what_indexes_a_table_is_drawn_below_its_rows():
+    b = ProgramBuilder()
+    ids = b.input((b.batch, 4), dtype=torch.int64, low=0, high=9)
+    program = b.finish(b.call("aten.embedding", b.weight((3, 2)), ids))
+    [spec] = program.signature.tensor_inputs
+    assert (spec.low, spec.high) == (0, 2)
