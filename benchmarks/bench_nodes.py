@@ -7,19 +7,17 @@ counted again. Initializers are no nodes; Identity and Constant are not counted.
 """
 
 import argparse
-import contextlib
 import datetime
-import io
 import json
 import tempfile
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx
 
 from benchmarks.markdown import table
+from benchmarks.sides import silent
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "nodes.json", ROOT / "docs" / "benchmarks-nodes.md"
@@ -74,7 +72,7 @@ def left_to_do(model: onnx.ModelProto) -> dict[str, str]:
     """By tool that makes a graph of fewer compute nodes: what it takes out and what it puts in."""
     before, found = count(model), {}
     for tool, clean in CLEANED.items():
-        with _silent():
+        with silent():
             after = count(clean(model))
         if sum(after.values()) < sum(before.values()):
             found[tool] = difference(before, after)
@@ -94,7 +92,7 @@ def others(name: str, folder: Path) -> Counts:
     from tests import zoo
 
     module, args = zoo.model(name)
-    with _silent():
+    with silent():
         exported = torch.onnx.export(
             module, args, dynamo=True, dynamic_shapes=zoo.dynamic_batch(args), verbose=False
         )
@@ -119,14 +117,6 @@ def _by_onnxruntime(path: Path, to: Path) -> onnx.ModelProto:
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx.load_from_string(model.SerializeToString())
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def row(name: str) -> dict[str, object]:

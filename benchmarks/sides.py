@@ -66,14 +66,14 @@ def _compiled(case: Case, _: Path) -> Run:
 
 def _freeze(case: Case, path: Path) -> None:
     """`torch.jit.trace` and `freeze`: its sizes are the example's."""
-    with _silent():
+    with silent():
         traced = torch.jit.trace(case.model, case.args, strict=False)
         torch.jit.save(torch.jit.freeze(traced), path)
 
 
 def _export(case: Case, path: Path) -> None:
     """`torch.onnx.export(dynamo=True)` as it is called without options, with the same dynamic sizes."""
-    with _silent():
+    with silent():
         program = torch.onnx.export(
             case.model, case.args, dynamo=True, dynamic_shapes=case.shapes, verbose=False
         )
@@ -85,7 +85,7 @@ def _simplify(case: Case, path: Path) -> None:
     import onnx
     import onnxsim
 
-    with _silent():
+    with silent():
         smaller, _ = onnxsim.simplify(onnx.load(case.file(SIDES["torch.onnx.export"])))
     onnx.save(smaller, path)
 
@@ -97,7 +97,7 @@ def _lower(target: str, case: Case, path: Path) -> None:
 
 def _script(case: Case, path: Path) -> Run:
     """A TorchScript file as it is run where fxopt is not installed."""
-    with _silent():
+    with silent():
         return functools.partial(torch.jit.load(path), *case.args)
 
 
@@ -111,7 +111,7 @@ def _onnx(case: Case, path: Path) -> Run:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """The exporters print what they do."""
     output = io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output), warnings.catch_warnings():
