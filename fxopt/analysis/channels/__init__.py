@@ -7,6 +7,7 @@ All of it is read off the index maps of the op table; no architecture has a case
 from fxopt.analysis.channels.constants import Constants
 from fxopt.analysis.channels.coupling import Coupling
 from fxopt.analysis.channels.demand import Demand
+from fxopt.analysis.channels.layers import Layer, Member, layers_of, statistics_of
 from fxopt.analysis.channels.products import Product
 from fxopt.analysis.channels.reading import Reading, Side, read_call
 from fxopt.analysis.channels.removal import Blocked, Merge, Removal
@@ -18,11 +19,15 @@ __all__ = [
     "Constants",
     "Coupling",
     "Demand",
+    "Layer",
+    "Member",
     "Merge",
     "Product",
     "Reading",
     "Removal",
     "Side",
     "Space",
+    "layers_of",
     "read_call",
+    "statistics_of",
 ]

@@ -15,7 +15,7 @@ from torch.fx import Node
 from fxopt.ops import bind
 from fxopt.passes._bounds import CLAMPS, clamp_bounds
 from fxopt.passes._names import aten_name
-from fxopt.passes.eliminate._uniform import uniform_number
+from fxopt.passes._uniform import uniform_number
 from fxopt.program import value_key
 from fxopt.rewriting import Rewriter
 

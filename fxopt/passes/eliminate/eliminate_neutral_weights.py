@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from fxopt.ops import bind
 from fxopt.passes._names import aten_name
-from fxopt.passes.eliminate._uniform import uniform_number
+from fxopt.passes._uniform import uniform_number
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter
 

@@ -13,8 +13,7 @@ import networkx
 import numpy as np
 from torch.fx import Node
 
-from fxopt.analysis.channels import Axis, Coupling, Product, Reading
-from fxopt.passes.prune._layers import Layer, layers_of
+from fxopt.analysis.channels import Axis, Coupling, Layer, Product, Reading, layers_of
 from fxopt.program import Program
 
 __all__ = ["Sharding", "Shared"]

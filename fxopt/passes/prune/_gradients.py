@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.fx import GraphModule
 
+from fxopt.analysis.channels import statistics_of
 from fxopt.errors import InputError
-from fxopt.passes.prune._layers import statistics_of
 from fxopt.program import Program
 from fxopt.verification.sampling import call_of
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from fxopt.analysis.channels import Layer, Member
 from fxopt.errors import InputError
 from fxopt.passes.prune._criteria import Criterion, LayerView
-from fxopt.passes.prune._layers import Layer, Member
 from fxopt.passes.prune._moments import channel_dim
 from fxopt.passes.prune._obs import Surgeon, costs_of
 from fxopt.program import Program

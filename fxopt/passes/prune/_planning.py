@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from fxopt.analysis.channels import Coupling
+from fxopt.analysis.channels import Coupling, Layer, layers_of
 from fxopt.errors import InputError
 from fxopt.passes.eliminate._untying import untied
 from fxopt.passes.prune._choice import Choice, Limits, Ranked, by_budget, by_ratio, by_threshold
@@ -18,8 +18,8 @@ from fxopt.passes.prune._footprint import Footprint, Footprints
 from fxopt.passes.prune._gradients import sensitivities
 from fxopt.passes.prune._importance import Scorer
 from fxopt.passes.prune._latency import latency_share
-from fxopt.passes.prune._layers import Layer, check_patterns, is_named, layers_of
 from fxopt.passes.prune._obs import Surgeon, surgeons_of
+from fxopt.passes.prune._patterns import check_patterns, is_named
 from fxopt.passes.prune._plan import LeftOut, PlannedLayer, PrunePlan
 from fxopt.program import Program
 

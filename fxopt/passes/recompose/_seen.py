@@ -7,7 +7,7 @@ from torch.fx import Node
 from fxopt.ops import bind
 from fxopt.ops.sizes import same_size, shape_of
 from fxopt.passes._names import aten_name
-from fxopt.passes.eliminate._uniform import uniform_number
+from fxopt.passes._uniform import uniform_number
 from fxopt.passes.recompose._scores import Mask, is_low
 from fxopt.rewriting import Rewriter
 

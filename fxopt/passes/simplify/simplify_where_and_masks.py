@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from fxopt.ops import bind
 from fxopt.passes._names import aten_name
-from fxopt.passes.eliminate._uniform import uniform_number
+from fxopt.passes._uniform import uniform_number
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Rewriter
 
@@ -73,7 +73,6 @@ def _where(rewriter: Rewriter, node: Node) -> None:
     else:
         made = (condition, _branch(chosen, condition, "self"), _branch(other, condition, "other"))
     if made != (condition, chosen, other):
-        result = None
         with rewriter.rewrite("where-of-where", node):
             result = rewriter.call("aten.where.self", *made)
             if rewriter.same_type(result.meta["val"], node.meta["val"]):

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fxopt.passes.eliminate._uniform import uniform_value
 from fxopt.passes.eliminate.eliminate_identities import EliminateIdentities
 from fxopt.pipeline import Contract, PassManager
 from fxopt.rewriting import Rewriter
@@ -298,23 +297,6 @@ def test_zeros_of_both_signs_are_no_number():
     assert unchanged(ALL, program(lambda x, b: x - b, X, b=zeros)) == []
 
 
-@pytest.mark.parametrize(
-    ("tensor", "value"),
-    [
-        (torch.ones(2, 3), 1.0),
-        (torch.full((), 7), 7),
-        (torch.zeros(2, dtype=torch.bool), False),
-        (torch.ones(0), None),
-        (torch.ones(3, device="meta"), None),
-        (torch.ones(2, dtype=torch.complex64), None),
-        (torch.tensor([math.nan]), None),
-        (torch.ones(3, dtype=torch.bfloat16), 1.0),
-    ],
-)
-def test_uniform_value(tensor: torch.Tensor, value: object):
-    assert uniform_value(tensor) == value
-
-
 def test_a_filled_tensor_counts_as_its_dtype_rounds_it():
     ones = program(lambda x: x * torch.full((4,), 1.9, dtype=torch.int64), X)
     assert calls(PassManager.parse("eliminate-dead-code").run(applied(ALL, ones).program).program) == []
@@ -398,12 +380,6 @@ def test_a_weight_of_ones_goes_on_either_side(function):
 
 def test_a_weight_of_ones_is_not_divided_away():
     unchanged(EliminateIdentities(), program(lambda x, w: w / x, rand(2, 3), w=torch.ones(3)))
-
-
-def test_the_one_value_of_zeros_of_one_sign():
-    assert uniform_value(torch.zeros(3)) == 0.0
-    negative = uniform_value(-torch.zeros(2, 3))
-    assert negative == 0.0 and math.copysign(1.0, negative) == -1.0
 
 
 @pytest.mark.parametrize("sides", [(0.0, None), (None, 5.0)])

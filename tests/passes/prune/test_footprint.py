@@ -7,10 +7,9 @@ import torch
 from torch import nn
 
 from fxopt.analysis import Cost
-from fxopt.analysis.channels import Coupling
+from fxopt.analysis.channels import Coupling, layers_of
 from fxopt.passes.prune import PrunePlan, plan_pruning
 from fxopt.passes.prune._footprint import Footprint, Footprints
-from fxopt.passes.prune._layers import layers_of
 from tests.passes.helpers import program, rand
 
 

@@ -5,22 +5,21 @@ residual sums those of other layers. Groups that lie along the same axes are one
 themselves.
 """
 
-import fnmatch
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.fx import Node
 
-from fxopt.analysis.channels import Axis, Coupling, Reading
-from fxopt.analysis.channels.reading import tensor_operands
-from fxopt.errors import InputError, nearest
+from fxopt.analysis.channels.coupling import Coupling
+from fxopt.analysis.channels.reading import Reading, tensor_operands
+from fxopt.analysis.channels.space import Axis
 from fxopt.ops import op_info
 from fxopt.program import Program, origins_of
 
-__all__ = ["Layer", "Member", "check_patterns", "is_named", "layers_of", "statistics_of"]
+__all__ = ["Layer", "Member", "layers_of", "statistics_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,25 +201,3 @@ def _place(node: Node) -> str:
         return f"the model's {'output' if node.op == 'output' else 'input'}"
     modules = [o.module for o in origins_of(node) if o.module]
     return f"{node.name} at {modules[0]}" if modules else node.name
-
-
-def is_named(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a weight's name, or the path of a module that it stands in, fits a pattern."""
-    parts = name.split(".")
-    paths = [".".join(parts[: i + 1]) for i in range(len(parts))]
-    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns for path in paths)
-
-
-def check_patterns(patterns: Sequence[str], names: Mapping[str, object]) -> None:
-    """Whether each pattern names something.
-
-    Raises:
-        InputError: one fits no weight.
-    """
-    for pattern in patterns:
-        if not any(is_named(name, [pattern]) for name in names):
-            modules = {name.rpartition(".")[0] for name in names} | set(names)
-            close = nearest(pattern, sorted(modules))
-            raise InputError(
-                f"ignore: {pattern!r} fits no weight" + (f"; did you mean {close!r}?" if close else "")
-            )

@@ -4,9 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fxopt.analysis.channels import Coupling
+from fxopt.analysis.channels import Coupling, Layer, layers_of, statistics_of
 from fxopt.passes.prune._footprint import Footprints
-from fxopt.passes.prune._layers import Layer, layers_of, statistics_of
 from fxopt.program import Program
 from tests import zoo
 from tests.passes.eliminate.test_eliminate_dead_weights import Attention

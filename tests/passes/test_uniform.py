@@ -1,0 +1,31 @@
+"""The one value that all elements of a tensor have."""
+
+import math
+
+import pytest
+import torch
+
+from fxopt.passes._uniform import uniform_value
+
+
+@pytest.mark.parametrize(
+    ("tensor", "value"),
+    [
+        (torch.ones(2, 3), 1.0),
+        (torch.full((), 7), 7),
+        (torch.zeros(2, dtype=torch.bool), False),
+        (torch.ones(0), None),
+        (torch.ones(3, device="meta"), None),
+        (torch.ones(2, dtype=torch.complex64), None),
+        (torch.tensor([math.nan]), None),
+        (torch.ones(3, dtype=torch.bfloat16), 1.0),
+    ],
+)
+def test_uniform_value(tensor: torch.Tensor, value: object):
+    assert uniform_value(tensor) == value
+
+
+def test_the_one_value_of_zeros_of_one_sign():
+    assert uniform_value(torch.zeros(3)) == 0.0
+    negative = uniform_value(-torch.zeros(2, 3))
+    assert negative == 0.0 and math.copysign(1.0, negative) == -1.0
