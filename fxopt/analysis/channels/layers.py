@@ -88,16 +88,11 @@ def layers_of(coupling: Coupling, program: Program) -> tuple[list[Layer], list[t
     owner = np.searchsorted(starts, np.arange(space.size), side="right") - 1
     positions = np.flatnonzero(~stays[labels])
     positions = positions[np.argsort(labels[positions], kind="stable")]
-    kinds: dict[tuple[tuple[int, int], ...], list[np.ndarray]] = {}
-    classes = np.split(positions, np.flatnonzero(np.diff(labels[positions])) + 1)
-    for own in classes if positions.size else ():
-        numbers, counts = np.unique(owner[own], return_counts=True)
-        kinds.setdefault(tuple(zip(numbers.tolist(), counts.tolist(), strict=True)), []).append(own)
     found = []
-    for kind, alike in kinds.items():
-        table = np.stack(alike)
+    for table in _alike(positions, labels[positions], owner[positions]):
         members = []
-        for (number, _), columns in zip(kind, _columns(table[0], owner), strict=True):
+        numbers = np.unique(owner[table[0]]).tolist()
+        for number, columns in zip(numbers, _columns(table[0], owner), strict=True):
             node, axis = axes[number]
             if (node, axis) in roles.places:
                 members.append(roles.member(node, axis, table[:, columns] - starts[number]))
@@ -108,6 +103,25 @@ def layers_of(coupling: Coupling, program: Program) -> tuple[list[Layer], list[t
     order = {str(n.target): i for i, n in enumerate(program.weight_nodes())}
     found.sort(key=lambda layer: order[layer.name])
     return found, roles.blocked(stays)
+
+
+def _alike(positions: np.ndarray, labels: np.ndarray, owner: np.ndarray) -> list[np.ndarray]:
+    """A table, int[classes, positions], of the classes that have as many positions on each axis.
+
+    Args:
+        positions: by class, in order.
+        labels: the class of each.
+        owner: the number of the axis that each lies on.
+    """
+    runs = np.flatnonzero(np.diff(labels, prepend=-1) | np.diff(owner, prepend=-1))
+    told = np.stack([owner[runs], np.diff(runs, append=positions.size)], 1)
+    firsts = np.flatnonzero(np.diff(labels[runs], prepend=-1))
+    kinds: dict[bytes, list[int]] = {}
+    for number, (start, stop) in enumerate(itertools.pairwise([*firsts.tolist(), runs.size])):
+        kinds.setdefault(told[start:stop].tobytes(), []).append(number)
+    begins = runs[firsts]
+    sizes = np.diff(begins, append=positions.size)
+    return [positions[begins[own][:, None] + np.arange(sizes[own[0]])] for own in kinds.values()]
 
 
 def _columns(first: np.ndarray, owner: np.ndarray) -> list[np.ndarray]:

@@ -89,12 +89,15 @@ class Product:
     def from_grid(self, array: np.ndarray, names: Names, reduce: Reduce) -> np.ndarray:
         """What lies over `grid`, as a vector by channels or rows."""
         gone = tuple(i for i, n in enumerate(self.grid) if n not in names)
-        sizes = [self.reading.extents[n] for n in self.grid]
-        for i in gone if reduce is some else ():
-            sizes[i] = array.shape[i]  # of equal elements one says what some do
-        array = np.broadcast_to(array, sizes)
+        if reduce is not some:  # of equal elements one says what some do
+            sizes = [
+                self.reading.extents[n] if n not in names else s
+                for n, s in zip(self.grid, array.shape, strict=True)
+            ]
+            array = np.broadcast_to(array, sizes)
         array = reduce(array, gone) if gone else array
         left = [n for n in self.grid if n in names]
+        array = np.broadcast_to(array, [self.reading.extents[n] for n in left])
         return array.transpose([left.index(n) for n in names]).reshape(-1)
 
     def response(self, constants: np.ndarray) -> np.ndarray:
