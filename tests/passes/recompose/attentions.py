@@ -200,8 +200,23 @@ def filled_with_a_finite_number(x: Tensor, **w: Tensor) -> Tensor:
     return _joined(torch.matmul(scores.masked_fill(x[:, None, :, :1] > 0, -1e9).softmax(dim=-1), v))
 
 
+def einsum(x: Tensor, **w: Tensor) -> Tensor:
+    """Projections to heads, scores and values all written as contractions, heads inside."""
+    to_heads = (w[n].view(HEADS, HEAD, WIDTH) for n in "qkv")
+    q, k, v = (torch.einsum("b i m, h d m -> b i h d", x, t) for t in to_heads)
+    scores = torch.einsum("b i h d, b j h d -> b h i j", q, k) * HEAD**-0.5
+    out = torch.einsum("b h i j, b j h d -> b i h d", scores.softmax(dim=-1), v)
+    return torch.einsum("b i h d, h d m -> b i m", out, w["o"].view(HEADS, HEAD, WIDTH))
+
+
+def einsum_over_queries(x: Tensor, **w: Tensor) -> Tensor:
+    q, k, v = _qkv(x, w)
+    scores = torch.einsum("bhid,bhjd->bhij", q, k)
+    return _joined(torch.einsum("bhij,bhid->bhjd", scores.softmax(dim=-1), v))
+
+
 VARIANTS: dict[str, Fn] = {
-    f.__name__: f for f in (nano_gpt, bert, t5, vit, llama, clip, swin, detr, perceiver, annotated)
+    f.__name__: f for f in (nano_gpt, bert, t5, vit, llama, clip, swin, detr, perceiver, annotated, einsum)
 }
 TWINS: dict[str, Fn] = {
     f.__name__: f
@@ -216,5 +231,6 @@ TWINS: dict[str, Fn] = {
         a_mask_with_a_factor,
         latents_that_broadcast,
         filled_with_a_finite_number,
+        einsum_over_queries,
     )
 }
