@@ -1,4 +1,4 @@
-"""recompose-attention: ten ways in which public code writes attention, and a twin of each that is none."""
+"""recompose-attention: ways in which public code writes attention, and a twin of each that is none."""
 
 import math
 
