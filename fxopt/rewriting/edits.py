@@ -55,6 +55,18 @@ class Edits:
         """Whether something was replaced or given up; calls alone change nothing."""
         return bool(self.replaced or self.dead)
 
+    def moved(self, there: Mapping[Node, Node]) -> "Edits":
+        """The same edits in a copy of the graph, whose nodes are given."""
+        found = Edits(self.rule, there[self.root])
+        found.created, found.replaced, found.dead = (
+            [there[n] for n in nodes] for nodes in (self.created, self.replaced, self.dead)
+        )
+        found.uses = [(there[user], there[user].args, dict(there[user].kwargs)) for user, _, _ in self.uses]
+        found.origins, found.source = dict(self.origins), self.source
+        found.own = {there[n]: origins for n, origins in self.own.items()}
+        found.successors = {there[n]: names for n, names in self.successors.items()}
+        return found
+
     def check_order(self) -> None:
         """A call may stand behind an earlier user of what it replaces, or before its own argument.
 

@@ -6,6 +6,7 @@ All of it is read off the index maps of the op table; no architecture has a case
 
 from fxopt.analysis.channels.constants import Constants
 from fxopt.analysis.channels.coupling import Coupling
+from fxopt.analysis.channels.cutting import Cutter
 from fxopt.analysis.channels.demand import Demand
 from fxopt.analysis.channels.layers import Layer, Member, layers_of, statistics_of
 from fxopt.analysis.channels.products import Product
@@ -18,6 +19,7 @@ __all__ = [
     "Blocked",
     "Constants",
     "Coupling",
+    "Cutter",
     "Demand",
     "Layer",
     "Member",

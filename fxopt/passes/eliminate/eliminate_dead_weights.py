@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch.fx import Node
 
-from fxopt.analysis.channels import Removal
+from fxopt.analysis.channels import Cutter, Removal
 from fxopt.passes._names import aten_name
 from fxopt.passes.eliminate._branches import replace_constant_branches
-from fxopt.passes.eliminate._cutting import Cutter
 from fxopt.passes.eliminate._repeating import repeat_dead_rows
 from fxopt.passes.eliminate._untying import untie
 from fxopt.pipeline import Contract, Pass, register_pass

@@ -22,7 +22,7 @@ from fxopt.json_data import MEMORY_ONLY, JsonData
 from fxopt.passes.partition._factorisation import Factorisation
 from fxopt.passes.partition._pieces import is_size
 from fxopt.passes.partition._stages import stage_programs
-from fxopt.passes.partition.shard_linears import Row, run_together, shard
+from fxopt.passes.partition.shard_linears import Row, Shares, run_together
 from fxopt.program import Program
 from fxopt.program.text import aligned, human_bytes
 
@@ -180,7 +180,8 @@ class PartitionPlan(JsonData):
 
     def _shards(self, count: int) -> list[Program]:
         """The whole program as the first devices of a stage hold it."""
-        return [shard(self._known_program(), self.tensor_parallel, rank) for rank in range(count)]
+        shares = Shares(self._known_program())
+        return [shares.of(self.tensor_parallel, rank) for rank in range(count)]
 
     def run(self, *args: object, **kwargs: object) -> object:
         """Runs the stages in this process, one after the other, on the model's own arguments.

@@ -16,7 +16,7 @@ from torch.fx import Node
 from fxopt.analysis.channels import Axis, Coupling, Layer, Product, Reading, layers_of
 from fxopt.program import Program
 
-__all__ = ["Sharding", "Shared"]
+__all__ = ["Candidates", "Sharding", "Shared"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +47,28 @@ class Shared:
         return sum(p.out.size for p in self.partial) / (held + made)
 
 
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The layers of a program and what reads them, however many processes are to share them.
+
+    Attributes:
+        coupling: the classes.
+        uses: of each layer.
+        together: layers that are shared together or not at all.
+    """
+
+    coupling: Coupling
+    uses: "_Uses"
+    together: list[list[Layer]]
+
+    @classmethod
+    def compute(cls, program: Program) -> "Candidates":
+        """Finds them."""
+        coupling = Coupling.compute(program)
+        uses = _Uses(coupling, layers_of(coupling, program)[0])
+        return cls(coupling, uses, uses.together())
+
+
 @dataclass(frozen=True)
 class Sharding:
     """The layers that are shared, and why others are not.
@@ -62,13 +84,12 @@ class Sharding:
     refused: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, program: Program, coupling: Coupling, ranks: int) -> "Sharding":
+    def of(cls, candidates: "Candidates", ranks: int) -> "Sharding":
         """Chooses, of layers that meet, those that hold the most weights for what has to be summed up."""
-        layers, _ = layers_of(coupling, program)
-        uses = _Uses(coupling, layers)
+        uses = candidates.uses
         found: list[Shared] = []
         refused: list[tuple[str, str]] = []
-        for together in uses.together():
+        for together in candidates.together:
             why = next(filter(None, (uses.problem(layer, ranks) for layer in together)), "")
             if why:
                 refused += [(layer.name, why) for layer in together]
@@ -84,7 +105,7 @@ class Sharding:
                 continue
             chosen.append(candidate)
             taken |= candidate.products
-        return cls(coupling, tuple(chosen), tuple(refused))
+        return cls(candidates.coupling, tuple(chosen), tuple(refused))
 
     def others(self, rank: int, ranks: int) -> np.ndarray:
         """Bool by position: what the other ranks hold."""

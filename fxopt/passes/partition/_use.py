@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cache, partial
 from importlib.util import find_spec
 from typing import Literal
 
@@ -18,7 +17,7 @@ from fxopt.passes.partition._problem import OBJECTIVES, Objective, Split, barred
 from fxopt.passes.partition._search import Found, Task, search
 from fxopt.passes.partition._stages import stage_programs
 from fxopt.passes.partition._times import CostOf, seconds_of
-from fxopt.passes.partition.shard_linears import shard
+from fxopt.passes.partition.shard_linears import Shares
 from fxopt.program import Program, expect_program
 
 __all__ = ["partition"]
@@ -73,10 +72,9 @@ def partition(
         raise InputError(f"no objective {objective!r}; they are {', '.join(OBJECTIVES)}")
     found_devices = checked_devices(devices)
     if (tensor_parallel, replicas) != (1, 1):
-        chosen = _factorised(
-            program, found_devices, objective, links, pinned, cost, tensor_parallel, replicas
-        )
-        return _shared_plan(program, found_devices, objective, links, cost, time_limit, chosen)
+        shares = Shares(program)
+        chosen = _factorised(shares, found_devices, objective, links, pinned, cost, tensor_parallel, replicas)
+        return _shared_plan(shares, found_devices, objective, links, cost, time_limit, chosen)
     return _planned(
         program,
         found_devices,
@@ -89,7 +87,7 @@ def partition(
 
 
 def _factorised(
-    program: Program,
+    shares: Shares,
     devices: tuple[Device, ...],
     objective: Objective,
     links: Link | Mapping[tuple[str, str], Link] | None,
@@ -112,16 +110,15 @@ def _factorised(
             raise InputError(
                 f'{name} is {value!r}; expected "auto", or 1 to {len(devices)}, the number of devices'
             )
-    shard_of = cache(partial(shard, program, rank=0))
-    search = Search(lambda n: shard_of(ranks=n), devices, links or Link(), cost, objective)
+    search = Search(lambda ranks: shares.of(ranks, 0), devices, links or Link(), cost, objective)
     if isinstance(tensor_parallel, int):
-        shard_of(ranks=tensor_parallel)  # what is asked for by number is refused aloud
+        shares.of(tensor_parallel, 0)  # what is asked for by number is refused aloud
     sharers = [tensor_parallel] if isinstance(tensor_parallel, int) else doublings(len(devices))
     return search.over(sharers, replicas if isinstance(replicas, int) else None)
 
 
 def _shared_plan(
-    program: Program,
+    shares: Shares,
     devices: tuple[Device, ...],
     objective: Objective,
     links: Link | Mapping[tuple[str, str], Link] | None,
@@ -134,7 +131,7 @@ def _shared_plan(
     width = best.tensor_parallel
     firsts = devices[: best.stages * width : width]
     found = _links(links, [d.name for d in devices])
-    plan = _planned(shard(program, width, 0), firsts, objective, found, None, cost, time_limit)
+    plan = _planned(shares.of(width, 0), firsts, objective, found, None, cost, time_limit)
     beside = {
         d.name: tuple(o.name for o in devices[i * width + 1 : (i + 1) * width]) for i, d in enumerate(firsts)
     }
@@ -145,7 +142,7 @@ def _shared_plan(
         tensor_parallel=width,
         replicas=best.replicas,
         tried=tuple(tried),
-        program=program,
+        program=shares.program,
     )
 
 

@@ -19,17 +19,18 @@ from typing import Protocol
 import torch
 from torch.fx import Node
 
-from fxopt.analysis.channels import Coupling, Product, Removal
+from fxopt.analysis.channels import Cutter, Product, Removal
+from fxopt.dialect import check_program
 from fxopt.errors import InputError
 from fxopt.ops import all_reduce
 from fxopt.ops.collectives import side_by_side
-from fxopt.passes.eliminate._cutting import Cutter
-from fxopt.passes.partition._sharding import Sharding
+from fxopt.passes.partition._sharding import Candidates, Sharding
 from fxopt.pipeline import Contract, Pass, PassManager, register_pass
 from fxopt.program import Program
 from fxopt.rewriting import Rewriter
+from fxopt.rewriting.trial import trial
 
-__all__ = ["Row", "Runs", "ShardLinears", "run_together", "shard", "shards"]
+__all__ = ["Row", "Runs", "ShardLinears", "Shares", "run_together", "shard", "shards"]
 
 _NAME = "shard-linears"
 
@@ -77,7 +78,7 @@ class ShardLinears(Pass):
         """Cuts what the other ranks hold."""
         if self.ranks == 1:
             return
-        sharding = Sharding.of(rewriter.program, rewriter.analysis(Coupling), self.ranks)
+        sharding = Sharding.of(rewriter.analysis(Candidates), self.ranks)
         places = {str(n.target): n for n in rewriter.program.weight_nodes()}
         for name, why in sharding.refused:
             rewriter.refuse(places[name], why, rule=_NAME)
@@ -89,19 +90,48 @@ class ShardLinears(Pass):
             cutter.run(affected)
 
 
+class Shares:
+    """The programs of the processes that share a program, however many: what can be shared is found out once.
+
+    Args:
+        program: stays as it is.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._rewriter = Rewriter(program.copy())
+
+    def of(self, ranks: int, rank: int) -> Program:
+        """The program of one rank.
+
+        Raises:
+            PipelineError: a rank that is none.
+            InputError: no layer that so many can share.
+        """
+        if ranks == 1:
+            return self.program
+        manager = PassManager.of([ShardLinears(ranks=ranks, rank=rank)])
+        sharding = Sharding.of(self._rewriter.analysis(Candidates), ranks)
+        if not sharding.shared:
+            why = "; ".join(f"{name}: {reason}" for name, reason in sharding.refused)
+            raise InputError(
+                f"{self.program.name} has no layer that {ranks} processes can share{why and f': {why}'}"
+            )
+        cutter = _Sharer(self._rewriter, sharding, rank, ranks)
+        affected = cutter.affected()
+        made = trial(self._rewriter, _NAME, affected[0], lambda: cutter.run(affected))
+        check_program(made, after=_NAME)
+        made.history = (*self.program.history, manager.expand())
+        return made
+
+
 def shard(program: Program, ranks: int, rank: int) -> Program:
     """The program of one rank.
 
     Raises:
         InputError: a rank that is none, or no layer that so many can share.
     """
-    if ranks == 1:
-        return program
-    result = PassManager.of([ShardLinears(ranks=ranks, rank=rank)]).run(program)
-    if not result.passes[0].changed:
-        why = "; ".join(map(str, result.passes[0].refusals))
-        raise InputError(f"{program.name} has no layer that {ranks} processes can share{why and f': {why}'}")
-    return result.program
+    return Shares(program).of(ranks, rank)
 
 
 def shards(program: Program, ranks: int) -> list[Program]:
@@ -110,7 +140,8 @@ def shards(program: Program, ranks: int) -> list[Program]:
     Raises:
         InputError: fewer than one rank, or no layer that so many can share.
     """
-    return [shard(program, ranks, rank) for rank in range(ranks)]
+    shares = Shares(program)
+    return [shares.of(ranks, rank) for rank in range(ranks)]
 
 
 @dataclass(frozen=True)

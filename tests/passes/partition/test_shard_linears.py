@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from hypothesis import given
 from torch import nn
 
-from fxopt.analysis.channels import Coupling
 from fxopt.dialect import violations
 from fxopt.errors import InputError, PipelineError
 from fxopt.ops.collectives import side_by_side
 from fxopt.passes.partition import run_together, shards
-from fxopt.passes.partition._sharding import Sharding
+from fxopt.passes.partition._sharding import Candidates, Sharding
 from fxopt.pipeline import PassManager
 from fxopt.program import Program
 from fxopt.program.file import load_program
@@ -51,7 +50,7 @@ def checked(whole: Program, ranks: int) -> list[Program]:
 
 def refusals(whole: Program, ranks: int) -> dict[str, str]:
     """Why layers stay whole, by the weight that names them."""
-    return dict(Sharding.of(whole, Coupling.compute(whole), ranks).refused)
+    return dict(Sharding.of(Candidates.compute(whole), ranks).refused)
 
 
 def hidden(x: torch.Tensor, w: Const, b: Const, v: Const, c: Const) -> torch.Tensor:
@@ -96,7 +95,7 @@ class TestTheSameFunction:
 
     @given(programs(motifs=[hidden, gated]))
     def test_drawn_programs(self, ranks: int, whole: Program) -> None:
-        if not Sharding.of(whole, Coupling.compute(whole), ranks).shared:
+        if not Sharding.of(Candidates.compute(whole), ranks).shared:
             return
         parts = shards(whole, ranks)
         together = Subject(whole.signature, lambda tensors: run_together(parts, tensors))

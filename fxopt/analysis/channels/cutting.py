@@ -8,9 +8,10 @@ import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from fxopt.analysis.channels import Axis, Product, Reading, Removal
-from fxopt.analysis.channels.reading import Names
-from fxopt.analysis.channels.space import is_part
+from fxopt.analysis.channels.products import Product
+from fxopt.analysis.channels.reading import Names, Reading
+from fxopt.analysis.channels.removal import Removal
+from fxopt.analysis.channels.space import Axis, is_part
 from fxopt.errors import PassError
 from fxopt.ops import Cut, Kept, argument_kinds, bind
 from fxopt.program import trained_as
