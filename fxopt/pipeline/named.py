@@ -97,6 +97,7 @@ _O1_PHASES: tuple[tuple[str, ...], ...] = (
         "recompose-rms-norm",
         "recompose-layer-norm",
         "recompose-attention",
+        "recompose-linear",
         "fuse-matmul-add",
         "unflatten-linear",
     ),

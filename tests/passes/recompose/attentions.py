@@ -201,10 +201,11 @@ def filled_with_a_finite_number(x: Tensor, **w: Tensor) -> Tensor:
 
 
 def einsum(x: Tensor, **w: Tensor) -> Tensor:
-    """Scores and values written as contractions, heads inside."""
-    q, k, v = (F.linear(x, w[n]).unflatten(-1, (HEADS, HEAD)) for n in "qkv")
+    """Projections to heads, scores and values all written as contractions, heads inside."""
+    q, k, v = (torch.einsum("b i m, h d m -> b i h d", x, w[n].view(HEADS, HEAD, WIDTH)) for n in "qkv")
     scores = torch.einsum("b i h d, b j h d -> b h i j", q, k) * HEAD**-0.5
-    return torch.einsum("b h i j, b j h d -> b i h d", scores.softmax(dim=-1), v).flatten(2)
+    out = torch.einsum("b h i j, b j h d -> b i h d", scores.softmax(dim=-1), v)
+    return torch.einsum("b i h d, h d m -> b i m", out, w["o"].view(HEADS, HEAD, WIDTH))
 
 
 def einsum_over_queries(x: Tensor, **w: Tensor) -> Tensor:
