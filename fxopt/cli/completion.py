@@ -10,7 +10,7 @@ True
 
 from pathlib import Path
 
-__all__ = ["pass_names", "pipeline_names", "target_names"]
+__all__ = ["pass_names", "pipeline_names", "target_names", "ways_to_use"]
 
 _PACKAGE = Path(__file__).parents[1]
 _PIPELINES = (
@@ -44,3 +44,8 @@ def pipeline_names(incomplete: str) -> list[str]:
 def target_names(incomplete: str) -> list[str]:
     """The built-in targets that begin so."""
     return [name for name in _TARGETS if name.startswith(incomplete)]
+
+
+def ways_to_use(incomplete: str) -> list[str]:
+    """What `--tensor-parallel` and `--replicas` of `fxopt partition` take."""
+    return [word for word in ("auto", "1", "2", "4", "8") if word.startswith(incomplete)]

@@ -6,11 +6,12 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
 from fxopt.cli.bisect import DynamicOption, ModelArgument, read_program
+from fxopt.cli.completion import ways_to_use
 from fxopt.cli.console import progress
 from fxopt.cli.options import JsonFlag, PluginOption, QuietFlag, TrustFlag, load_plugins
 from fxopt.errors import InputError
@@ -44,6 +45,24 @@ def partition(
     time_limit: Annotated[
         float, typer.Option("--time-limit", metavar="SECONDS", help="For the search.")
     ] = 10.0,
+    tensor_parallel: Annotated[
+        str,
+        typer.Option(
+            "--tensor-parallel",
+            metavar="auto|N",
+            help="Devices that share the layers of each stage; auto: 1, 2, 4, ..., whichever is best.",
+            autocompletion=ways_to_use,
+        ),
+    ] = "1",
+    replicas: Annotated[
+        str,
+        typer.Option(
+            "--replicas",
+            metavar="auto|N",
+            help="Copies of all stages; auto: as many as there are devices for.",
+            autocompletion=ways_to_use,
+        ),
+    ] = "1",
     output: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="Write the stages there, a file each.")
     ] = None,
@@ -76,6 +95,7 @@ def partition(
     pins = dict(map(_pin, pinned or ()))
     if not time_limit > 0:
         raise InputError(f"--time-limit {time_limit:g}: expected seconds above 0")
+    ways = [_count("--tensor-parallel", tensor_parallel), _count("--replicas", replicas)]
     get_target(target)
     if cost not in (None, "profile"):
         read_cost(str(cost))
@@ -95,6 +115,8 @@ def partition(
             pinned=pins,
             cost=times,
             time_limit=time_limit,
+            tensor_parallel=ways[0],
+            replicas=ways[1],
         )
         if picture is not None:
             plan.picture(picture)
@@ -105,6 +127,14 @@ def partition(
     elif not quiet:
         sys.stdout.write(plan.table() + "\n")
     return 0
+
+
+def _count(option: str, text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError(f"{option} {text}: expected auto, or a number from 1 up")
+    return int(text)
 
 
 def _pin(text: str) -> tuple[str, str]:

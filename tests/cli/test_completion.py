@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from fxopt.cli.completion import pass_names, pipeline_names, target_names
+from fxopt.cli.completion import pass_names, pipeline_names, target_names, ways_to_use
 from fxopt.lowering import get_target
 from fxopt.pipeline import registry
 from fxopt.pipeline.named import NAMED
@@ -23,9 +23,16 @@ def test_the_last_pass_of_a_pipeline_is_completed():
     assert pipeline_names("O") == ["O0", "O1", "O2"]
 
 
+def test_ways_to_use_devices():
+    assert ways_to_use("a") == ["auto"]
+    assert ways_to_use("") == ["auto", "1", "2", "4", "8"]
+
+
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
+        ("fxopt partition net.py:build --replicas a", "auto"),
+        ("fxopt partition net.py:build --tensor-parallel a", "auto"),
         ("fxopt opt", "optimize"),
         ("fxopt passes fuse-conv", "fuse-conv-bn"),
         ("fxopt optimize net.py:build --target on", "onnx"),

@@ -72,6 +72,23 @@ def test_times_of_a_file_or_measured_here(net: str, capsys: pytest.CaptureFixtur
     assert [line.split()[2] for line in capsys.readouterr().out.splitlines()[1:3]] == ["2", "2"]
 
 
+def test_devices_that_share_layers(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["partition", net, "--devices", "two.json", "--tensor-parallel", "2"]) == 0
+    assert "cpu:0+cpu:1" in capsys.readouterr().out
+
+
+def test_all_ways_are_told(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--tensor-parallel", "auto", "--replicas", "auto"]
+    assert main(["partition", net, "--devices", "two.json", *given]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "2 replicas; this is one of them" in lines
+    table = lines[lines.index("") + 1 :]
+    assert table[0].split() == ["way", "bottleneck", "latency", "bubble", "memory", "batches", "a", "second"]
+    assert sorted(line[:9] for line in table[1:]) == ["1 x 1 x 2", "1 x 2 x 1", "2 x 1 x 1"]
+    assert main(["partition", net, "--devices", "two.json", "--replicas", "2", "--json"]) == 0
+    assert PartitionPlan.from_json(json.loads(capsys.readouterr().out)).replicas == 2
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
@@ -88,6 +105,13 @@ def test_times_of_a_file_or_measured_here(net: str, capsys: pytest.CaptureFixtur
         ('["cpu:0"]', ["--picture", "plan.bmp"], "--picture plan.bmp: a picture is an .svg or a .dot file"),
         ('["cpu:0"]', ["--objective", "speed"], "no objective 'speed'; they are throughput, latency, memory"),
         ('["cpu:0"]', ["--cost", "none.json"], "cost none.json: No such file"),
+        (
+            '["cpu:0"]',
+            ["--tensor-parallel", "two"],
+            "--tensor-parallel two: expected auto, or a number from 1",
+        ),
+        ('["cpu:0"]', ["--replicas", "0"], "--replicas 0: expected auto, or a number from 1 up"),
+        ('["cpu:0"]', ["--tensor-parallel", "2"], 'tensor_parallel is 2; expected "auto", or 1 to 1'),
         ('["cpu:0"]', ["--time-limit", "0"], "--time-limit 0: expected seconds above 0"),
         ('["cpu:0"]', ["--target", "onxn"], "unknown target 'onxn'; did you mean 'onnx'?"),
         ('["cpu:0"]', ["--output", "."], "folder of something else"),

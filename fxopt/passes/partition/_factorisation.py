@@ -17,12 +17,14 @@ from fxopt.passes.partition._problem import Objective, Problem
 from fxopt.passes.partition._rows import splits_by_count
 from fxopt.passes.partition._times import CostOf, seconds_of
 from fxopt.program import Program
+from fxopt.program.text import aligned, human_bytes
 
-__all__ = ["BATCHES", "Factorisation", "Search", "doublings"]
+__all__ = ["BATCHES", "Factorisation", "Search", "doublings", "ways_table"]
 
 BATCHES = 32
 """Batches that one replica runs one after the other, by which the bubble is told."""
 _MOST_CUTS = 800
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -138,3 +140,15 @@ def _live(program: Program) -> int:
 def doublings(most: int) -> Sequence[int]:
     """1, 2, 4, ... up to `most`."""
     return [1 << n for n in range(most.bit_length())]
+
+
+def ways_table(tried: Sequence[Factorisation]) -> str:
+    """The best ways, a line each; a way is sharers x stages x replicas."""
+    rows: list[tuple[str, ...]] = [("way", "bottleneck", "latency", "bubble", "memory", "batches a second")]
+    for f in tried[:_SHOWN]:
+        seconds = [f"{1e3 * t:.3f} ms" for t in (f.bottleneck, f.latency)]
+        way = f"{f.tensor_parallel} x {f.stages} x {f.replicas}"
+        rows.append((way, *seconds, f"{f.bubble:.1%}", human_bytes(f.memory), f"{1 / f.seconds:.1f}"))
+    rest = len(tried) - _SHOWN
+    more = [f"and {rest} more"] if rest > 0 else []
+    return "\n".join([*aligned(rows, numbers={1, 2, 3, 5}), *more])

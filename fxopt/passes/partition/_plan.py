@@ -19,7 +19,7 @@ from torch.fx import Node
 
 from fxopt.errors import InputError
 from fxopt.json_data import MEMORY_ONLY, JsonData
-from fxopt.passes.partition._factorisation import Factorisation
+from fxopt.passes.partition._factorisation import Factorisation, ways_table
 from fxopt.passes.partition._pieces import is_size
 from fxopt.passes.partition._stages import stage_programs
 from fxopt.passes.partition.shard_linears import Row, Shares, run_together
@@ -195,7 +195,7 @@ class PartitionPlan(JsonData):
         return signature.unflatten_outputs(flat)
 
     def table(self) -> str:
-        """The stages, and the certificate."""
+        """The stages of one replica, the certificate, and the ways to use the devices that were tried."""
         rows: list[tuple[str, ...]] = [
             ("stage", "device", "calls", "computing", "sending", "memory", "sends")
         ]
@@ -212,7 +212,9 @@ class PartitionPlan(JsonData):
             for v in (self.value, self.lower_bound)
         )
         certificate = f"{what} {value}; no split is under {bound} ({self.proof}), the gap is {self.gap:.2%}"
-        return "\n".join([*aligned(rows, numbers={2, 3, 4}), certificate, *self.notes])
+        copies = [f"{self.replicas} replicas; this is one of them"] if self.replicas > 1 else []
+        ways = ["", ways_table(self.tried)] if len(self.tried) > 1 else []
+        return "\n".join([*aligned(rows, numbers={2, 3, 4}), certificate, *copies, *self.notes, *ways])
 
     def picture(self, path: str | os.PathLike[str]) -> None:
         """Draws the graph, coloured by stage, to an `.svg`, or to a `.dot` for Graphviz.

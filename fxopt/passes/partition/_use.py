@@ -1,5 +1,6 @@
 """`partition`: splits a program over devices, with a proof of how near the split is to the best."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from fxopt.passes.partition._plan import PartitionPlan, Stage
 from fxopt.passes.partition._problem import OBJECTIVES, Objective, Split, barred_pieces
 from fxopt.passes.partition._search import Found, Task, search
 from fxopt.passes.partition._stages import stage_programs
-from fxopt.passes.partition._times import CostOf, seconds_of
+from fxopt.passes.partition._times import CostOf, Profile, read_cost, seconds_of
 from fxopt.passes.partition.shard_linears import Shares
 from fxopt.program import Program, expect_program
 
@@ -104,6 +105,11 @@ def _factorised(
     ):
         raise InputError(
             "tensor_parallel and replicas are for devices and links that are alike, without pins"
+        )
+    named = read_cost(cost) if isinstance(cost, (str, os.PathLike)) else cost
+    if tensor_parallel != 1 and isinstance(named, (Mapping, Profile)):
+        raise InputError(
+            "cost has times by the names of calls, which say nothing of shared layers: give rates or a function of a call"
         )
     for name, value in (("tensor_parallel", tensor_parallel), ("replicas", replicas)):
         if value != "auto" and not (isinstance(value, int) and 1 <= value <= len(devices)):

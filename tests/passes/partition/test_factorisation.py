@@ -10,8 +10,8 @@ from fxopt.errors import ArtifactError, InputError, LoweringError
 from fxopt.lowering import lower
 from fxopt.lowering.stages.lower import open_stages
 from fxopt.passes.partition import Device, Link, PartitionPlan, partition
-from fxopt.passes.partition._factorisation import BATCHES, Factorisation, doublings
-from fxopt.passes.partition._times import seconds_of
+from fxopt.passes.partition._factorisation import BATCHES, Factorisation, doublings, ways_table
+from fxopt.passes.partition._times import Profile, seconds_of
 from fxopt.passes.partition.shard_linears import shard
 from fxopt.program import Program
 from fxopt.verification import sample_inputs
@@ -147,6 +147,27 @@ class TestChoice:
         assert way.seconds == pytest.approx(2.0 * (BATCHES + 4) / BATCHES / 3)
         assert Factorisation(1, 1, 1, 2.0, 2.0, 1).bubble == 0
 
+    def test_the_table_shows_the_best(self) -> None:
+        ways = [Factorisation(1, n, 2, 1e-3, n * 1e-3, 2000) for n in range(1, 10)]
+        lines = ways_table(ways).splitlines()
+        assert lines[2].split() == [
+            "1",
+            "x",
+            "2",
+            "x",
+            "2",
+            "1.000",
+            "ms",
+            "2.000",
+            "ms",
+            "3.0%",
+            "2.0",
+            "KB",
+            "1939.4",
+        ]
+        assert lines[9:] == ["and 1 more"]
+        assert len(ways_table(ways[:8]).splitlines()) == 9
+
     def test_doublings(self) -> None:
         assert [list(doublings(n)) for n in (1, 4, 7)] == [[1], [1, 2, 4], [1, 2, 4]]
 
@@ -164,6 +185,16 @@ class TestMistakes:
     def test_pins(self) -> None:
         with pytest.raises(InputError, match="without pins"):
             partition(traced("mlp", True), CPUS[:2], tensor_parallel=2, pinned={"0": "cpu:0"})
+
+    @pytest.mark.parametrize("tensor_parallel", [2, "auto"])
+    def test_times_by_name(self, tmp_path: Path, tensor_parallel: int) -> None:
+        program, file = traced("mlp", True), tmp_path / "times.json"
+        times = {n.name: 1.0 for n in program.calls()}
+        file.write_text(Profile(times).dumps())
+        for cost in (times, Profile(times), file):
+            with pytest.raises(InputError, match="by the names of calls, which say nothing of shared layers"):
+                partition(program, CPUS, tensor_parallel=tensor_parallel, cost=cost)
+        assert partition(program, CPUS, replicas=4, cost=file).bottleneck == len(times)
 
     def test_layers_that_so_many_can_not_share(self) -> None:
         with pytest.raises(InputError, match="has no layer that 2 processes can share"):
