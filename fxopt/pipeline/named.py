@@ -96,6 +96,7 @@ _O1_PHASES: tuple[tuple[str, ...], ...] = (
         "recompose-softmax",
         "recompose-rms-norm",
         "recompose-layer-norm",
+        "recompose-group-norm",
         "recompose-attention",
         "recompose-linear",
         "fuse-matmul-add",

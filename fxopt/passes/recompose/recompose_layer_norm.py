@@ -6,11 +6,9 @@ from typing import ClassVar
 import torch
 from torch.fx import Node
 
-from fxopt.ops import bind
 from fxopt.ops.sizes import shape_of
-from fxopt.passes._names import aten_name
-from fxopt.passes.recompose._norms import Deviation, affine_of, deviation, other_user, reduced_axes
-from fxopt.passes.recompose._polynomial import Polynomial, Reader, close
+from fxopt.passes.recompose._norms import affine_of, other_user
+from fxopt.passes.recompose._standardised import Standardised, standardised
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter
 
@@ -53,34 +51,20 @@ class RecomposeLayerNorm(Pass):
     def run(self, rewriter: Rewriter) -> None:
         """In graph order."""
         for node in rewriter.nodes():
-            root = None if node._erased else deviation(node)
-            if root is not None:
-                _recompose(rewriter, root)
+            found = None if node._erased else standardised(node)
+            if found is not None:
+                _recompose(rewriter, found)
 
 
-def _recompose(rewriter: Rewriter, root: Deviation) -> None:
-    result, axes = next(iter(root.node.users), None), reduced_axes(root.statistic)
-    mean = _mean_of(result, axes) if result is not None and axes is not None else None
-    if result is None or mean is None or axes is None:
-        return
-    x = mean.args[0]
-    assert isinstance(x, Node)
-    whole = Reader(x, mean, root.node).read(result)
-    wanted: Polynomial = {(1, 0, root.power): 1.0, (0, 1, root.power): -1.0}
-    if whole is None or not close(whole, wanted) or not _is_variance(root.statistic, x, mean):
-        return
-    inner = {mean, *root.calls, root.statistic, *Reader(x, mean, root.node).inner(result)}
-    square = bind(root.statistic)["self"]
-    if isinstance(square, Node):
-        inner |= Reader(x, mean).inner(square) | {square}
-    why = other_user(inner - {x}, result)
-    shape = list(shape_of(x)[axes[0] :])
+def _recompose(rewriter: Rewriter, found: Standardised) -> None:
+    shape = list(shape_of(found.x)[found.axes[0] :])
+    why = other_user({*found.inner}, found.result)
     if not why and not all(isinstance(d, int) for d in shape):
         why = "the normalised axes are dynamic"
     if why:
-        rewriter.refuse(result, why, rule=_RULE)
+        rewriter.refuse(found.result, why, rule=_RULE)
         return
-    _rewrite(rewriter, result, x, shape, root.eps)
+    _rewrite(rewriter, found.result, found.x, shape, found.eps)
 
 
 def _rewrite(rewriter: Rewriter, result: Node, x: Node, shape: Sequence[object], eps: float) -> None:
@@ -89,24 +73,3 @@ def _rewrite(rewriter: Rewriter, result: Node, x: Node, shape: Sequence[object],
     last, bias = affine_of(rewriter, last, "add", shape) or (last, None)
     with rewriter.rewrite(_RULE, last):
         rewriter.replace(last, rewriter.call("aten.layer_norm", x, [*shape], weight, bias, eps))
-
-
-def _mean_of(result: Node, axes: list[int]) -> Node | None:
-    """The mean that is subtracted from what is normalised, near the result."""
-    near = [result, *result.all_input_nodes]
-    near += [n for m in near[1:] for n in m.all_input_nodes]
-    for node in near:
-        if aten_name(node) == "mean" and reduced_axes(node) == axes:
-            square = node.args[0]
-            if isinstance(square, Node) and len(square.users) > 1:
-                return node
-    return None
-
-
-def _is_variance(statistic: Node, x: Node, mean: Node) -> bool:
-    bound = bind(statistic)
-    if aten_name(statistic) == "var":
-        plain = bound.get("unbiased") is False or bound.get("correction") == 0
-        return bound["self"] is x and plain
-    found = Reader(x, mean).read(bound["self"])
-    return found is not None and close(found, {(2, 0): 1.0, (1, 1): -2.0, (0, 2): 1.0})
