@@ -1,7 +1,7 @@
 """`torchrun --nproc-per-node N -m fxopt.distributed FOLDER --data X.npz --output Y.npz`: a data set through stages.
 
-Each process runs one stage, or its share of one; batches follow one another through them. Started again it goes on from
-what is done.
+Each process runs one stage, or its share of one; batches follow one another through them. Several times as many
+processes are replicas, which share the data. Started again it goes on from what is done.
 """
 
 import argparse
@@ -61,15 +61,16 @@ def _run(options: argparse.Namespace) -> dict[int, str]:
     if not options.timeout > 0 or (options.batch is not None and options.batch < 1):
         raise InputError("--timeout is seconds above 0, --batch records from 1 up")
     path = checked_output(options.output)
-    staged = open_stages(options.folder)
+    staged = open_stages(options.folder, process=int(os.environ["RANK"]))
     # Read before anything starts: what does not fit the model ends every process in the same way.
     dataset = open_data(read_npz(options.data), staged.signature, options.batch)
     with joined(options.timeout) as group:
-        if group.count != len(staged.parts):
+        if group.count % len(staged.parts):
             shared = f" that {staged.tensor_parallel} share each" if staged.tensor_parallel > 1 else ""
             raise InputError(
                 f"there are {len(staged.stages)} stages{shared} and {group.count} processes: start "
-                f"{'one' if not shared else staged.tensor_parallel} for each stage"
+                f"{'one' if not shared else staged.tensor_parallel} for each stage, {len(staged.parts)} in all, "
+                "or a multiple of that for replicas"
             )
         job = Job(dataset, staged, group, path)
         work(job, staged)

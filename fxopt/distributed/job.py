@@ -15,6 +15,7 @@ from fxopt.distributed.group import Alone
 from fxopt.distributed.parts import Folder, Memory, Parts, packed
 from fxopt.distributed.shards import by_cost, shards
 from fxopt.errors import InputError
+from fxopt.lowering.stages import STAGES
 from fxopt.program.records import write_npz
 from fxopt.program.writing import replacing, write_file
 
@@ -66,6 +67,10 @@ class Job:
         self._spoken = time.monotonic()
         if self.resumed and group.rank == 0:
             log.info("%d of %d parts are done already", self.resumed, len(self.shards))
+
+    def cost(self, shard: int) -> int:
+        """Of all its steps, in elements of inputs."""
+        return sum(self.dataset.costs[step] for step in self.shards[shard])
 
     def put(self, shard: int, pieces: Sequence[Piece]) -> None:
         """Keeps a shard's results."""
@@ -148,7 +153,9 @@ def _identity(model: Model, processes: int) -> str:
     path = getattr(model, "path", None)
     if path is None or not Path(path).exists():
         return "held in memory" if processes > 1 else secrets.token_hex(8)
-    place = Path(path)
+    place = (
+        Path(path) / STAGES if (Path(path) / STAGES).is_file() else Path(path)
+    )  # it has the others' hashes
     digest = hashlib.sha256()
     for file in sorted(f for f in place.rglob("*") if f.is_file()) if place.is_dir() else [place]:
         with file.open("rb") as content:

@@ -4,9 +4,10 @@
 [range(0, 3), range(3, 4), range(4, 5), range(5, 7)]
 """
 
-from collections.abc import Iterator, Sequence
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["by_cost", "shards"]
+__all__ = ["among", "by_cost", "shards"]
 
 
 def shards(costs: Sequence[int], at_most: int) -> list[range]:
@@ -35,3 +36,19 @@ def by_cost(found: Sequence[range], costs: Sequence[int]) -> list[int]:
     Longest processing time first (Graham, 1969): at most a third over the best possible split.
     """
     return sorted(range(len(found)), key=lambda i: (-sum(costs[s] for s in found[i]), i))
+
+
+def among(costs: Mapping[int, int], count: int) -> list[list[int]]:
+    """Shards for groups of processes that can't ask for the next one each, the dearest to who has the least so far.
+
+    Args:
+        costs: by the number of the shard, the dearest first.
+        count: of groups.
+    """
+    found: list[list[int]] = [[] for _ in range(count)]
+    least = [(0, group) for group in range(count)]
+    for shard, cost in costs.items():
+        total, group = least[0]
+        heapq.heapreplace(least, (total + cost, group))
+        found[group].append(shard)
+    return found

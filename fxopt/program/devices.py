@@ -10,6 +10,8 @@ tensor(..., device='meta', size=(5,))
 """
 
 import dataclasses
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from fxopt.program.program import Program, new_fake_mode
 from fxopt.program.revive import infer_values, sizes_of
 from fxopt.program.signature import Signature, TensorSpec
 
-__all__ = ["checked_device", "moved"]
+__all__ = ["checked_device", "memory_of", "moved"]
 
 
 def checked_device(device: str | torch.device) -> torch.device:
@@ -36,6 +38,16 @@ def checked_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"the device {str(device)!r} is not here: {str(error).splitlines()[0]}") from error
     return found
+
+
+def memory_of(device: torch.device) -> int | None:
+    """Bytes of memory that a device of this machine has in all; None where that can't be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    names: Mapping[str, int] = getattr(os, "sysconf_names", {})
+    if device.type != "cpu" or not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= names.keys():
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def moved(program: Program, device: str | torch.device, *, values: bool = True) -> Program:

@@ -117,9 +117,9 @@ def parts(output: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def kill_one(run: "subprocess.Popen[str]", draw: random.Random) -> None:
+def kill_one(run: "subprocess.Popen[str]", draw: random.Random, processes: int) -> None:
     """Kills one process of a run, or all as if the machine went down, at a random moment after it has begun."""
-    victim = draw.choice([0, 1, None])
+    victim = draw.choice([*range(processes), None])
     pid = worker(run.pid, rank=victim or 0)
     while run.poll() is None and not has_joined(pid):
         time.sleep(0.02)
@@ -131,7 +131,7 @@ def kill_one(run: "subprocess.Popen[str]", draw: random.Random) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def kills(how: tuple[str, ...], folder: Path, output: Path, count: int, seed: int) -> int:
+def kills(how: tuple[str, ...], folder: Path, output: Path, count: int, seed: int, processes: int = 2) -> int:
     """Starts and kills a run until it comes through; at least `count` times. Returns how often it was killed."""
     draw = random.Random(seed)
     # A batch costs more where it goes from process to process.
@@ -139,9 +139,12 @@ def kills(how: tuple[str, ...], folder: Path, output: Path, count: int, seed: in
     killed = 0
     for _ in range(10 * count):
         before = parts(output)
-        run = start(how, folder, output, "--timeout", "10", data=f"{data}.npz", home=output.parent)
+        options = ("--timeout", "10")
+        run = start(
+            how, folder, output, *options, data=f"{data}.npz", home=output.parent, processes=processes
+        )
         if killed < count or draw.random() < 0.5:
-            kill_one(run, draw)
+            kill_one(run, draw, processes)
         started = time.monotonic()
         _, told = run.communicate(timeout=90)
         assert time.monotonic() - started < 60

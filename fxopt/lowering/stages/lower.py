@@ -11,6 +11,8 @@ import os
 import shutil
 import tempfile
 import weakref
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,9 +24,11 @@ from fxopt.lowering.lower import lower
 from fxopt.lowering.stages import STAGES
 from fxopt.lowering.target import Target, get_target
 from fxopt.passes.partition import PartitionPlan, Row, plan_of, run_together
-from fxopt.program.devices import checked_device
+from fxopt.program.devices import checked_device, memory_of
 from fxopt.program.program import Program
 from fxopt.program.signature import Signature
+from fxopt.program.text import human_bytes
+from fxopt.program.trees import signature_from_json, signature_to_json
 from fxopt.program.writing import checked_folder, hidden_name, replace_folder, write_file, writing
 from fxopt.report import Verdict, VerifyReport
 from fxopt.verification.subjects import Subject, subject_of
@@ -50,12 +54,11 @@ class StagedArtifact(Artifact):
         *,
         path: str | None = None,
         size: int = 0,
+        signature: Signature | None = None,
     ) -> None:
-        super().__init__("stages", _whole([p.signature for p in parts]), path=path, size=size)
-        places = [torch.device(d) for d in devices]
-        held = [p if d.type == "cpu" else Elsewhere(p, d) for p, d in zip(parts, places, strict=True)]
+        super().__init__("stages", signature or _whole([p.signature for p in parts]), path=path, size=size)
         self.tensor_parallel = tensor_parallel
-        self.parts = tuple(held)
+        self.parts = tuple(parts)
         self.devices = tuple(devices)
 
     @property
@@ -67,6 +70,18 @@ class StagedArtifact(Artifact):
         """Runs on the tensors of `signature.tensor_inputs`; returns the computed outputs in order."""
         width = self.tensor_parallel
         return run_together([Row(self.parts[rank::width]) for rank in range(width)], tensors)
+
+
+class _Shut(Artifact):
+    """A part that another process runs."""
+
+    def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
+        """Runs nothing.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("this part of the stages was not opened here: another process runs it")
 
 
 def _whole(signatures: list[Signature]) -> Signature:
@@ -146,15 +161,18 @@ def _write(
     try:
         with writing(final):
             temporary.mkdir()
-        entries = []
+        entries, signatures = [], []
         alone = plan.tensor_parallel == 1  # a share of a stage does nothing by itself
         devices = [(k, rank, d) for k, s in enumerate(plan.stages) for rank, d in enumerate(s.devices)]
         for (number, rank, device), program in zip(devices, programs, strict=True):
             file = f"stage{number}{'' if alone else f'-{rank}'}{target.suffix}"
-            notes += lower(program, target, path=temporary / file, verify=verify and alone, opset=opset).notes
+            part = lower(program, target, path=temporary / file, verify=verify and alone, opset=opset)
+            notes += part.notes
+            signatures.append(part.signature)
             entries.append({"file": file, "device": device, "sha256": _hash(temporary / file)})
         manifest: dict[str, object] = {"format": 1, "target": target.name, "stages": entries}
         manifest |= {} if alone else {"tensor_parallel": plan.tensor_parallel}
+        manifest["signature"] = signature_to_json(_whole(signatures))
         manifest["plan"] = plan.to_json()
         with writing(final):
             write_file(temporary / STAGES, [json.dumps(manifest, indent=1).encode()])
@@ -186,11 +204,16 @@ def _hash(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def open_stages(folder: str | os.PathLike[str]) -> StagedArtifact:
+def open_stages(folder: str | os.PathLike[str], *, process: int | None = None) -> StagedArtifact:
     """Opens a folder of stages.
+
+    Args:
+        folder: as `lower_stages` wrote it.
+        process: opens what this process of a run has, alone; the other files need not be here.
 
     Raises:
         ArtifactError: a file is missing, damaged or another's, or the manifest is not fxopt's.
+        InputError: a device is not on this machine, or too small.
     """
     path = Path(folder)
     try:
@@ -199,7 +222,10 @@ def open_stages(folder: str | os.PathLike[str]) -> StagedArtifact:
         target = get_target(str(manifest["target"]))
         stages = [(str(e["file"]), str(e["device"]), str(e["sha256"])) for e in entries]
         shared = int(manifest.get("tensor_parallel", 1))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, LoweringError) as error:
+        needed = [int(s["memory"]) for s in manifest["plan"]["stages"]]
+        told = manifest.get("signature")
+        signature = None if told is None or process is None else signature_from_json(told)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, LoweringError, ArtifactError) as error:
         raise ArtifactError(f"can't read {path}: {STAGES} in it is damaged or not fxopt's") from error
     if form != 1:
         raise ArtifactError(f"can't read {path}: it has format {form!r}, this fxopt reads format 1")
@@ -209,9 +235,38 @@ def open_stages(folder: str | os.PathLike[str]) -> StagedArtifact:
         )
     if not stages or any(Path(file).name != file for file, _, _ in stages):
         raise ArtifactError(f"can't read {path}: {STAGES} in it names no file, or one outside")
-    for file, _, digest in stages:
-        if not (path / file).is_file() or _hash(path / file) != digest:
-            raise ArtifactError(f"can't read {path}: {file} is missing, or not the file that was written")
-    opened = [target.open(str(path / file)) for file, _, _ in stages]
+    own = range(len(stages)) if process is None else [process % len(stages)]
+    _check_room({n: stages[n][1] for n in own}, [b for b in needed for _ in range(shared)])
+    opened = [
+        _Shut(target.name, signature)
+        if signature is not None and number not in own
+        else _opened(path, target, *stage)
+        for number, stage in enumerate(stages)
+    ]
     size = sum(f.stat().st_size for f in path.iterdir() if f.is_file())
-    return StagedArtifact(opened, [d for _, d, _ in stages], shared, path=str(path), size=size)
+    devices = [d for _, d, _ in stages]
+    return StagedArtifact(opened, devices, shared, path=str(path), size=size, signature=signature)
+
+
+def _check_room(devices: Mapping[int, str], needed: Sequence[int]) -> None:
+    """Whether what is to run here fits, parts on one device together; on the CPU they share its memory."""
+    bytes_on: Counter[torch.device] = Counter()
+    for part, name in devices.items():
+        device = checked_device(name)
+        bytes_on[torch.device("cpu") if device.type == "cpu" else device] += needed[part]
+    for device, total in bytes_on.items():
+        there = memory_of(device)
+        if there is not None and total > there:
+            raise InputError(
+                f"the stages here need {human_bytes(total)}, {device} has {human_bytes(there)}: give the devices' memory "
+                "to partition, Device(name, memory=BYTES)"
+            )
+
+
+def _opened(folder: Path, target: Target, file: str, device: str, digest: str) -> Artifact:
+    """A part on its device."""
+    place = folder / file
+    if not place.is_file() or _hash(place) != digest:
+        raise ArtifactError(f"can't read {folder}: {file} is missing, or not the file that was written")
+    there, part = torch.device(device), target.open(str(place))
+    return part if there.type == "cpu" else Elsewhere(part, there)
