@@ -106,7 +106,13 @@ _O1_PHASES: tuple[tuple[str, ...], ...] = (
     # weights, and for values without a second user.
     ("fold-constants", "eliminate-common-subexpressions"),
     # 5. Simplify arithmetic: only now, for it changes the parts that ops are recomposed from, and wants constants.
-    ("simplify-elementwise", "simplify-reductions", "simplify-where-and-masks", "sink-transposes"),
+    (
+        "simplify-elementwise",
+        "simplify-reductions",
+        "simplify-pooling",
+        "simplify-where-and-masks",
+        "sink-transposes",
+    ),
     # 6. Fold scales and shifts into the weights beside them; what is then a bias of zeros goes. A norm goes into the
     # layer before it, which may pad, and only if there is none into the next.
     (
