@@ -17,7 +17,7 @@ Arguments = Mapping[str, object]
 
 
 def groups_of(
-    rewriter: Rewriter, layers: Sequence[Node], alike: Callable[[Node, Arguments], object], rule: str
+    rewriter: Rewriter, layers: Sequence[Node], alike: Callable[[Arguments], object], rule: str
 ) -> list[list[Node]]:
     """Two or more layers that read one tensor, are `alike`, and whose weights nothing else reads.
 
@@ -34,7 +34,7 @@ def groups_of(
         else:
             weight = rewriter.value(given["weight"])
             assert weight is not None
-            found[given["input"], weight.dtype, weight.requires_grad, alike(node, given)].append(node)
+            found[given["input"], weight.dtype, weight.requires_grad, alike(given)].append(node)
     groups = [nodes for nodes in found.values() if len(nodes) > 1]
     for x in dict.fromkeys(n.args[0] for nodes in groups for n in nodes):
         for node, why in beside[x]:

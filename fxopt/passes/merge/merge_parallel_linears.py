@@ -51,7 +51,7 @@ class MergeParallelLinears(Pass):
 
     def run(self, rewriter: Rewriter) -> None:
         """One sweep: what a merged layer gives is read by other layers."""
-        for layers in groups_of(rewriter, rewriter.nodes(_LINEAR), lambda node, given: None, _NAME):
+        for layers in groups_of(rewriter, rewriter.nodes(_LINEAR), lambda given: None, _NAME):
             why = self._objection(layers)
             if why:
                 rewriter.refuse(min(layers), why, rule=_NAME)
