@@ -94,7 +94,10 @@ def verify(
         raise InputError("inputs is one tensor; expected the calls to compare on: inputs=[(x, ...), ...]")
     given = None if inputs is None else list(inputs)
     sides = [load(s, trust=trust) if isinstance(s, (str, os.PathLike)) else s for s in (reference, candidate)]
-    known = next((s.signature for s in sides if isinstance(s, (Program, Artifact)) and says_inputs(s)), None)
+    known = next(
+        (s.signature.in_floats() for s in sides if isinstance(s, (Program, Artifact)) and says_inputs(s)),
+        None,
+    )
     reference_side, candidate_side = (_subject(s, known, given) for s in sides)
     if reference_side.name == candidate_side.name:
         reference_side = dataclasses.replace(reference_side, name=_label(reference, "the reference"))

@@ -23,6 +23,10 @@ METHODS: tuple[str, ...] = get_args(Method)
 _HALF = 2048
 """Bins on each side of zero."""
 _DECAY = 0.01
+_MASK = -1e4
+"""Values from here down hide others in a softmax."""
+_FAR = 64
+"""How many times as far from 0 as all else."""
 _PERCENTILE = 0.9999
 _SMALLEST_SCALE = 2.0**-60
 """Products of two scales, and their reciprocals, stay normal float32 numbers."""
@@ -91,10 +95,34 @@ class Histogram:
     def __init__(self) -> None:
         self.count = 0
         self.minimum, self.maximum = math.inf, -math.inf
+        self._hidden = False
+        """-inf was among the values."""
         self._average: tuple[float, float] | None = None
         self._width = 0.0
         """0 while nothing but zeros was seen."""
         self._bins = torch.zeros(2 * _HALF, dtype=torch.float64)
+
+    def update_hidden(self, values: torch.Tensor) -> None:
+        """As `update`, but values of -inf are a mask's, and no part of a range.
+
+        Raises:
+            InputError: NaN or inf are among them.
+        """
+        hidden = values == -math.inf
+        if bool(hidden.any()):
+            self._hidden, values = True, values[~hidden]
+        self.update(values)
+
+    @property
+    def masks(self) -> bool:
+        """Whether it holds an additive mask: values of -1e4 or below, and others so near 0 that they would be rounded to it."""
+        if self._hidden:
+            return True
+        if self.minimum > _MASK or self.maximum * _FAR > -self.minimum:
+            return False
+        # The lowest value lies in the outer half of the bins: from there up to half of it, and near 0.
+        between = self._bins[_HALF - _HALF // 4 : _HALF - _HALF // 2 // _FAR]
+        return not bool(between.any())
 
     def update(self, values: torch.Tensor) -> None:
         """Adds values.

@@ -6,6 +6,7 @@ import torch
 
 from fxopt.errors import InputError
 from fxopt.program.failure import RUN_ERRORS, run_problem
+from fxopt.program.quantized import Quantized
 from fxopt.program.signature import Signature
 
 __all__ = ["Artifact"]
@@ -30,6 +31,11 @@ class Artifact(ABC):
         self.size = size
         self.report: object = None
         self.notes: tuple[str, ...] = ()
+
+    @property
+    def io_scales(self) -> dict[str, Quantized]:
+        """By name, scale and zero point of the inputs and outputs that are integers and stand for floats."""
+        return {**self.signature.integer_inputs, **self.signature.integer_outputs}
 
     @abstractmethod
     def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import ArtifactError, InputError, LoweringError, VerificationError
 from fxopt.lowering.artifact import Artifact
 from fxopt.lowering.check import verify_file
+from fxopt.lowering.integer_io import io_notes, with_integer_io
 from fxopt.lowering.integers import with_integer_weights
 from fxopt.lowering.target import Target, get_target
 from fxopt.program.program import Program
@@ -128,7 +129,7 @@ def _write(
     keep: bool,
 ) -> EntryPoints:
     """Writes to a hidden folder, verifies there, renames."""
-    stored = {name: with_integer_weights(program) for name, program in programs.items()}
+    stored = {name: with_integer_io(with_integer_weights(program)) for name, program in programs.items()}
     emitted = target.emit_entries(share_weights(stored), opset=opset)
     temporary = hidden_name(final)
     reports: dict[str, VerifyReport] = {}
@@ -142,7 +143,7 @@ def _write(
         if verify:
             for name, program in programs.items():
                 reports[name] = verify_file(
-                    program, program, target, str(temporary / emitted.entries[name]), name
+                    program, stored[name], target, str(temporary / emitted.entries[name]), name
                 )
         failed = next((n for n, r in reports.items() if r.verdict is Verdict.DIFFERENT), None)
         if failed is not None:
@@ -157,7 +158,8 @@ def _write(
     points = open_entries(final)
     for name, report in reports.items():
         points[name].report = report
-        points[name].notes = tuple(dict.fromkeys((*emitted.notes, *report.notes)))
+        ends = io_notes(points[name].signature)
+        points[name].notes = tuple(dict.fromkeys((*emitted.notes, *report.notes, *ends)))
     return points
 
 

@@ -17,6 +17,7 @@ from fxopt.errors import ArtifactError, LoweringError, VerificationError
 from fxopt.lowering.artifact import Artifact
 from fxopt.lowering.check import verify_file
 from fxopt.lowering.entries import EntryPoints, lower_entries
+from fxopt.lowering.integer_io import io_notes, with_integer_io
 from fxopt.lowering.integers import with_integer_weights
 from fxopt.lowering.target import Emitted, Target, get_target
 from fxopt.ops.info import op_key
@@ -124,7 +125,7 @@ def lower(
     _check_lowerable(program, chosen)
     against = None if not verify else program if reference is None else reference
     stem = final.stem if final is not None else _stem(program)
-    program = with_integer_weights(program)
+    program = with_integer_io(with_integer_weights(program))
     emitted = chosen.emit(program, opset=opset, stem=stem, optimize=verify)
     if final is not None:
         return _write_and_open(_Job(program, chosen, final, against, keep_unverified, accept), emitted)
@@ -215,7 +216,7 @@ def _write_and_open(job: _Job, emitted: Emitted) -> Artifact:
 def _opened(job: _Job, path: Path, written: _Written) -> Artifact:
     artifact = job.target.open(str(path))
     artifact.report, artifact.size = written.report, written.size
-    artifact.notes = tuple(dict.fromkeys((*written.notes, *artifact.notes)))
+    artifact.notes = tuple(dict.fromkeys((*written.notes, *artifact.notes, *io_notes(artifact.signature))))
     return artifact
 
 

@@ -23,7 +23,14 @@ from fxopt.ops.info import (
     register_op,
     registered_ops,
 )
-from fxopt.ops.quantized import choose_qparams, dequantize, fake_quantize, quantize, round_blocks
+from fxopt.ops.quantized import (
+    choose_qparams,
+    dequantize,
+    fake_quantize,
+    quantize,
+    round_blocks,
+    to_integers,
+)
 from fxopt.ops.resolve import UnknownOpError, resolve_op
 from fxopt.ops.schema import (
     ArgumentKind,
@@ -90,5 +97,6 @@ __all__ = [
     "round_blocks",
     "schema_arguments",
     "tensor_bytes",
+    "to_integers",
     "view_outline",
 ]

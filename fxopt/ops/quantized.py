@@ -4,12 +4,12 @@
 
     q = clamp(round(x / scale) + zero_point, quant_min, quant_max),    y = (q - zero_point) * scale
 
-with halves rounded to even. `scale` and `zero_point` broadcast to `x`: a scalar is one for the whole tensor, a
-shape of ones but for one dimension is one a channel; blocks are a dimension of their own. `dequantize` is its
-second half, on integers that are stored. `choose_qparams` gives the numbers that cover a tensor's range, zero
-included, by the rule of ONNX's DynamicQuantizeLinear (a scale of 1 where all is zero). `round_blocks` rounds
-each block of the last dimension to integers of -high to high and back, by its largest magnitude, which it is given:
-the rule by which onnxruntime's MatMulNBits rounds what it reads at accuracy level 4. (ATen's
+with halves rounded to even; `to_integers` gives the q themselves. `scale` and `zero_point` broadcast to `x`: a
+scalar is one for the whole tensor, a shape of ones but for one dimension is one a channel; blocks are a dimension of
+their own. `dequantize` is its second half, on integers that are stored. `choose_qparams` gives the numbers that
+cover a tensor's range, zero included, by the rule of ONNX's DynamicQuantizeLinear (a scale of 1 where all is zero).
+`round_blocks` rounds each block of the last dimension to integers of -high to high and back, by its largest
+magnitude, which it is given: the rule by which onnxruntime's MatMulNBits rounds what it reads at accuracy level 4. (ATen's
 `fake_quantize_per_tensor_affine` multiplies by the reciprocal, has no meta kernel in torch 2.13, and its
 `per_channel` form takes no float64 scales.)
 
@@ -23,11 +23,14 @@ tensor([-0.5000,  0.0000,  0.5000,  9.0000])
 
 import torch
 
-__all__ = ["choose_qparams", "dequantize", "fake_quantize", "quantize", "round_blocks"]
+__all__ = ["choose_qparams", "dequantize", "fake_quantize", "quantize", "round_blocks", "to_integers"]
 
 _LIBRARY = torch.library.Library("fxopt", "DEF")
 _LIBRARY.define(
     "fake_quantize(Tensor x, Tensor scale, Tensor zero_point, int quant_min, int quant_max) -> Tensor"
+)
+_LIBRARY.define(
+    "to_integers(Tensor x, Tensor scale, Tensor zero_point, int quant_min, int quant_max) -> Tensor"
 )
 _LIBRARY.define("choose_qparams(Tensor x, int quant_min, int quant_max) -> (Tensor scale, Tensor zero_point)")
 _LIBRARY.define("round_blocks(Tensor x, Tensor largest, int high) -> Tensor")
@@ -47,6 +50,12 @@ def _fake_quantize(
 ) -> torch.Tensor:
     q = quantize(x, scale, zero_point, quant_min, quant_max)
     return (q - zero_point.to(x.dtype)) * scale.to(x.dtype)
+
+
+def _to_integers(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, quant_min: int, quant_max: int
+) -> torch.Tensor:
+    return quantize(x, scale, zero_point, quant_min, quant_max).to(_stored_as(quant_min, quant_max))
 
 
 def _dequantize(q: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
@@ -73,14 +82,14 @@ def _choose_qparams(x: torch.Tensor, quant_min: int, quant_max: int) -> tuple[to
 
 
 def _stored_as(quant_min: int, quant_max: int) -> torch.dtype:
-    """The type of zero points: ONNX's is that of the integers.
+    """The type of integers, and so in ONNX of their zero point.
 
     Raises:
         TypeError: no 8-bit type has this range.
     """
     kinds = {(0, 255): torch.uint8, (-128, 127): torch.int8}
     if (quant_min, quant_max) not in kinds:
-        raise TypeError(f"choose_qparams covers 0 to 255 or -128 to 127, not {quant_min} to {quant_max}")
+        raise TypeError(f"8-bit integers are 0 to 255 or -128 to 127, not {quant_min} to {quant_max}")
     return kinds[quant_min, quant_max]
 
 
@@ -104,6 +113,12 @@ def _like_x(
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
+def _integers_like_x(
+    x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, quant_min: int, quant_max: int
+) -> torch.Tensor:
+    return _like_x(x, scale, zero_point, quant_min, quant_max).to(_stored_as(quant_min, quant_max))
+
+
 def _like_blocks(x: torch.Tensor, largest: torch.Tensor, high: int) -> torch.Tensor:
     if not x.is_floating_point():
         raise TypeError(f"round_blocks takes floating-point tensors, got {x.dtype}")
@@ -119,10 +134,12 @@ def _like_scale(q: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) 
 
 
 _LIBRARY.impl("fake_quantize", _fake_quantize, "CompositeExplicitAutograd")
+_LIBRARY.impl("to_integers", _to_integers, "CompositeExplicitAutograd")
 _LIBRARY.impl("choose_qparams", _choose_qparams, "CompositeExplicitAutograd")
 _LIBRARY.impl("round_blocks", _round_blocks, "CompositeExplicitAutograd")
 _LIBRARY.impl("dequantize", _dequantize, "CompositeExplicitAutograd")
 torch.library.register_fake("fxopt::fake_quantize", _like_x, lib=_LIBRARY)
+torch.library.register_fake("fxopt::to_integers", _integers_like_x, lib=_LIBRARY)
 torch.library.register_fake("fxopt::choose_qparams", _numbers_of_x, lib=_LIBRARY)
 torch.library.register_fake("fxopt::round_blocks", _like_blocks, lib=_LIBRARY)
 torch.library.register_fake("fxopt::dequantize", _like_scale, lib=_LIBRARY)
@@ -148,6 +165,7 @@ torch.library.register_autograd(
 torch.library.register_autograd("fxopt::round_blocks", lambda ctx, g: (g, None, None), lib=_LIBRARY)
 
 fake_quantize: torch._ops.OpOverload = torch.ops.fxopt.fake_quantize.default
+to_integers: torch._ops.OpOverload = torch.ops.fxopt.to_integers.default
 choose_qparams: torch._ops.OpOverload = torch.ops.fxopt.choose_qparams.default
 round_blocks: torch._ops.OpOverload = torch.ops.fxopt.round_blocks.default
 dequantize: torch._ops.OpOverload = torch.ops.fxopt.dequantize.default

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fxopt.errors import InputError, VerificationError
 from fxopt.lowering import Artifact
 from fxopt.optimizer.precision import Goal, sqnr
-from fxopt.program import Program
+from fxopt.program import Program, in_floats
 from fxopt.report import MetricReport, Report, VerifyReport
 
 __all__ = ["Judge", "Metric", "check_metric", "goal_of", "verification_of"]
@@ -82,15 +82,16 @@ class Judge:
             InputError: the metric gives no number, or NaN for the model itself.
         """
         self.report.verification = verification_of(artifact.report)
+        run = in_floats(artifact)
         if self.metric is not None:
-            self._score(artifact, self.metric)
-        if self.goal is not None and not self.goal.enough(score := self.goal.score(artifact)):
+            self._score(run, self.metric)
+        if self.goal is not None and not self.goal.enough(score := self.goal.score(run)):
             self.report.missed = (
                 f"the best file that was found comes to {score:.6g}: {self.goal.text} was asked for"
             )
             self.report.warnings.append(self.report.missed)
 
-    def _score(self, artifact: Artifact, metric: Metric) -> None:
+    def _score(self, artifact: Callable[..., object], metric: Metric) -> None:
         before = _score(metric, self.original)
         if math.isnan(before):
             raise InputError(

@@ -2,6 +2,7 @@
 
 from fxopt.program.inference import fake_value, infer_value, value_key
 from fxopt.program.program import Origin, Program, expect_program, new_fake_mode, origins_of
+from fxopt.program.quantized import InFloats, Quantized, in_floats
 from fxopt.program.signature import (
     STATE,
     ConstantSpec,
@@ -23,8 +24,10 @@ __all__ = [
     "STATE",
     "ConstantSpec",
     "Dim",
+    "InFloats",
     "Origin",
     "Program",
+    "Quantized",
     "ScalarSpec",
     "Signature",
     "Spec",
@@ -34,6 +37,7 @@ __all__ = [
     "evaluate_dim",
     "expect_program",
     "fake_value",
+    "in_floats",
     "infer_value",
     "named_dtype",
     "new_fake_mode",

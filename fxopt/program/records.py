@@ -140,6 +140,9 @@ def _cast(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
     Raises:
         DataError: floating-point numbers for an input of integers, or the like.
     """
+    stands_for = spec.stands_for_floats
+    if stands_for is not None and tensor.is_floating_point():
+        return stands_for.integers(tensor.float())
     given, wanted = (str(d).removeprefix("torch.") for d in (tensor.dtype, spec.dtype))
     if not torch.can_cast(tensor.dtype, spec.dtype):
         raise DataError(f"the array {spec.name!r} holds {given}, the model takes {wanted}: convert it")

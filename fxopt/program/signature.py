@@ -12,7 +12,7 @@ and the flat outputs back into the user's containers, and checks what it is give
 import ast
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice, takewhile
 
 import torch
@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import ArtifactError, InputError
 from fxopt.program.binding import Known, bind_arguments, same_literal
 from fxopt.program.containers import numpy_hint, short_text
+from fxopt.program.quantized import Quantized
 
 __all__ = [
     "STATE",
@@ -96,7 +97,10 @@ class Symbol:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor input or output; `low` and `high` bound an integer input's values (inclusive), where known."""
+    """A tensor input or output; `low` and `high` bound an integer input's values (inclusive), where known.
+
+    `quantized` says what floats its integers stand for; of a float tensor, that it becomes these integers in a file.
+    """
 
     name: str
     dtype: torch.dtype
@@ -104,6 +108,12 @@ class TensorSpec:
     device: str = "cpu"
     low: int | None = None
     high: int | None = None
+    quantized: Quantized | None = None
+
+    @property
+    def stands_for_floats(self) -> Quantized | None:
+        """What floats its integers stand for; None if it holds floats, or integers for their own sake."""
+        return None if self.dtype.is_floating_point else self.quantized
 
     def __str__(self) -> str:
         return f"{self.name}: {dtype_name(self.dtype)}[{', '.join(map(str, self.shape))}]"
@@ -212,6 +222,40 @@ class Signature:
         """The outputs that a graph computes: all but the constants."""
         return tuple(s for s in self.outputs if not isinstance(s, ConstantSpec))
 
+    @property
+    def integer_inputs(self) -> dict[str, Quantized]:
+        """By name, the inputs that are integers and stand for floats."""
+        return {s.name: q for s in self.tensor_inputs if (q := s.stands_for_floats)}
+
+    @property
+    def integer_outputs(self) -> dict[str, Quantized]:
+        """By name, the outputs that are integers and stand for floats."""
+        return {s.name: q for s in self.outputs if isinstance(s, TensorSpec) and (q := s.stands_for_floats)}
+
+    def in_floats(self) -> "Signature":
+        """The same with float32 for what stands for floats."""
+        return replace(
+            self, inputs=tuple(map(_as_float, self.inputs)), outputs=tuple(map(_as_float, self.outputs))
+        )
+
+    def inputs_in_integers(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The tensors of a call of `in_floats`, with the integers that this takes."""
+        pairs = zip(self.tensor_inputs, tensors, strict=True)
+        return [q.integers(t) if (q := s.stands_for_floats) else t for s, t in pairs]
+
+    def outputs_in_floats(
+        self, outputs: Sequence[object], dtype: torch.dtype = torch.float32
+    ) -> list[object]:
+        """The computed outputs, with the floats that integers stand for, in a floating-point type."""
+        specs = self.computed_outputs
+        # What has another number of results is told by whoever compares them.
+        marks = [getattr(s, "stands_for_floats", None) for s in specs[: len(outputs)]]
+        marks += [None] * (len(outputs) - len(marks))
+        return [
+            q.floats(v, dtype) if q is not None and isinstance(v, torch.Tensor) else v
+            for q, v in zip(marks, outputs, strict=True)
+        ]
+
     def flatten_inputs(
         self, args: tuple[object, ...], kwargs: dict[str, object] | None = None
     ) -> list[torch.Tensor]:
@@ -295,6 +339,12 @@ class Signature:
         return [leaf for s, leaf in zip(self.outputs, leaves, strict=True) if not isinstance(s, ConstantSpec)]
 
 
+def _as_float(spec: Spec) -> Spec:
+    if isinstance(spec, TensorSpec) and spec.stands_for_floats:
+        return replace(spec, dtype=torch.float32, low=None, high=None)
+    return spec
+
+
 def _checked(spec: TensorSpec, leaf: object) -> torch.Tensor:
     if not isinstance(leaf, torch.Tensor):
         hint = numpy_hint(spec.name, leaf)
@@ -303,7 +353,9 @@ def _checked(spec: TensorSpec, leaf: object) -> torch.Tensor:
     if leaf.is_meta and spec.device != "meta":
         raise InputError(f"input {spec} is on the meta device: it has no values")
     if leaf.dtype != spec.dtype:
-        raise InputError(f"input {spec} must have dtype {spec.dtype}, got {leaf.dtype}")
+        how = spec.stands_for_floats if leaf.dtype.is_floating_point else None
+        hint = "" if how is None else f": round it with io_scales[{spec.name!r}].integers(x)"
+        raise InputError(f"input {spec} must have dtype {spec.dtype}, got {leaf.dtype}{hint}")
     if leaf.dim() != len(spec.shape):
         raise InputError(
             f"input {spec} must have {len(spec.shape)} dimensions, got shape {tuple(leaf.shape)}"

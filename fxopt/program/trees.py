@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import ArtifactError
 from fxopt.program.caches import register_caches
 from fxopt.program.containers import Key, field_names
+from fxopt.program.quantized import Quantized
 from fxopt.program.signature import ConstantSpec, ScalarSpec, Signature, Spec, Symbol, TensorSpec, named_dtype
 
 __all__ = ["Json", "signature_from_json", "signature_to_json", "tree_from_json", "tree_to_json"]
@@ -162,12 +163,22 @@ def _spec_from_json(entry: Json) -> Spec:
                 str(entry.get("device", "cpu")),
                 low if isinstance(low, int) else None,
                 high if isinstance(high, int) else None,
+                _quantized_from_json(name, entry.get("quantized")),
             )
         case {"kind": "constant", "name": str(name), "value": value}:
             return ConstantSpec(name, _literal_from_json(name, value))
         case {"kind": "scalar", "name": str(name), "type": str(kind)}:
             return ScalarSpec(name, kind)
     raise ArtifactError(f"malformed input or output spec in the file: {str(entry)[:80]}")
+
+
+def _quantized_from_json(name: str, entry: object) -> Quantized | None:
+    match entry:
+        case None:
+            return None
+        case {"scale": float(scale), "zero_point": int(zero), "kind": "uint8" | "int8" as kind}:
+            return Quantized(scale, zero, kind)
+    raise ArtifactError(f"malformed scale of {name!r} in the file: {str(entry)[:80]}")
 
 
 def signature_to_json(signature: Signature) -> Json:

@@ -8,6 +8,7 @@
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,12 +33,16 @@ __all__ = [
     "Run",
     "Subject",
     "open_signature",
+    "subject_in_floats",
     "subject_of",
     "varied_runs",
 ]
 
 Run = Callable[[list[torch.Tensor]], Sequence[object]]
 """Tensors of `signature.tensor_inputs` -> the computed outputs in order (`signature.computed_outputs`)."""
+
+_Several = Callable[[list[torch.Tensor]], Sequence[Sequence[object]]]
+"""Tensors as for `Run` -> the outputs of several runs."""
 
 PERTURBED_RUNS = 8
 """Run only where a first look finds a difference; of two equal logits each is chosen in some of them."""
@@ -53,9 +58,9 @@ class Subject:
     double: Run | None = None
     """The same function in float64, on tensors of the signature's dtypes; may raise where there is none."""
     name: str = "model"
-    perturbed: Callable[[list[torch.Tensor]], Sequence[Sequence[object]]] | None = None
+    perturbed: "_Several | None" = None
     """Its outputs under legitimate variations of rounding; None: `varied_runs` of it."""
-    perturbed_double: Callable[[list[torch.Tensor]], Sequence[Sequence[object]]] | None = None
+    perturbed_double: "_Several | None" = None
     """The outputs of `double` under variations of float64's rounding; None: there are none."""
     example_sizes: Mapping[str, int] = field(default_factory=dict)
     """Dynamic sizes that it is known to take."""
@@ -95,6 +100,33 @@ def subject_of(program: Program) -> Subject:
         name=program.name,
         example_sizes=_example_sizes(program),
         precision=functools.cache(lambda: output_precisions(program)),
+    )
+
+
+def subject_in_floats(subject: Subject) -> Subject:
+    """A subject as one that takes and gives the floats that its integers stand for; itself if it has none."""
+    own = subject.signature
+    if not (own.integer_inputs or own.integer_outputs):
+        return subject
+
+    def run(tensors: list[torch.Tensor]) -> Sequence[object]:
+        return own.outputs_in_floats(subject.run(own.inputs_in_integers(tensors)))
+
+    def several(of: _Several | None, dtype: torch.dtype = torch.float32) -> _Several | None:
+        if of is None:
+            return None
+        return lambda ts: [own.outputs_in_floats(r, dtype) for r in of(own.inputs_in_integers(ts))]
+
+    double = subject.double
+    return dataclasses.replace(
+        subject,
+        signature=own.in_floats(),
+        run=run,
+        double=None
+        if double is None
+        else lambda ts: own.outputs_in_floats(double(own.inputs_in_integers(ts)), torch.float64),
+        perturbed=several(subject.perturbed),
+        perturbed_double=several(subject.perturbed_double, torch.float64),
     )
 
 

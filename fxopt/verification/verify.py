@@ -25,7 +25,7 @@ from fxopt.report import Verdict, VerifyReport
 from fxopt.verification.comparison import Comparison
 from fxopt.verification.sampling import Sample, given_samples, sample_inputs
 from fxopt.verification.sizes import SizeSet, dynamic_symbols, size_sets
-from fxopt.verification.subjects import Run, Subject
+from fxopt.verification.subjects import Run, Subject, subject_in_floats
 
 __all__ = ["inputs_difference", "verify_runs"]
 
@@ -69,6 +69,8 @@ def verify_runs(
     mismatch = inputs_difference(reference, candidate)
     if mismatch:
         return VerifyReport(Verdict.DIFFERENT, mismatch, seconds=time.perf_counter() - start)
+    # Where integers stand for floats on a side, both take and give those floats.
+    reference, candidate = subject_in_floats(reference), subject_in_floats(candidate)
     comparison = Comparison(reference, candidate, contract, algebra)
     samples = given_samples(reference.signature, inputs) if inputs is not None else _drawn(comparison, seed)
     for sample in samples:
@@ -107,8 +109,11 @@ def _further_sizes(reference: Subject) -> Iterator[SizeSet]:
 
 
 def inputs_difference(reference: Subject, candidate: Subject) -> str:
-    """How the tensors that the sides take differ in number, dtype, rank or fixed size; empty if they don't."""
-    old, new = reference.signature.tensor_inputs, candidate.signature.tensor_inputs
+    """How the tensors that the sides take differ in number, dtype, rank or fixed size; empty if they don't.
+
+    Integers that stand for floats count as floats.
+    """
+    old, new = (side.signature.in_floats().tensor_inputs for side in (reference, candidate))
     if len(old) != len(new):
         return f"{candidate.name} takes {_listed(new)}, {reference.name} takes {_listed(old)}"
     for a, b in zip(old, new, strict=True):

@@ -143,3 +143,47 @@ def test_nothing_seen_and_unknown_methods_are_refused() -> None:
         Histogram().range("mse", BYTES)
     with pytest.raises(InputError, match=r"no method 'l2' .* mse, minmax"):
         seen(torch.ones(1)).range("l2", BYTES)
+
+
+def masked(*values: float, seed: int = 0) -> Histogram:
+    seen = Histogram()
+    drawn = torch.randn(100, generator=torch.Generator().manual_seed(seed))
+    seen.update_hidden(torch.cat([torch.tensor(values), drawn]))
+    return seen
+
+
+@pytest.mark.parametrize("hidden", [-1e4, -65504.0, -1e9, float(torch.finfo(torch.float32).min), -math.inf])
+def test_a_mask_is_known_by_its_values(hidden: float) -> None:
+    """Also where several sums of it are there."""
+    assert masked(hidden).masks
+    assert masked(hidden, hidden / 1.5, hidden + 3).masks
+
+
+def test_what_hides_nothing_is_no_mask() -> None:
+    assert not masked().masks
+    assert not masked(-9000.0).masks, "that is no value of a mask"
+    assert not masked(1e9).masks, "nor is a large one above"
+    assert not masked(-1e9, 1e8).masks, "nor is what is as large on both sides"
+    assert not masked(-1e6, -1e5).masks, "nor is a tail"
+    assert not masked(-1e4, 200.0).masks
+    assert masked(-1e4, 150.0, -100.0).masks, "scores have some size"
+    assert not masked(-1e4, -200.0).masks
+    assert not Histogram().masks
+
+
+def test_hidden_values_are_no_part_of_a_range() -> None:
+    seen = masked(-math.inf, 7.0)
+    assert seen.range("minmax", Grid(8, signed=False))[1] == 7.0
+    assert seen.count == 101
+    with pytest.raises(InputError, match="1 of 101 values are NaN or infinite"):
+        masked(-math.inf, math.inf)
+    with pytest.raises(InputError, match="1 of 101 values are NaN or infinite"):
+        masked(math.nan)
+
+
+def test_a_mask_that_comes_later() -> None:
+    """Bins are merged as values grow."""
+    seen = masked()
+    assert not seen.masks
+    seen.update_hidden(torch.tensor([-1e9, -1.0]))
+    assert seen.masks

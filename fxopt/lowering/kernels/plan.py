@@ -32,7 +32,7 @@ from fxopt.lowering.kernels.values import (
 )
 from fxopt.lowering.shared import node_choices, skipped_input
 from fxopt.ops.info import op_key
-from fxopt.ops.quantized import dequantize
+from fxopt.ops.quantized import dequantize, to_integers
 from fxopt.ops.schema import bind, is_pure
 from fxopt.program.program import Program, origins_of
 
@@ -41,6 +41,8 @@ __all__ = ["kernel_notes", "plan_kernels"]
 _QUANTIZED = torch.ops.quantized
 _QUANTIZE = torch.ops.aten.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.aten.dequantize.self
+_AS_QUANTIZED = torch.ops.aten._make_per_tensor_quantized_tensor.default
+_INTEGERS = torch.ops.aten.int_repr.default
 _CLAMP = torch.ops.quantized.clamp.default
 _FLOATS = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
 """Rounds what it reads, multiplies integers, gives floats."""
@@ -153,7 +155,10 @@ class _Planner:
 
     def _in_floats(self, node: Node) -> list[Step]:
         """The steps that give a value which nothing reads as integers."""
-        if numbers_of(node, self.weights) is not None and (kernels := self._kernels(node)):
+        numbers = numbers_of(node, self.weights)
+        if node.target is to_integers and numbers and numbers_of(node.args[0], self.weights) == numbers:
+            return [Kernel(node, _INTEGERS, (Integers(node.args[0]),), node)]  # type: ignore[arg-type]  # a node
+        if numbers is not None and (kernels := self._kernels(node)):
             return [*kernels, _floats(node)]
         rows = self._rows(node)
         if rows is not None:
@@ -236,8 +241,15 @@ class _Planner:
     def _kernels(self, rounded: Node) -> list[Kernel] | None:
         """The kernels that give a rounded value as integers, from integers; None where none does."""
         if rounded not in self.made:
-            self.made[rounded] = self._moved(rounded) or self._computed(rounded)
+            taken = self._taken(rounded) if rounded.target is dequantize else None
+            self.made[rounded] = taken or self._moved(rounded) or self._computed(rounded)
         return self.made[rounded]
+
+    def _taken(self, rounded: Node) -> list[Kernel]:
+        """An input that is integers already."""
+        numbers = self._numbers(rounded)
+        args = (rounded.args[0], numbers.scale, numbers.zero_point)
+        return [Kernel(Integers(rounded), _AS_QUANTIZED, args, rounded)]
 
     def _held_scale(self, rounded: Node) -> float:
         """The scale that the integers of a value carry: what made them may have been given another."""
@@ -329,7 +341,8 @@ def _packet(node: Node) -> str:
 
 
 def _floats(node: Node) -> Kernel:
-    return Kernel(node, _DEQUANTIZE, (Integers(node),), node)
+    """A rounded value as the call gives it: in floats, or its integers by themselves."""
+    return Kernel(node, _INTEGERS if node.target is to_integers else _DEQUANTIZE, (Integers(node),), node)
 
 
 def _bounds(node: Node) -> _Clip | None:

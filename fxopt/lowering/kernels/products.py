@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from fxopt.lowering.kernels.values import Packed
 from fxopt.ops.info import op_key
-from fxopt.ops.quantized import choose_qparams, dequantize, fake_quantize
+from fxopt.ops.quantized import choose_qparams, dequantize, fake_quantize, to_integers
 from fxopt.ops.schema import bind
 
 __all__ = ["Numbers", "Product", "numbers_of", "product_of", "range_of"]
@@ -54,10 +54,18 @@ class Product:
 
 def numbers_of(node: object, weights: Weights) -> Numbers | None:
     """The numbers of an activation's rounding; None for any other node, or where kernels do not take them."""
-    if not isinstance(node, Node) or node.target is not fake_quantize:
+    if not isinstance(node, Node):
         return None
-    x, scale, zero_point, low, high = node.args
-    if not isinstance(x, Node) or x.op == "get_attr" or (low, high) != (0, 255):
+    if node.target is dequantize:
+        x, scale, zero_point = node.args
+        taken = isinstance(x, Node) and x.op == "placeholder" and x.meta["val"].dtype is torch.uint8
+        limits: tuple[object, ...] = (0, 255) if taken else ()
+    elif node.target in (fake_quantize, to_integers):
+        x, scale, zero_point, *bounds = node.args
+        limits = tuple(bounds)
+    else:
+        return None
+    if not isinstance(x, Node) or x.op == "get_attr" or limits != (0, 255):
         return None
     found = [_constant(n, weights) for n in (scale, zero_point)]
     if any(t is None or t.numel() != 1 for t in found):
@@ -94,7 +102,7 @@ def product_of(node: Node, weights: Weights, most_groups: int | None) -> Product
     """
     names = _PRODUCTS.get(op_key(node.target)) if isinstance(node.target, torch._ops.OpOverload) else None
     operands = list(node.args)
-    stored = [a for a in operands if isinstance(a, Node) and a.target is dequantize]
+    stored = [a for a in operands if isinstance(a, Node) and a.target is dequantize and not _taken(a)]
     if not stored:
         return ""
     if names is None:
@@ -175,6 +183,11 @@ def _bias(bias: object, weights: Weights) -> tuple[str, str] | str:
             return _name(bias.args[0]), _name(bias.args[1])
     found = _constant(bias, weights)
     return "its bias is no weight by channel" if found is None or found.dim() != 1 else (_name(bias), "")
+
+
+def _taken(node: Node) -> bool:
+    """Whether a call makes floats of an input, not of a weight."""
+    return isinstance(node.args[0], Node) and node.args[0].op == "placeholder"
 
 
 def _name(argument: object) -> str:

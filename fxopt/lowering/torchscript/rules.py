@@ -16,11 +16,22 @@ __all__: list[str] = []
 @lowering_rule("torchscript", "fxopt.fake_quantize")
 def fake_quantize(emitter: "Emitter", node: Node) -> str:
     """The same arithmetic as the op's."""
+    x, scale, zero_point = (_name(emitter, bind(node)[n]) for n in ("x", "scale", "zero_point"))
+    return f"({_rounded(emitter, node)} - {zero_point}.to({x}.dtype)) * {scale}.to({x}.dtype)"
+
+
+@lowering_rule("torchscript", "fxopt.to_integers")
+def to_integers(emitter: "Emitter", node: Node) -> str:
+    """The same arithmetic as the op's."""
+    return f"{_rounded(emitter, node)}.to({node.meta['val'].dtype})"
+
+
+def _rounded(emitter: "Emitter", node: Node) -> str:
+    """The integers of a rounding, in the type of the floats."""
     bound = bind(node)
     x, scale, zero_point = (_name(emitter, bound[n]) for n in ("x", "scale", "zero_point"))
     q = f"torch.round({x} / {scale}.to({x}.dtype)) + {zero_point}.to({x}.dtype)"
-    clamped = f"torch.clamp({q}, {bound['quant_min']}, {bound['quant_max']})"
-    return f"({clamped} - {zero_point}.to({x}.dtype)) * {scale}.to({x}.dtype)"
+    return f"torch.clamp({q}, {bound['quant_min']}, {bound['quant_max']})"
 
 
 @lowering_rule("torchscript", "fxopt.dequantize")

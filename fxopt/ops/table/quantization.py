@@ -43,4 +43,7 @@ register_op(OpInfo(op="fxopt.choose_qparams", index_map=reduced(outputs=2), samp
 register_op(
     OpInfo(op="fxopt.fake_quantize", elementwise=True, monotone=True, steps=True, samples=_fake_quantize)
 )
+register_op(
+    OpInfo(op="fxopt.to_integers", elementwise=True, monotone=True, steps=True, samples=_fake_quantize)
+)
 register_op(OpInfo(op="fxopt.dequantize", elementwise=True, samples=_dequantize))

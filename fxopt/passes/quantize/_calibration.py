@@ -42,10 +42,10 @@ def calibrate(program: Program, nodes: Sequence[Node], data: Iterable[object]) -
         data: a tensor, an argument tuple or a dict by name each; what is beyond the program's inputs is ignored.
 
     Raises:
-        InputError: no data, data that does not fit, or a value that is NaN or infinite; names the batch and the layer.
+        InputError: no data, data that does not fit, or a value that is NaN or inf; names the batch and the layer.
     """
     ranges = {node: Histogram() for node in nodes}
-    watch(program, {node: histogram.update for node, histogram in ranges.items()}, data)
+    watch(program, {node: histogram.update_hidden for node, histogram in ranges.items()}, data)
     return ranges
 
 

@@ -1,7 +1,7 @@
 """Which calls run on integers, and which values are rounded for them."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -118,6 +118,14 @@ class Edges:
     source: dict[Node, Node] = field(default_factory=dict)
     results: list[Node] = field(default_factory=list)
     floats: dict[Node, str] = field(default_factory=dict)
+
+    def add(self, inputs: Iterable[Node], outputs: Iterable[Node], placement: Placement) -> None:
+        """Rounds inputs and outputs of the program too, whoever reads them."""
+        self.source |= {node: node for node in inputs}
+        for node in outputs:
+            if node.op == "call_function" and node not in self.results:
+                self.results.append(node)
+            self.source[node] = _source(node, self.integer, placement)
 
     def observed(self) -> list[Node]:
         """The values whose ranges must be known."""

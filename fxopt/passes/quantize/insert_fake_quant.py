@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch.fx import Node
 
 from fxopt.analysis.ranges import Grid, Histogram, Method
-from fxopt.errors import PipelineError
+from fxopt.errors import InputError, PipelineError
 from fxopt.ops import bind
 from fxopt.passes.quantize._calibration import calibrate, place_of
 from fxopt.passes.quantize._edges import Contraction, Edges, find_edges
+from fxopt.passes.quantize._ends import Ends, find_ends, mark_integers
 from fxopt.passes.quantize._placement import placement_of
 from fxopt.passes.quantize._rounding import Rounding, activation_numbers, called_with
 from fxopt.passes.quantize._schemes import Scheme, Schemes
@@ -59,6 +60,10 @@ class InsertFakeQuant(Pass):
     """int8: weights and activations; int8-dynamic: activations by their range at each call; int8-weights; int4-weights: by block"""
     coverage: Literal["paying", "full"] = "paying"
     """of int8: full runs on integers whatever has an integer kernel, whether it pays or not, and rounds outputs"""
+    io: Literal["float", "int8"] = "float"
+    """of int8: int8 has files take and give 8-bit integers, whose scales `artifact.io_scales` holds"""
+    io_keep: tuple[str, ...] = ()
+    """names of inputs and outputs that io=int8 leaves as they are, * for any letters"""
     placement: str = ""
     """the runtime whose kernels decide what is rounded, such as onnx:onnxruntime; by default the target's"""
     rows: bool = False
@@ -90,6 +95,8 @@ class InsertFakeQuant(Pass):
         placement_of(self.placement)
         if self.max_error is not None and not self.max_error >= 0:
             raise PipelineError(f"max_error is {self.max_error:g}; expected a share of an output's norm")
+        if self.io == "int8" and self.scheme != "int8":
+            raise PipelineError(f"io=int8 needs ranges that are fixed: scheme=int8, not {self.scheme}")
 
     def budget(self) -> float | None:
         """What was asked for."""
@@ -131,12 +138,17 @@ class InsertFakeQuant(Pass):
         for node, why in edges.floats.items():
             if schemes.concern(node, "int8"):
                 rewriter.refuse(node, f"it stays in float: {why}", rule=_NAME)
+        ends = find_ends(rewriter.program, self.io_keep) if self.io == "int8" else Ends()
+        edges.add(ends.inputs.values(), ends.outputs.values(), rounding.placement)
         ranges: dict[Node, Histogram] = {}
-        if edges.integer:
+        if edges.source:
             data = cast(Iterable[object], rewriter.calibration)
             ranges = calibrate(rewriter.program, edges.observed(), data)
             _tell_of_few(ranges, rounding.placement.activations)
-        _Insertion(rewriter, rounding, self.observer, edges, ranges).run(schemes)
+        made = _Insertion(rewriter, rounding, self.observer, edges, ranges)
+        made.run(schemes, ends)
+        if self.io == "int8":
+            mark_integers(rewriter.program, *made.marks(ends), rounding.placement)
 
 
 def _tell_of_few(ranges: dict[Node, Histogram], grid: Grid) -> None:
@@ -170,26 +182,41 @@ class _Insertion:
     ) -> None:
         self.rewriter, self.rounding, self.edges = rewriter, rounding, edges
         self.placement = rounding.placement
+        self.ranges = ranges
         self.numbers = {
-            n: activation_numbers(h, observer, self.placement) for n, h in ranges.items() if h.count
+            n: activation_numbers(h, observer, self.placement)
+            for n, h in ranges.items()
+            if h.count and not h.masks
         }
         self.rounded: dict[Node, Node] = {}
         self.scales: dict[Node, Node] = {}
         self.now: dict[Node, Node] = {}
         """What stands for a call that was made anew."""
 
-    def run(self, schemes: Schemes) -> None:
+    def run(self, schemes: Schemes, ends: Ends) -> None:
         """Makes the integer calls anew, in order, with rounded operands and, where it must be, a rounded result."""
+        for node in ends.inputs.values():
+            self._round_input(node)
         for node in self.rewriter.nodes():
             if schemes.concern(node, "int8"):
                 looked_up = round_table(self.rewriter, _NAME, self.rounding, schemes, node)
                 if looked_up is not None:
                     self.now[node] = looked_up
             reads = self.edges.integer.get(node, ())
-            if any(self.edges.source[x] not in self.numbers for x in reads):
-                self.rewriter.refuse(node, "it stays in float: calibration never ran it", rule=_NAME)
+            unknown = [x for x in reads if self.edges.source[x] not in self.numbers]
+            if unknown:
+                self.rewriter.refuse(node, f"it stays in float: {self._why_float(unknown[0])}", rule=_NAME)
             elif reads or self._rounds_result(node):
                 self._make(node, reads)
+
+    def _why_float(self, value: Node) -> str:
+        """Why a value has no numbers."""
+        masks = self.ranges[self.edges.source[value]].masks
+        return (
+            "it holds a mask, beside whose values all others round to 0"
+            if masks
+            else "calibration never ran it"
+        )
 
     def _make(self, node: Node, reads: tuple[Node, ...]) -> None:
         with self.rewriter.rewrite(_NAME, node):
@@ -201,6 +228,29 @@ class _Insertion:
             if self._rounds_result(node):
                 new = self.rounded[node] = self._rounded(node, self.edges.source[node])
             self.rewriter.replace(node, new)
+
+    def _round_input(self, node: Node) -> None:
+        """An input, rounded for all that read it."""
+        if node in self.numbers:
+            with self.rewriter.rewrite(_NAME, self.rewriter.nodes()[0]):
+                rounded = self._activation(node)
+                self.rewriter.replace(node, rounded)
+            self.now[node] = rounded
+
+    def marks(self, ends: Ends) -> tuple[Ends, dict[Node, tuple[float, int]]]:
+        """The inputs and outputs that are rounded, and their numbers; state why the others are not."""
+        found = {
+            n: self.numbers.get(self.edges.source[n]) for n in (*ends.inputs.values(), *ends.outputs.values())
+        }
+        for name, node in ends.outputs.items():
+            if found[node] is None:
+                raise InputError(f"the output {name!r} can't become integers: {self._why_float(node)}")
+        for node in ends.inputs.values():
+            if found[node] is None:
+                self.rewriter.refuse(node, f"it stays in float: {self._why_float(node)}", rule=_NAME)
+        numbers = {n: f for n, f in found.items() if f is not None}
+        inputs = {name: n for name, n in ends.inputs.items() if n in numbers}
+        return Ends(inputs, ends.outputs), numbers
 
     def _rounds_result(self, node: Node) -> bool:
         return node in self.edges.results and self.edges.source[node] in self.numbers

@@ -12,7 +12,7 @@ from fxopt.passes.quantize.insert_fake_quant import InsertFakeQuant
 from fxopt.pipeline import PassManager
 from fxopt.program import Program
 from fxopt.testing import check_pass
-from tests.passes.helpers import calls, program, rand
+from tests.passes.helpers import calls, program, rand, reasons
 
 X = rand(8, 6)
 Q = "fake_quantize"
@@ -198,3 +198,36 @@ def test_zero_points_at_both_ends(sign: int, zero_point: int, target: str) -> No
     artifact = lower(after, target)
     assert artifact.report.ok, artifact.report.reason
     assert float((artifact(x) - before(x)).abs().max()) < 0.1
+
+
+class Attention(torch.nn.Module):
+    """As transformers write it out: scores and a mask of large negative numbers, from a mask of ones."""
+
+    def __init__(self, hidden: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.hidden = hidden
+        self.q, self.k, self.v = (torch.nn.Linear(6, 6) for _ in range(3))
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        added = torch.where(mask > 0, 0.0, self.hidden)[:, None, :]
+        scores = self.q(x) @ self.k(x).transpose(1, 2) + added
+        return (scores + 0 * added.clamp(min=-1)).tanh() @ self.v(x) + scores.softmax(-1) @ self.v(x)
+
+
+@pytest.mark.parametrize("hidden", [-1e4, -1e9, float(torch.finfo(torch.float32).min), float("-inf")])
+def test_a_mask_sets_no_range(hidden: float) -> None:
+    """What it is added to stays in float, as do the moves of the mask itself."""
+    x, mask = rand(4, 5, 6), torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0]]).repeat(4, 1)
+    model = Attention(hidden).eval()
+    manager = PassManager.parse("insert-fake-quant{coverage=full}")
+    run = manager.run(program(model, x, mask), calibration=[(x, mask)])
+    scales = [
+        float(run.program.weights[str(n.args[1].target)].max())
+        for n in run.program.calls()
+        if n.target.__name__.startswith("fake")
+    ]
+    assert scales and max(scales) < 1
+    assert [r for r in reasons(run) if "it holds a mask, beside whose values all others round to 0" in r]
+    error = (run.program(x, mask) - model(x, mask)).square().sum() / model(x, mask).square().sum()
+    assert error < 1e-3

@@ -50,14 +50,25 @@ def fake_quantize(b: Builder, c: Call) -> Value:
     if _range_of(c.node) is not None:
         numbers = c.tensor("scale"), c.tensor("zero_point")
         return b.op("DequantizeLinear", b.op("QuantizeLinear", c.x, *numbers), *numbers)
+    steps, axis = _steps(b, c)
+    q = b.op("QuantizeLinear", c.x, *steps, axis=axis)
+    return b.op("DequantizeLinear", q, *steps, axis=axis)
+
+
+@rule("fxopt.to_integers")
+def to_integers(b: Builder, c: Call) -> Value:
+    steps, axis = _steps(b, c)
+    return b.op("QuantizeLinear", c.x, *steps, axis=axis)
+
+
+def _steps(b: Builder, c: Call) -> tuple[list[Value], int | None]:
+    """Scale and zero point of a rounding that is fixed beforehand, and their axis."""
     scale, zero_point = _numbers(c, "scale", "zero_point")
     kind = _TYPES.get((c.integer("quant_min"), c.integer("quant_max")))
     if kind is None:
         raise c.error(f"no integer type is {c.integer('quant_min')} to {c.integer('quant_max')}")
     axis = _axis(c, scale)
-    steps = _constants(b, scale, zero_point, kind, axis)
-    q = b.op("QuantizeLinear", c.x, *steps, axis=axis)
-    return b.op("DequantizeLinear", q, *steps, axis=axis)
+    return _constants(b, scale, zero_point, kind, axis), axis
 
 
 @rule("fxopt.dequantize")
