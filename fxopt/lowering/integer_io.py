@@ -57,25 +57,37 @@ class _Twin:
         """Inputs as integers, then floats of them; the calls; outputs as integers."""
         old, signature = self.program, self.program.signature
         specs = dict(zip(old.placeholders(), signature.tensor_inputs, strict=True))
+        results = [
+            (node, _to_become(spec))
+            for node, spec in zip(old.output_nodes(), signature.computed_outputs, strict=True)
+            if isinstance(node, Node)
+        ]
         for node in specs:
             self._copy(node)
         for node, spec in specs.items():
             numbers = _to_become(spec)
             if numbers is not None:
                 self._take(node, numbers)
-        for node in old.graph.nodes:
-            if node not in self.twins and node.op != "output":
-                self._copy(node)
-        results = [
-            self._give(node, numbers)
-            if isinstance(node, Node) and (numbers := _to_become(spec))
-            else self.twins[node]  # type: ignore[index]  # outputs are nodes
-            for node, spec in zip(old.output_nodes(), signature.computed_outputs, strict=True)
-        ]
-        self.graph.output(tuple(results))
+        self._copy_calls(self._unread(results))
+        given = [self.twins[n] if numbers is None else self._give(n, numbers) for n, numbers in results]
+        self.graph.output(tuple(given))
         self.graph.output_node().meta = {}
-        self._drop_unread()
         return self._program()
+
+    def _unread(self, results: list[tuple[Node, Quantized | None]]) -> set[Node]:
+        """Roundings of outputs whose floats nothing reads: the integers alone are given."""
+        floats = {node for node, numbers in results if numbers is None or not self._rounds_to(node, numbers)}
+        return {n for n, _ in results if n not in floats and all(u.op == "output" for u in n.users)}
+
+    def _copy_calls(self, unread: set[Node]) -> None:
+        """All but what nothing reads: those roundings, and the numbers of those that are no more."""
+        gone = unread | {n for n in self.twins if n.target is fake_quantize}
+        for node in self.program.graph.nodes:
+            numbers = node.op == "get_attr" and bool(node.users) and all(u in gone for u in node.users)
+            if node not in self.twins and node not in unread and node.op != "output" and not numbers:
+                self._copy(node)
+            elif numbers:
+                del self.weights[str(node.target)]
 
     def _copy(self, node: Node) -> None:
         twin = self.twins[node] = self.graph.node_copy(node, lambda n: self.twins[n])
@@ -92,7 +104,7 @@ class _Twin:
     def _give(self, node: Node, numbers: Quantized) -> Node:
         """The integers of an output: those that it was rounded to."""
         source = node.args[0] if self._rounds_to(node, numbers) else node
-        value = self.twins[source] if isinstance(source, Node) and source in self.twins else self.twins[node]
+        value = self.twins[source]  # type: ignore[index]  # a rounding's first argument is a node
         limits = torch.iinfo(numbers.dtype)
         return self._call(to_integers, (value, *self._constants(numbers), limits.min, limits.max), node)
 
@@ -109,7 +121,7 @@ class _Twin:
 
     def _weight(self, argument: object) -> torch.Tensor | None:
         if isinstance(argument, Node) and argument.op == "get_attr":
-            return self.weights[str(argument.target)]
+            return self.program.weights[str(argument.target)]
         return None
 
     def _constants(self, numbers: Quantized) -> tuple[Node, Node]:
@@ -132,14 +144,6 @@ class _Twin:
         origins = source.meta.get("origins", ())
         node.meta = {"val": infer_value(self.program, op, args), "origins": origins}
         return node
-
-    def _drop_unread(self) -> None:
-        """Roundings of outputs that nothing else reads, and numbers of roundings that are no more."""
-        for node in reversed(list(self.graph.nodes)):
-            if not node.users and (node.op == "get_attr" or node.target is fake_quantize):
-                self.graph.erase_node(node)
-        read = {str(n.target) for n in self.graph.nodes if n.op == "get_attr"}
-        self.weights = {name: w for name, w in self.weights.items() if name in read}
 
     def _program(self) -> Program:
         old, signature = self.program, self.program.signature
