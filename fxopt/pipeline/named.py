@@ -85,7 +85,13 @@ _O1_PHASES: tuple[tuple[str, ...], ...] = (
     # 1. Clean: what does nothing stands between the calls that later phases look for.
     ("eliminate-dead-code", "eliminate-identities", "eliminate-dead-outputs"),
     # 2. Simplify moves: one spelling of each chain, so that patterns need only one.
-    ("simplify-einsum", "simplify-reshapes", "simplify-casts", "simplify-slices-and-concats"),
+    (
+        "simplify-einsum",
+        "simplify-reshapes",
+        "simplify-broadcasts",
+        "simplify-casts",
+        "simplify-slices-and-concats",
+    ),
     # 3. Recompose: whole ops out of their parts, before anything is folded into a part. A product with a transposed
     # weight becomes a linear layer here; once the transpose is folded, the weight is no longer the embedding's.
     (
@@ -97,6 +103,7 @@ _O1_PHASES: tuple[tuple[str, ...], ...] = (
         "recompose-rms-norm",
         "recompose-layer-norm",
         "recompose-group-norm",
+        "recompose-normalize",
         "recompose-attention",
         "recompose-linear",
         "fuse-matmul-add",
