@@ -73,8 +73,8 @@ class PartitionPlan(JsonData):
         bottleneck: seconds of the slowest stage: in a full pipeline one result leaves every so often.
         lower_bound: no split over these devices is under it, by the same times: seconds, for `memory` bytes.
         proof: what the bound comes from: "optimal" (the plan reaches it), "integer program", "order
-            ideals" (the best split of the heaviest pieces alone), or "simple" (the heaviest piece, and the total
-            shared out by speed).
+            ideals" (a search through the sets of pieces that can be cut off, or the best split of the heaviest
+            pieces alone), or "simple" (the heaviest piece, and the total shared out by speed).
         notes: what else is to be said.
         objective: what is minimised: "throughput", "latency" or "memory".
         tensor_parallel: devices that share the layers of each stage; its calls are those of `shard-linears`.

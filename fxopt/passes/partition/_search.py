@@ -10,12 +10,13 @@ from importlib.util import find_spec
 
 from fxopt.errors import InputError
 from fxopt.passes.partition._devices import Device, Link, Links
-from fxopt.passes.partition._exact import GAP, solve
+from fxopt.passes.partition._exact import GAP, Solved, solve
 from fxopt.passes.partition._order import split_in_order
 from fxopt.passes.partition._pieces import Pieces, renumbered
 from fxopt.passes.partition._places import Places, all_places, order_places
 from fxopt.passes.partition._problem import Objective, Problem, Split
 from fxopt.passes.partition._rows import most_places, split_over_kinds
+from fxopt.passes.partition._windows import Lattice
 
 __all__ = ["Found", "Task", "search"]
 
@@ -28,6 +29,10 @@ _SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 _MOST_CUTS, _LEAST_CUTS = 1200, 60
 _FIRST_SECONDS = 0.5
 """How long the integer program first has for a row of devices."""
+_SETS, _MOST_SETS = 100_000, 2_000_000
+"""Sets of pieces of a cut that are looked at, by second that the integer program has, and at most."""
+_NARROWEST = 1e-4
+"""Relative: how near to its bound a value is still asked for."""
 _MOST_ROWS = 300
 """Rows of devices that are tried."""
 
@@ -95,13 +100,13 @@ def search(task: Task, *, seconds: float) -> Found:
             return Found(*least, least[1].value, "optimal")
     all_tried = len(rows) <= _MOST_ROWS
     chosen = rows if all_tried or best is None else [best[0].devices]
-    best, bounds = _refined([task.over(r) for r in chosen[:_MOST_ROWS]], best, deadline)
+    best, bounds, proved = _refined([task.over(r) for r in chosen[:_MOST_ROWS]], best, deadline)
     if best is None:
         raise InputError(_no_room(task))
     total, proof = _floor(task), "simple"
     everything = max(total, min(bounds)) if all_tried else total
     if everything > total:
-        total, proof = everything, "integer program"
+        total, proof = everything, proved
     elif not all_tried and not task.links.named and total < best[1].value * (1 - GAP):
         heaviest = _least_of_the_heaviest(whole, kinds, best[1].value)
         if heaviest > total:
@@ -171,15 +176,16 @@ def _ends_first(devices: list[Device]) -> tuple[Device, ...]:
 
 def _refined(
     problems: list[Problem], best: tuple[Problem, Split] | None, deadline: float
-) -> tuple[tuple[Problem, Split] | None, list[float]]:
-    """Better splits by the integer program, and a bound for each row.
+) -> tuple[tuple[Problem, Split] | None, list[float], str]:
+    """Better splits, a bound for each row, and what the bounds come from.
 
-    The row with the lowest bound is asked first; one that is not done in its time is asked again, for longer.
+    The row with the lowest bound is asked first: by the windows of its cuts where those hold few sets of pieces, else by
+    the integer program; one that is not done in its time is asked again, for longer.
     """
     bounds = [_alone(p) if len(p.devices) == 1 else p.simple_bound() for p in problems]
-    if find_spec("scipy") is None:
-        return best, bounds
     exact = bool(problems) and len(problems[0].pieces) <= _MOST_EXACT
+    solver, proof = find_spec("scipy") is not None, "order ideals"
+    windows = _Windows(problems) if exact and problems[0].objective == "throughput" else None
     queue = [(b, _FIRST_SECONDS, i) for i, b in enumerate(bounds) if len(problems[i].devices) > 1]
     heapq.heapify(queue)
     while queue:
@@ -188,16 +194,47 @@ def _refined(
         left = deadline - time.monotonic()
         if bound >= limit * (1 - GAP) or left <= 0:
             break
+        most = min(_MOST_SETS, round(_SETS * seconds))
+        solved = None if windows is None else windows.asked(number, bound, limit, most)
+        if solved is not None:
+            bounds[number] = max(bound, solved.bound)
+            best = best if solved.split is None else (problems[number], solved.split)
+            heapq.heappush(queue, (bounds[number], seconds, number))
+            continue
+        if not solver:
+            continue
         asked = problems[number] if exact else _coarse(problems[number])
         solved = solve(asked, best=limit, seconds=min(seconds, left))
-        if exact:
-            bounds[number] = max(bounds[number], solved.bound)
+        if exact and solved.bound > bound:
+            bounds[number], proof = solved.bound, "integer program"
         if solved.split is not None and solved.split.value < limit:
             best = (problems[number], solved.split if exact else _fine(problems[number], asked, solved.split))
         if not solved.done:
             heapq.heappush(queue, (bounds[number], 4 * seconds, number))
     limit = math.inf if best is None else best[1].value
-    return best, [min(b, limit) for b in bounds]
+    return best, [min(b, limit) for b in bounds], proof
+
+
+class _Windows:
+    """Asks for splits under a value, a lower one where too many sets of pieces would have to be looked at."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems, self.lattice = problems, Lattice(problems[0].pieces)
+        self.too_wide: dict[tuple[int, int], float] = {}
+        """By row and sets that were looked at: the least value that was asked for in vain."""
+
+    def asked(self, number: int, bound: float, limit: float, most: int) -> Solved | None:
+        """A split of a row that is under the limit, or a higher bound; None where neither is found."""
+        target = limit * (1 - GAP)
+        while True:
+            wide = self.too_wide.get((number, most), math.inf)
+            target = target if target < wide else (bound + wide) / 2
+            if bound >= target * (1 - _NARROWEST):
+                return None
+            tried = self.lattice.split(self.problems[number], target, most=most)
+            if tried.done:
+                return Solved(tried.split, bound if tried.split is not None else target)
+            self.too_wide[number, most] = target
 
 
 def _alone(problem: Problem) -> float:

@@ -23,7 +23,7 @@ from fxopt.program import Program, expect_program
 
 __all__ = ["partition"]
 
-_NO_SOLVER = "scipy is not installed, so only runs of the graph's order were tried: pip install 'fxopt[plan]'"
+_NO_SOLVER = "scipy is not installed, so the integer program was not tried: pip install 'fxopt[plan]'"
 _ROUNDS = 8
 """Searches, each with the room that activations took in the one before."""
 

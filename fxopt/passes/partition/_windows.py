@@ -1,0 +1,356 @@
+"""Is there a split under a value, over one row of devices? A search through the sets of pieces that can be cut off there.
+
+If no stage may take longer than T, what runs before a cut is neither too much for the devices before it nor too little
+for those after it. Near the optimum that leaves each cut a narrow window, and few of the graph's order ideals, of
+which there may be millions, have a time in it. The least that any cut there sends (a minimum cut) narrows the windows further,
+and so do the sets of one window those of the others. What is left is joined by a dynamic program.
+"""
+
+import math
+from dataclasses import dataclass
+
+import networkx
+import numpy as np
+import numpy.typing as npt
+
+from fxopt.passes.partition._pieces import Pieces
+from fxopt.passes.partition._problem import Problem, Split
+
+__all__ = ["Lattice", "Tried"]
+
+Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.intp]
+Words = npt.NDArray[np.uint64]
+
+_TOLERANCE = 1e-9
+"""Of the value asked for: sums that are rounded prove no more."""
+_FEW = 500
+"""Sets of a cut that are looked for at first, at every cut, for they narrow the others; next ten times as many."""
+_MOST_PAIRS = 200_000_000
+"""Of sets of neighbouring cuts."""
+_BLOCK = 2_000_000
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A split that is no worse than was asked for; where it is None, `done` says that there is none."""
+
+    split: Split | None
+    done: bool = True
+
+
+@dataclass
+class _Sets:
+    """Order ideals: pieces as bits, seconds, and bytes that a cut there sends, by set."""
+
+    inside: Words
+    seconds: Array
+    sent: Array
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def at(self, which: Flags | Indices) -> "_Sets":
+        return _Sets(self.inside[which], self.seconds[which], self.sent[which])
+
+
+def _words(flags: Flags) -> Words:
+    """Flags along the last axis as bits."""
+    count = flags.shape[-1]
+    padded = np.zeros((*flags.shape[:-1], -(-count // 64) * 64), dtype=bool)
+    padded[..., :count] = flags
+    return np.packbits(padded, axis=-1, bitorder="little").view(np.uint64)
+
+
+def _flags(words: Words, count: int) -> Flags:
+    return np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")[..., :count].astype(bool)
+
+
+class Lattice:
+    """The order ideals of some pieces."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self.pieces, self.count = pieces, len(pieces)
+        self.seconds = np.array(pieces.seconds)
+        self.needs = np.eye(self.count, dtype=bool)
+        for user, maker in sorted((u, t.maker) for t in pieces.tensors for u in t.users if t.maker >= 0):
+            if user < self.count:
+                self.needs[user] |= self.needs[maker]
+        self.after = self.needs.T.copy()
+        self.read = [
+            [t for t in pieces.tensors if piece in t.users and t.users[-1] < self.count]
+            for piece in range(self.count)
+        ]
+        """By piece: tensors that cross a cut for as long as one of their readers is behind it."""
+        self.kept = np.zeros(self.count + 1)
+        """By piece, inputs last: bytes that cross every cut behind it, to the program's outputs."""
+        for tensor in pieces.tensors:
+            if tensor.users[-1] == self.count:
+                self.kept[tensor.maker] += tensor.bytes
+        self.least: dict[tuple[bytes, bytes], float] = {}
+
+    def split(self, problem: Problem, target: float, *, most: int) -> Tried:
+        """A split whose slowest stage takes at most `target` seconds.
+
+        Args:
+            problem: these pieces over a row of devices; its objective is throughput.
+            target: seconds.
+            most: sets of one cut that are looked at; where there are more, nothing is found.
+        """
+        return _Row(self, problem, target, most).split()
+
+    def least_sent(self, must: Flags, never: Flags) -> float:
+        """The fewest bytes that a cut sends with some pieces before it and some after it; infinite if there is none."""
+        key = (must.tobytes(), never.tobytes())
+        if key not in self.least:
+            self.least[key] = self._minimum_cut(must, never)
+        return self.least[key]
+
+    def _minimum_cut(self, must: Flags, never: Flags) -> float:
+        graph = networkx.DiGraph()
+        graph.add_edge("before", -1)
+        graph.add_edge(self.count, "after")
+        graph.add_edges_from(("before", int(p)) for p in np.nonzero(must)[0])
+        graph.add_edges_from((int(p), "after") for p in np.nonzero(never)[0])
+        for number, tensor in enumerate(self.pieces.tensors):
+            graph.add_edge(tensor.maker, ("sent", number), capacity=tensor.bytes)
+            for user in tensor.users:
+                graph.add_edge(("sent", number), user)
+                if user < self.count:
+                    graph.add_edge(user, tensor.maker)
+        try:
+            return float(networkx.minimum_cut_value(graph, "before", "after"))
+        except networkx.NetworkXUnbounded:
+            return math.inf
+
+
+class _Row:
+    """One row of devices. Cut k is before stage k; cut 0 is before all, the last behind all."""
+
+    def __init__(self, lattice: Lattice, problem: Problem, target: float, most: int) -> None:
+        self.lattice, self.problem = lattice, problem
+        self.stages = len(problem.devices)
+        self.sizes = sorted({min(most, _FEW), min(most, 10 * _FEW), most})
+        self.limit = target * (1 + _TOLERANCE)
+        self.speeds = [d.speed for d in problem.devices]
+        count = lattice.count
+        nothing, everything = (np.full((1, count), f) for f in (False, True))
+        whole = float(lattice.seconds.sum())
+        self.known = {
+            0: _Sets(_words(nothing), np.zeros(1), np.zeros(1)),
+            self.stages: _Sets(_words(everything), np.full(1, whole), np.zeros(1)),
+        }
+        self.must = [np.zeros(count, dtype=bool) for _ in range(self.stages + 1)]
+        self.never = [np.zeros(count, dtype=bool) for _ in range(self.stages + 1)]
+        allowed = np.array([[problem.allowed(p, k) for p in range(count)] for k in range(self.stages)])
+        for cut in range(1, self.stages):
+            self.never[cut] |= ~allowed[:cut].any(axis=0)
+            self.must[cut] |= ~allowed[cut:].any(axis=0)
+        self.barred = _words(~allowed)
+        self.high = [math.inf] * (self.stages + 1)
+        self.low = [-math.inf] * (self.stages + 1)
+
+    def split(self) -> Tried:
+        """The search; see `Lattice.split`."""
+        while len(self.known) <= self.stages:
+            if not self._narrow():
+                return Tried(None)
+            found = next(
+                (
+                    (k, s)
+                    for most in self.sizes
+                    for k in self._open()
+                    if (s := self._sets(k, most)) is not None
+                ),
+                None,
+            )
+            if found is None:
+                return Tried(None, done=False)
+            cut, sets = found
+            self.known[cut] = sets
+            if not len(sets):
+                return Tried(None)
+        return self._joined()
+
+    def _open(self) -> list[int]:
+        return [k for k in range(1, self.stages) if k not in self.known]
+
+    def _seconds(self, cut: int, sent: Array) -> Array:
+        """Of sending."""
+        if cut in (0, self.stages):
+            return np.zeros(len(sent))
+        link = self.problem.link(cut - 1)
+        return link.latency + sent / link.bandwidth
+
+    def _narrow(self) -> bool:
+        """What may run before each cut at most and at least, from what is known; False where nothing can."""
+        for _ in range(2):  # the second time with the bytes that the first has found are sent
+            sending = [0.0, *(self._least(k) for k in range(1, self.stages)), 0.0]
+            if math.inf in sending:
+                return False
+            top, floor = 0.0, float(self.lattice.seconds.sum())
+            for k in range(1, self.stages):
+                self.high[k] = self.speeds[k - 1] * self.limit + top
+                top = self.high[k] - (self.speeds[k - 1] + self.speeds[k]) * sending[k]
+                if k in self.known:
+                    own = self.known[k]
+                    top = float((own.seconds - self.speeds[k] * self._seconds(k, own.sent)).max())
+            for k in range(self.stages - 1, 0, -1):
+                self.low[k] = floor - self.speeds[k] * self.limit
+                floor = self.low[k] + (self.speeds[k - 1] + self.speeds[k]) * sending[k]
+                if k in self.known:
+                    own = self.known[k]
+                    floor = float((own.seconds + self.speeds[k - 1] * self._seconds(k, own.sent)).min())
+        return True
+
+    def _least(self, cut: int) -> float:
+        """Seconds of sending, at least."""
+        link = self.problem.link(cut - 1)
+        before = self.lattice.needs @ self.lattice.seconds
+        behind = self.lattice.after @ self.lattice.seconds
+        must, never = self.must[cut], self.never[cut]
+        must |= self.lattice.seconds.sum() - behind < self.low[cut] + self.speeds[cut] * link.latency
+        never |= before > self.high[cut] - self.speeds[cut - 1] * link.latency
+        for other, sets in self.known.items():
+            flags = _flags(sets.inside, self.lattice.count)
+            if other < cut:
+                must |= flags.all(axis=0)
+            if other > cut:
+                never |= ~flags.any(axis=0)
+        return link.seconds(self.lattice.least_sent(must, never))
+
+    def _sets(self, cut: int, most: int) -> _Sets | None:
+        """All sets whose times lie between; None where there are more."""
+        lattice, must, never = self.lattice, self.must[cut], self.never[cut]
+        before, behind = self.speeds[cut - 1], self.speeds[cut]
+        open_ = _Open(lattice)
+        for piece in range(lattice.count):
+            open_.decide(piece, must=bool(must[piece]), never=bool(never[piece]))
+            sending = self._seconds(cut, open_.sent)
+            fits = open_.seconds + before * sending <= self.high[cut]
+            open_.keep(fits & (open_.most - behind * sending >= self.low[cut]))
+            if len(open_.seconds) > most:
+                return None
+        return _Sets(open_.inside, open_.seconds, open_.sent)
+
+    def _joined(self) -> Tried:
+        """The sets of the cuts joined, from the first to the last."""
+        chosen = [self.known[0]]
+        parents: list[Indices] = []
+        for stage in range(self.stages):
+            before, after = chosen[-1], self.known[stage + 1]
+            if len(before) * len(after) > _MOST_PAIRS:
+                return Tried(None, done=False)
+            parent = self._parents(stage, before, after)
+            reached = np.nonzero(parent >= 0)[0]
+            if not len(reached):
+                return Tried(None)
+            chosen.append(after.at(reached))
+            parents.append(parent[reached])
+        stage_of, place = np.zeros(self.lattice.count, dtype=int), 0
+        for stage in range(self.stages - 1, 0, -1):
+            place = int(parents[stage][place])
+            stage_of += ~_flags(chosen[stage].inside[place], self.lattice.count)
+        stages = tuple(map(int, stage_of))
+        return Tried(Split(stages, self.problem.value(stages)))
+
+    def _parents(self, stage: int, before: _Sets, after: _Sets) -> Indices:
+        """For each set behind a stage some set before it with which the stage is not too much; -1 where there is none."""
+        speed = self.speeds[stage]
+        start = before.seconds - speed * self._seconds(stage, before.sent)
+        end = after.seconds + speed * self._seconds(stage + 1, after.sent)
+        parent = np.full(len(after), -1)
+        step = max(1, _BLOCK // max(1, len(after)))
+        order = np.argsort(-start)
+        left = np.argsort(end)
+        for first in range(0, len(order), step):
+            rows = order[first : first + step]
+            left = left[parent[left] < 0]
+            near = left[: np.searchsorted(end[left], start[rows].max() + speed * self.limit, side="right")]
+            right = end[near] <= (start[rows] + speed * self.limit)[:, None]
+            own = after.inside[near] & ~before.inside[rows][:, None]
+            right &= ~(before.inside[rows][:, None] & ~after.inside[near]).any(axis=-1)
+            right &= own.any(axis=-1) & ~(own & self.barred[stage]).any(axis=-1)
+            room = self.problem.room(stage)
+            if room is not None:
+                right &= self._held(own) <= room
+            found = right.any(axis=0)
+            parent[near[found]] = rows[right.argmax(axis=0)[found]]
+        return parent
+
+    def _held(self, own: Words) -> Array:
+        """Bytes of weights that some pieces read."""
+        held = np.zeros(own.shape[:-1])
+        for weight in self.problem.pieces.weights:
+            readers = np.zeros(self.lattice.count, dtype=bool)
+            readers[list(weight.users)] = True
+            held += weight.bytes * (own & _words(readers)).any(axis=-1)
+        return held
+
+
+class _Open:
+    """Order ideals of the first pieces, which any later ones may be added to.
+
+    Attributes:
+        inside: pieces, as bits.
+        shut: pieces that are left out, and what needs them.
+        seconds: of the pieces inside.
+        most: seconds of all that are not shut out.
+        sent: bytes, at least.
+    """
+
+    def __init__(self, lattice: Lattice) -> None:
+        self.lattice = lattice
+        self.inside = _words(np.zeros((1, lattice.count), dtype=bool))
+        self.shut = self.inside.copy()
+        self.seconds, self.most = np.zeros(1), np.full(1, lattice.seconds.sum())
+        self.sent = np.full(1, lattice.kept[-1])
+        self.behind = _words(lattice.after)
+        padded = np.zeros(64 * self.inside.shape[1])
+        padded[: lattice.count] = lattice.seconds
+        bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+        self.table = padded.reshape(-1, 8) @ bits.T
+        """Seconds by place of a byte and byte."""
+
+    def _has(self, words: Words, piece: int) -> Flags:
+        bit = np.uint64(1) << np.uint64(piece % 64)
+        found: Flags = (words[:, piece // 64] & bit) != 0
+        return found
+
+    def decide(self, piece: int, *, must: bool, never: bool) -> None:
+        """Every set with the piece, where it may be, and without it."""
+        taken = [*([] if never else [self._with(piece)]), *([] if must else [self._without(piece)])]
+        if not taken:
+            self.keep(np.zeros(len(self.seconds), dtype=bool))
+            return
+        self.inside, self.shut = (np.concatenate([part[i] for part, _ in taken]) for i in range(2))
+        self.seconds, self.most, self.sent = (
+            np.concatenate([part[i] for _, part in taken]) for i in range(3)
+        )
+
+    def _with(self, piece: int) -> tuple[tuple[Words, Words], tuple[Array, Array, Array]]:
+        rows = np.nonzero(~self._has(self.shut, piece))[0]
+        inside = self.inside[rows]
+        inside[:, piece // 64] |= np.uint64(1) << np.uint64(piece % 64)
+        seconds = self.seconds[rows] + self.lattice.seconds[piece]
+        sent = self.sent[rows] + self.lattice.kept[piece]
+        return (inside, self.shut[rows]), (seconds, self.most[rows], sent)
+
+    def _without(self, piece: int) -> tuple[tuple[Words, Words], tuple[Array, Array, Array]]:
+        shut = self.shut | self.behind[piece]
+        new = (shut & ~self.shut).view(np.uint8)
+        most, sent = self.most.copy(), self.sent.copy()
+        for place in range(piece // 8, new.shape[1]):
+            most -= self.table[place][new[:, place]]
+        for tensor in self.lattice.read[piece]:
+            crosses = np.ones(len(sent), dtype=bool)
+            for other in (tensor.maker, *tensor.users[: tensor.users.index(piece)]):
+                crosses &= other < 0 or self._has(self.inside, other)
+            sent += tensor.bytes * crosses
+        return (self.inside, shut), (self.seconds, most, sent)
+
+    def keep(self, which: Flags) -> None:
+        """Only these."""
+        self.inside, self.shut = self.inside[which], self.shut[which]
+        self.seconds, self.most, self.sent = self.seconds[which], self.most[which], self.sent[which]

@@ -1,0 +1,163 @@
+"""Splits under a value, and the proof that there is none: against trying everything."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fxopt.passes.partition import Device, Link
+from fxopt.passes.partition import _search as search_module
+from fxopt.passes.partition import _windows as windows_module
+from fxopt.passes.partition._devices import Links
+from fxopt.passes.partition._pieces import pieces_of
+from fxopt.passes.partition._problem import Problem
+from fxopt.passes.partition._search import Task, search
+from fxopt.passes.partition._times import seconds_of
+from fxopt.passes.partition._windows import Lattice, Tried
+from fxopt.program import Program
+from fxopt.testing import programs
+from tests.passes.partition.test_objectives import crossing, fits, value
+from tests.passes.partition.test_search import best_of, is_small, pieces
+from tests.traced import traced
+
+EVERY = 1_000_000
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> Problem:
+    """Up to six pieces over two or three unlike devices: memory, links between pairs, what may not run where."""
+    program: Program = draw(programs(max_ops=6))
+    cost = {n.name: float(draw(st.integers(0, 5))) for n in program.calls()}
+    parts = pieces_of(program, seconds_of(program, cost))
+    total = sum(w.bytes for w in parts.weights)
+    memory = st.one_of(st.none(), st.integers(1, max(total, 1)))
+    row = tuple(
+        Device(f"cpu:{i}", draw(st.sampled_from([0.5, 1.0, 2.0])), draw(memory))
+        for i in range(draw(st.integers(2, 3)))
+    )
+    links = {
+        (a.name, b.name): Link(draw(st.sampled_from([1e9, 100.0, 10.0])), draw(st.sampled_from([0.0, 0.5])))
+        for a, b in itertools.pairwise(row)
+    }
+    names = st.sets(st.sampled_from([d.name for d in row]), max_size=1)
+    barred = {i: frozenset(draw(names)) for i in range(len(parts))}
+    return Problem(parts, row, Links(named=links), barred)
+
+
+def every_split(problem: Problem) -> dict[tuple[int, ...], float]:
+    """The value of each split that fits."""
+    count = len(problem.pieces)
+    row = problem.devices
+    return {
+        stages: value("throughput", problem.pieces, row, problem.links, stages)
+        for stages in itertools.product(range(len(row)), repeat=count)
+        if fits(problem.pieces, row, stages) and all(map(problem.allowed, range(count), stages))
+    }
+
+
+class TestSplit:
+    @given(rows(), st.data())
+    def test_one_is_found_where_there_is_one(self, problem: Problem, data: st.DataObject) -> None:
+        if not is_small(problem.pieces):
+            return
+        every = every_split(problem)
+        lattice = Lattice(problem.pieces)
+        values = sorted(set(every.values()))
+        if not values:
+            assert lattice.split(problem, 1e9, most=EVERY) == Tried(None)
+            return
+        target = data.draw(st.sampled_from(values))
+        found = lattice.split(problem, target, most=EVERY)
+        assert found.done and found.split is not None
+        assert found.split.stage_of in every
+        assert found.split.value == pytest.approx(every[found.split.stage_of])
+        assert found.split.value <= target * (1 + 1e-8)
+        if values[0] > 0:
+            assert lattice.split(problem, values[0] * (1 - 1e-6), most=EVERY) == Tried(None)
+        few = lattice.split(problem, target, most=data.draw(st.integers(1, 4)))
+        assert few.split is not None or not few.done
+
+    def test_more_sets_than_asked_for_prove_nothing(self) -> None:
+        row = (Device("cpu:0"), Device("cpu:1"))
+        problem = Problem(pieces(8), row, Links(Link(1e12, 0.0)))
+        lattice = Lattice(problem.pieces)
+        assert lattice.split(problem, 4.0, most=1).split is not None
+        assert lattice.split(problem, 5.0, most=1) == Tried(None, done=False)
+        assert lattice.split(problem, 5.0, most=3).split is not None
+        assert lattice.split(problem, 3.9, most=1) == Tried(None)
+
+    def test_more_pairs_than_asked_for_prove_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        row = (Device("cpu:0"), Device("cpu:1"), Device("cpu:2"))
+        problem = Problem(pieces(9), row, Links(Link(1e12, 0.0)))
+        monkeypatch.setattr(windows_module, "_MOST_PAIRS", 8)
+        assert Lattice(problem.pieces).split(problem, 4.0, most=EVERY) == Tried(None, done=False)
+        monkeypatch.setattr(windows_module, "_MOST_PAIRS", 16)
+        assert Lattice(problem.pieces).split(problem, 4.0, most=EVERY).split is not None
+
+    def test_sets_are_joined_block_by_block(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        row = (Device("cpu:0"), Device("cpu:1", 0.5), Device("cpu:2", 2.0))
+        problem = Problem(pieces(14), row, Links(Link(1e12, 0.0)))
+        monkeypatch.setattr(windows_module, "_BLOCK", 1)
+        found = Lattice(problem.pieces).split(problem, 4.0, most=EVERY)
+        assert found.split is not None
+        assert found.split.value == pytest.approx(4.0)
+        assert found.split.stage_of == (0,) * 4 + (1,) * 2 + (2,) * 8
+
+    def test_over_more_pieces_than_a_word_has_bits(self) -> None:
+        row = (Device("cpu:0"), Device("cpu:1"), Device("cpu:2"))
+        problem = Problem(pieces(150), row, Links(Link(1e12, 0.0)))
+        found = Lattice(problem.pieces).split(problem, 50.0, most=EVERY)
+        assert found.split is not None
+        assert found.split.stage_of == (0,) * 50 + (1,) * 50 + (2,) * 50
+
+
+class TestLeastSent:
+    @given(programs(max_ops=6), st.data())
+    def test_it_is_that_of_the_best_cut(self, program: Program, data: st.DataObject) -> None:
+        parts = pieces_of(program, seconds_of(program, {n.name: 1.0 for n in program.calls()}))
+        if not is_small(parts):
+            return
+        count = len(parts)
+        must = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+        never = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+        edges = [(t.maker, u) for t in parts.tensors for u in t.users if t.maker >= 0 and u < count]
+        sent = [
+            crossing(parts, stages, 0, 1)
+            for stages in itertools.product(range(2), repeat=count)
+            if all(stages[a] <= stages[b] for a, b in edges)
+            and not any(stages[p] for p in np.nonzero(must)[0])
+            and all(stages[p] for p in np.nonzero(never)[0])
+        ]
+        assert Lattice(parts).least_sent(must, never) == min(sent, default=math.inf)
+
+
+class TestInTheSearch:
+    def named(self, task: Task) -> Task:
+        """The same links, by the names of their ends, so that all rows of devices are asked."""
+        pairs = itertools.combinations([d.name for d in task.devices], 2)
+        return Task(task.pieces, task.devices, Links(named=dict.fromkeys(pairs, task.links.usual)), {}, {})
+
+    def test_without_the_integer_program(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(search_module, "find_spec", lambda name: None)
+        monkeypatch.setattr(search_module, "split_in_order", lambda problem, places: None)
+        row = (Device("cpu:0"), Device("cpu:1", 2.0), Device("cpu:2", memory=300))
+        task = self.named(Task(pieces(6), row, Links(Link(1e12, 0.25)), {}, {}))
+        found = search(task, seconds=60)
+        assert found.split.value == pytest.approx(best_of(task), rel=1e-3)
+        assert found.bound <= best_of(task) * (1 + 1e-9)
+        assert found.bound >= found.split.value * (1 - 1e-3)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", ["bert", "gpt2", "vit", "minilm"])
+    def test_models_without_the_integer_program(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        monkeypatch.setattr(search_module, "find_spec", lambda name: None)
+        program = traced(name, True)
+        row = tuple(Device(f"cpu:{i}", v) for i, v in enumerate((1.0, 0.5, 1.0, 2.0)))
+        task = Task(pieces_of(program, seconds_of(program)), row, Links(Link(1e10, 1e-5)), {}, {})
+        found = search(task, seconds=300)
+        assert found.split.value / found.bound - 1 < 1e-3
+        assert found.proof == "order ideals"
+        assert found.problem.value(found.split.stage_of) == pytest.approx(found.split.value)
