@@ -167,6 +167,15 @@ class _Sharers(Processes):
         with neighbours():
             return super().all_reduce(tensor)
 
+    def all_gather(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
+        """What they hold, one after the other.
+
+        Raises:
+            ProcessLost: one of them is gone.
+        """
+        with neighbours():
+            return super().all_gather(tensor, dim)
+
 
 @contextlib.contextmanager
 def _sharing(job: Job, width: int) -> Iterator[None]:

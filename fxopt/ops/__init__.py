@@ -7,7 +7,7 @@
 """
 
 from fxopt.ops.canonical import canonical_arguments, plain
-from fxopt.ops.collectives import all_reduce
+from fxopt.ops.collectives import all_gather, all_reduce
 from fxopt.ops.dependence import align_inputs, align_outputs, call_index_map
 from fxopt.ops.flops import call_flops
 from fxopt.ops.index_map import Dimension, Index, IndexMap, IndexMapError, Mark, Operand, parse_index_map
@@ -66,6 +66,7 @@ __all__ = [
     "UnknownOpError",
     "align_inputs",
     "align_outputs",
+    "all_gather",
     "all_reduce",
     "argument_kinds",
     "bind",

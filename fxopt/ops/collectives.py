@@ -1,6 +1,7 @@
 """Ops that several processes run together on the shards of one program, `torch.ops.fxopt.*`.
 
-`all_reduce` gives each of `ranks` shards the sum of what all of them hold. It goes through the communicator that stands
+`all_reduce` gives each of `ranks` shards the sum of what all of them hold, `all_gather` all of it, one after the other
+along a dimension. They go through the communicator that stands
 in `communicating`, else through `torch.distributed`'s world if that has as many processes; `side_by_side` runs
 the shards in threads of one process.
 
@@ -18,10 +19,11 @@ from typing import Protocol, TypeVar
 
 import torch
 
-__all__ = ["Communicator", "Processes", "all_reduce", "communicating", "side_by_side"]
+__all__ = ["Communicator", "Processes", "all_gather", "all_reduce", "communicating", "side_by_side"]
 
 _LIBRARY = torch.library.Library("fxopt", "FRAGMENT")
 _LIBRARY.define("all_reduce(Tensor x, int ranks) -> Tensor")
+_LIBRARY.define("all_gather(Tensor x, int dim, int ranks) -> Tensor")
 _here = threading.local()
 _Value = TypeVar("_Value")
 
@@ -38,6 +40,9 @@ class Communicator(Protocol):
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of what the shards hold."""
 
+    def all_gather(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
+        """What the shards hold, in the order of ranks along a dimension."""
+
 
 class Processes:
     """The processes of a `torch.distributed` group, by its functional collectives; the whole world by default."""
@@ -52,8 +57,20 @@ class Processes:
         from torch.distributed import _functional_collectives as functional
 
         assert self.group is not None
-        reduced: torch.Tensor = functional.all_reduce(tensor.contiguous(), "sum", self.group)
-        return reduced.wait() if isinstance(reduced, functional.AsyncCollectiveTensor) else reduced
+        return _waited(functional.all_reduce(tensor.contiguous(), "sum", self.group))
+
+    def all_gather(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
+        """What the processes hold, in the order of ranks along a dimension."""
+        from torch.distributed import _functional_collectives as functional
+
+        assert self.group is not None
+        return _waited(functional.all_gather_tensor(tensor.contiguous(), dim, self.group))
+
+
+def _waited(tensor: torch.Tensor) -> torch.Tensor:
+    from torch.distributed._functional_collectives import AsyncCollectiveTensor
+
+    return tensor.wait() if isinstance(tensor, AsyncCollectiveTensor) else tensor
 
 
 class _Thread:
@@ -65,11 +82,18 @@ class _Thread:
 
     def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum, in the order of ranks, so that it has the same bits in each."""
+        return functools.reduce(torch.add, self._all(tensor))
+
+    def all_gather(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
+        """What the threads hold, in the order of ranks along a dimension."""
+        return torch.cat(self._all(tensor), dim)
+
+    def _all(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         self.held[self.rank] = tensor
         self.barrier.wait()
         found = [t for t in self.held if t is not None]
         self.barrier.wait()
-        return functools.reduce(torch.add, found)
+        return found
 
 
 @contextlib.contextmanager
@@ -126,11 +150,22 @@ def _all_reduce(x: torch.Tensor, ranks: int) -> torch.Tensor:
     return _communicator(ranks).all_reduce(x)
 
 
+def _all_gather(x: torch.Tensor, dim: int, ranks: int) -> torch.Tensor:
+    return _communicator(ranks).all_gather(x, dim)
+
+
+def _gathered_like(x: torch.Tensor, dim: int, ranks: int) -> torch.Tensor:
+    return x.new_empty([size * ranks if i == dim else size for i, size in enumerate(x.shape)])
+
+
 def _like_x(x: torch.Tensor, ranks: int) -> torch.Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 _LIBRARY.impl("all_reduce", _all_reduce, "CompositeExplicitAutograd")
 torch.library.register_fake("fxopt::all_reduce", _like_x, lib=_LIBRARY)
+_LIBRARY.impl("all_gather", _all_gather, "CompositeExplicitAutograd")
+torch.library.register_fake("fxopt::all_gather", _gathered_like, lib=_LIBRARY)
 
 all_reduce: torch._ops.OpOverload = torch.ops.fxopt.all_reduce.default
+all_gather: torch._ops.OpOverload = torch.ops.fxopt.all_gather.default

@@ -120,6 +120,11 @@ class Sharding:
         """By call, the product whose sum each process has a part of."""
         return {p.reading.node: p for shared in self.shared for p in shared.partial}
 
+    @property
+    def held(self) -> set[str]:
+        """The weights of which each process has a share."""
+        return {m.weight for shared in self.shared for layer in shared.layers for m in layer.members}
+
 
 class _Uses:
     """By layer, the products that make its channels, and the calls that sum over them."""

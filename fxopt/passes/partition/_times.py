@@ -20,7 +20,7 @@ from torch.fx import Node
 from fxopt.analysis.cost import Cost
 from fxopt.errors import ArtifactError, InputError, nearest
 from fxopt.json_data import JsonData
-from fxopt.ops import all_reduce, argument_kinds, bind_values, op_info, op_key, tensor_bytes
+from fxopt.ops import all_gather, all_reduce, argument_kinds, bind_values, op_info, op_key, tensor_bytes
 from fxopt.ops.info import QuantRole
 from fxopt.passes.partition._devices import Link
 from fxopt.passes.partition._pieces import is_size
@@ -158,16 +158,19 @@ def seconds_of(program: Program, cost: CostOf = None, link: Link | None = None) 
         InputError: a name is no call's, a time is negative or no number, a file that can't be read, or a size depends
             on data.
     """
-    summed = {n: _all_reduce(n, link or Link()) for n in program.calls() if n.target is all_reduce}
-    return {**_computing(program, cost), **summed}
+    together = {n: _ring(n, link or Link()) for n in program.calls() if n.target in _ROUNDS}
+    return {**_computing(program, cost), **together}
 
 
-def _all_reduce(node: Node, link: Link) -> float:
-    """In a ring each sends its part on twice to all others (Patarasuk and Yuan, 2009)."""
-    ranks, size = node.args[1], tensor_bytes(node.meta["val"])
+_ROUNDS = {all_reduce: 2, all_gather: 1}
+
+
+def _ring(node: Node, link: Link) -> float:
+    """In a ring each sends its part on to all others, to sum up and to hand out (Patarasuk and Yuan, 2009)."""
+    ranks, size = node.args[-1], tensor_bytes(node.meta["val"])
     assert isinstance(ranks, int)
     number = size if isinstance(size, int) else size.node.hint
-    return 2 * (ranks - 1) * link.seconds(number / ranks)
+    return _ROUNDS[node.target] * (ranks - 1) * link.seconds(number / ranks)  # type: ignore[index]  # one of the two
 
 
 def _computing(program: Program, cost: CostOf) -> dict[Node, float]:

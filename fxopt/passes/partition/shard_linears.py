@@ -25,6 +25,7 @@ from fxopt.errors import InputError
 from fxopt.ops import all_reduce
 from fxopt.ops.collectives import side_by_side
 from fxopt.passes.partition._sharding import Candidates, Sharding
+from fxopt.passes.partition._vocabulary import Vocabulary
 from fxopt.pipeline import Contract, Pass, PassManager, register_pass
 from fxopt.program import Program
 from fxopt.rewriting import Rewriter
@@ -51,9 +52,10 @@ class ShardLinears(Pass):
     of what both have; the last bias is zeros in all but the first.
 
     What goes together is found by the analysis that `eliminate-dead-weights` cuts by: hidden units, heads with what
-    reads them (several to one key and value head too), channels of convolutions. Column then row, one sum a block
-    (Shoeybi et al., Megatron-LM, arXiv:1909.08053). The programs of all ranks have the same calls in the same order and
-    run together: `torchrun -m fxopt.distributed`, or `side_by_side` in one process. What stays whole is reported.
+    reads them (several to one key and value head too), channels of convolutions. Column then row, one sum a block; the
+    tables of a vocabulary by rows, with a sum behind the lookup and `fxopt.all_gather` behind the logits (Shoeybi et al.,
+    Megatron-LM, arXiv:1909.08053). The programs of all ranks have the same calls in the same order and run together:
+    `torchrun -m fxopt.distributed`, or `side_by_side` in one process. What stays whole is reported.
     """
 
     contract = Contract.EQUIVALENT
@@ -62,6 +64,8 @@ class ShardLinears(Pass):
     """processes that share the layers"""
     rank: int = 0
     """whose share it is, from 0"""
+    vocabulary: int = 1_000_000
+    """bytes from which on a table that rows are looked up in, or that makes the outputs, is shared by rows"""
 
     def __post_init__(self) -> None:
         """Checks the options.
@@ -78,16 +82,31 @@ class ShardLinears(Pass):
         """Cuts what the other ranks hold."""
         if self.ranks == 1:
             return
-        sharding = Sharding.of(rewriter.analysis(Candidates), self.ranks)
+        cut = _Cut(rewriter, self)
         places = {str(n.target): n for n in rewriter.program.weight_nodes()}
-        for name, why in sharding.refused:
+        for name, why in cut.sharding.refused:
             rewriter.refuse(places[name], why, rule=_NAME)
-        if not sharding.shared:
-            return
-        cutter = _Sharer(rewriter, sharding, self.rank, self.ranks)
-        affected = cutter.affected()
-        with rewriter.rewrite(_NAME, affected[0]):
-            cutter.run(affected)
+        if cut.root is not None:
+            with rewriter.rewrite(_NAME, cut.root):
+                cut.make()
+
+
+class _Cut:
+    """What is to be cut for one rank."""
+
+    def __init__(self, rewriter: Rewriter, share: ShardLinears) -> None:
+        self.share = share
+        self.sharding = Sharding.of(rewriter.analysis(Candidates), share.ranks)
+        self.vocabulary = Vocabulary(rewriter, self.sharding.held, share.vocabulary)
+        self._sharer = _Sharer(rewriter, self.sharding, share.rank, share.ranks)
+        self._affected = self._sharer.affected() if self.sharding.shared else []
+        self.root = next(iter([*self._affected, *self.vocabulary.users()]), None)
+        """None if there is nothing to cut."""
+
+    def make(self) -> None:
+        """Cuts, inside a rewrite."""
+        self._sharer.run(self._affected)
+        self.vocabulary.share(self.share.rank, self.share.ranks)
 
 
 class Shares:
@@ -110,18 +129,16 @@ class Shares:
         """
         if ranks == 1:
             return self.program
-        manager = PassManager.of([ShardLinears(ranks=ranks, rank=rank)])
-        sharding = Sharding.of(self._rewriter.analysis(Candidates), ranks)
-        if not sharding.shared:
-            why = "; ".join(f"{name}: {reason}" for name, reason in sharding.refused)
+        share = ShardLinears(ranks=ranks, rank=rank)
+        cut = _Cut(self._rewriter, share)
+        if cut.root is None:
+            why = "; ".join(f"{name}: {reason}" for name, reason in cut.sharding.refused)
             raise InputError(
                 f"{self.program.name} has no layer that {ranks} processes can share{why and f': {why}'}"
             )
-        cutter = _Sharer(self._rewriter, sharding, rank, ranks)
-        affected = cutter.affected()
-        made = trial(self._rewriter, _NAME, affected[0], lambda: cutter.run(affected))
+        made = trial(self._rewriter, _NAME, cut.root, cut.make)
         check_program(made, after=_NAME)
-        made.history = (*self.program.history, manager.expand())
+        made.history = (*self.program.history, PassManager.of([share]).expand())
         return made
 
 
