@@ -166,3 +166,29 @@ def test_the_measure_is_the_mean_over_outputs() -> None:
     assert score(after) == pytest.approx(-10 * math.log10(0.01 / 2), abs=1e-3)
     assert score(before) == math.inf
     assert sqnr(before, [torch.zeros(4, 3)])(after) == math.inf
+
+
+def test_a_lone_layer_is_searched() -> None:
+    """The whole model is one layer, which has no module path."""
+    torch.manual_seed(0)
+    options = {"pipeline": "int8", "target": "eager", "calibration": DATA}
+    result = fxopt.optimize(nn.Linear(8, 4).eval(), (DATA[0],), min_sqnr=45, **options)
+    assert chosen(result.report).layers == ("weight=int8-weights",)
+    assert [(one.name, one.activation_bits) for one in result.report.layers] == [("weight", 32)]
+
+
+def test_layers_of_a_functional_model_are_searched() -> None:
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.w, self.b = nn.Parameter(torch.randn(16, 8)), nn.Parameter(torch.randn(16))
+            self.rest = nn.ParameterList([torch.randn(16, 4)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(x, self.w, self.b).relu() @ self.rest[0]
+
+    result = fxopt.optimize(
+        Functional().eval(), (DATA[0],), pipeline="int8", target="onnx", calibration=DATA, min_sqnr=150
+    )
+    assert set(chosen(result.report).layers) == {"w=float", "rest.0=float"}

@@ -194,11 +194,11 @@ def _in_order(layers: Sequence[LayerError]) -> Iterator[_Change]:
 
 
 def _by_module(layers: Sequence[LayerError]) -> dict[str, list[LayerError]]:
-    """Layers without a module have no name by which their precision could be said."""
+    """Layers without a module and a weight have no name by which their precision could be said."""
     found: dict[str, list[LayerError]] = {}
     for one in layers:
-        if one.module:
-            found.setdefault(one.module, []).append(one)
+        if one.name:
+            found.setdefault(one.name, []).append(one)
     return found
 
 
@@ -224,7 +224,7 @@ def describe_layers(layers: Sequence[LayerError]) -> tuple[LayerReport, ...]:
     whole = sum(one.output for one in layers)
     return tuple(
         LayerReport(
-            one.module or one.node.name,
+            one.name or one.node.name,
             str(one.node.target).split(".")[1],
             *one.bits,
             sqnr=10 * math.log10(one.signal / one.noise) if one.signal and one.noise else math.inf,

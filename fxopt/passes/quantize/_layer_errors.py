@@ -18,6 +18,7 @@ from fxopt.ops import bind, fake_quantize, round_blocks
 from fxopt.passes._names import aten_name
 from fxopt.passes.quantize._calibration import each_batch
 from fxopt.passes.quantize._edges import product_of
+from fxopt.passes.quantize._left_out import weight_behind
 from fxopt.program import Program, origins_of
 
 __all__ = ["LayerError", "layer_errors"]
@@ -33,6 +34,7 @@ class LayerError:
     Attributes:
         node: the call.
         module: where it stands in the model; "" at its root.
+        weight: the name of its weight; "" for a product of two activations.
         bits: of what it reads, and of its weight; 32 where that is not rounded.
         flops: of a call at the sizes of the example.
         weight_bytes: of the rounded weight, as stored.
@@ -40,6 +42,7 @@ class LayerError:
 
     node: Node
     module: str
+    weight: str
     bits: tuple[int, int]
     flops: int
     weight_bytes: int
@@ -57,6 +60,11 @@ class LayerError:
     values: int = 0
     clipped: int = 0
     """How many values it read, and how many of them lie beyond the integers' range."""
+
+    @property
+    def name(self) -> str:
+        """What a pattern calls it by: its module, else its weight."""
+        return self.module or self.weight
 
 
 @dataclass
@@ -215,7 +223,7 @@ def _layers(program: Program, weights: set[Node]) -> Iterator[tuple[Node, LayerE
         module = _module_of(node)
         bits = (32 if x is None else _bits(x), 32 if weight is None else _bits(weight))
         size = 0 if weight is None else weight.meta["val"].numel() * bits[1] // 8
-        yield node, LayerError(node, module, bits, flops[node], size)
+        yield node, LayerError(node, module, _name_of(bound.get(found.weight)), bits, flops[node], size)
 
 
 def _module_of(node: Node) -> str:
@@ -223,6 +231,12 @@ def _module_of(node: Node) -> str:
     origins = [o for o in origins_of(node) if o.module]
     own = [o for o in origins if aten_name(node) in o.op]
     return next((o.module for o in (*own, *origins)), "")
+
+
+def _name_of(weight: object) -> str:
+    """The name of a weight, rounded or not; "" for what is none."""
+    source = weight_behind(weight) if isinstance(weight, Node) else None
+    return str(source.target) if source is not None and source.op == "get_attr" else ""
 
 
 def _rounded_activation(node: Node) -> Node | None:

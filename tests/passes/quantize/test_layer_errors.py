@@ -47,6 +47,41 @@ def test_the_error_at_the_outputs_is_that_of_the_layer_alone(layer: str, other: 
     assert found[layer].output_of_weights / 50 == pytest.approx(weights, rel=0.15)
 
 
+class Functional(nn.Module):
+    """Products that no module makes, one of which adds a bias before it multiplies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Parameter(torch.randn(32, 6)), nn.Parameter(torch.randn(32))
+        self.c, self.d = nn.Parameter(torch.randn(32, 4)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.addmm(self.d, F.linear(x, self.a, self.b).relu(), self.c)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-weights", "int8-dynamic"])
+def test_a_layer_at_the_root_goes_by_its_weight(scheme: str) -> None:
+    before = program(Functional(), DATA[0])
+    found = layer_errors(rounded(before, scheme=scheme), DATA)
+    assert [(e.module, e.weight, e.name) for e in found] == [("", "a", "a"), ("", "c", "c")]
+    (one,) = layer_errors(rounded(program(nn.Linear(6, 32), DATA[0]), scheme=scheme), DATA)
+    assert one.name == "weight"
+
+
+def test_a_weight_by_block_has_its_name() -> None:
+    (one,) = layer_errors(
+        rounded(program(nn.Linear(32, 6), rand(4, 32)), scheme="int4-weights"), [rand(4, 32)]
+    )
+    assert one.name == "weight"
+
+
+def test_a_product_of_two_values_at_the_root_has_no_name() -> None:
+    before = program(lambda x, w: (y := F.linear(x, w)) @ y.t(), DATA[0], w=rand(4, 6))
+    after = rounded(before)
+    assert [e.name for e in layer_errors(after, DATA)] == ["w"]
+
+
 def test_the_noise_of_a_result() -> None:
     before = program(Net(), DATA[0])
     found = {e.module: e for e in layer_errors(rounded(before), DATA, outputs=False)}

@@ -131,3 +131,32 @@ def test_files_of_mixed_schemes(target: str) -> None:
         model.eval(), (data[0],), pipeline=f"int8{{layers={layers}}}", target=target, calibration=data
     )
     assert result.report.ok
+
+
+class Root(nn.Module):
+    """One layer is a module, the others are weights of the model itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.w1, self.b1 = nn.Parameter(torch.randn(6, 6)), nn.Parameter(torch.randn(6))
+        self.w2, self.inner = nn.Parameter(torch.randn(6, 6)), nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.nn.functional.linear(x, self.w1, self.b1).relu()
+        return self.inner(torch.nn.functional.linear(y, self.w2).relu())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "floats"),
+    [("w1", 1), ("w2", 1), ("w*", 2), ("b1", 1), ("inner", 1), ("inner.weight", 0), ("linear", 3), ("", 0)],
+)
+def test_a_layer_at_the_root_is_named_by_its_weights(pattern: str, floats: int) -> None:
+    """One in a module goes by the module alone."""
+    before = program(Root(), rand(4, 6))
+    after = PassManager.of(
+        [InsertFakeQuant(layers=(f"{pattern}=float",))] if pattern else [InsertFakeQuant()]
+    )
+    found = after.run(before, calibration=[rand(4, 6)]).program
+    read = [bind(n)["weight"] for n in found.calls() if n.target is torch.ops.aten.linear.default]
+    assert sum(w.op == "get_attr" for w in read) == floats
