@@ -37,8 +37,28 @@ class Masking:
                 return f"the mask {name} is {str(dtype).removeprefix('torch.')}"
             if not self._broadcasts(mask):
                 return f"the mask {name} does not broadcast to the scores as they are masked later"
-            if not leaves_a_key(rewriter, mask):
+            if mask.low == -math.inf and not leaves_a_key(rewriter, mask):
                 return f"the mask {name} may hide all keys of a query: softmax makes NaN of them, attention 0"
+        if self.hides_all(rewriter) and query.meta["val"].dtype is torch.float16:
+            return "a query may see no key, and no number of float16 is so far below that the scores would not count"
+        return self._several(rewriter)
+
+    def hides_all(self, rewriter: Rewriter) -> bool:
+        """Whether a number may be the score of all keys of a query."""
+        return any(m.low != -math.inf and not leaves_a_key(rewriter, m) for m in self.masks)
+
+    def _several(self, rewriter: Rewriter) -> str:
+        """Why rows of which all is hidden would not be seen alike; empty if they are."""
+        fills = [m.low for m in self.masks if m.kind != "add"]
+        if all(map(math.isinf, fills)):
+            return ""
+        if len({*fills}) > 1:
+            return "scores are hidden by several numbers, of which the largest are seen where there are no others"
+        if not all(is_finite(rewriter.program, m.node) for m in self.masks if m.kind == "add"):
+            return "-inf may be added to scores, beside which those are seen that a number hides"
+        first = [m.kind != "add" for m in self.masks].index(True)
+        if any(m.kind == "add" for m in self.masks[first:]):
+            return "something is added to scores that are hidden by a number, of which it makes several"
         return ""
 
     def _broadcasts(self, mask: Mask) -> bool:
@@ -52,22 +72,22 @@ class Masking:
         return all(isinstance(d, int) and d == 1 for d in shape_of(mask.node)[::-1][same:])
 
 
-def attention_mask(rewriter: Rewriter, masking: Masking) -> Node | None:
+def attention_mask(rewriter: Rewriter, masking: Masking, dtype: torch.dtype) -> Node | None:
     """One mask for all, inside a rewrite: constants of bool as they are, else a finite number that is added.
 
-    A target need not look for queries without a key where no score is -inf.
+    A target need not look for queries without a key where no score is -inf. Beside the number that is added scores
+    are lost in rounding, so that a query without a key sees all of them alike, as it did where a number was filled in.
     """
     seen = [_kept(rewriter, m) for m in masking.masks if m.kind != "add"]
     added = [m.node for m in masking.masks if m.kind == "add"]
     keep = reduce(lambda a, b: rewriter.call("aten.bitwise_and.Tensor", a, b), seen) if seen else None
     merged = reduce(lambda a, b: rewriter.call("aten.add.Tensor", a, b), added) if added else None
-    dtype = masking.level.meta["val"].dtype
-    low = _low(dtype)
+    low, apart = _low(dtype), masking.hides_all(rewriter)
     if merged is not None and rewriter.value(merged) is None and not is_finite(rewriter.program, merged):
         merged = rewriter.call(aten.clamp.default, merged, low, -low)
     if merged is not None and keep is not None:
         merged = rewriter.call(aten.where.ScalarOther, keep, merged, low)
-    elif keep is not None and rewriter.value(keep) is None:
+    elif keep is not None and (apart or rewriter.value(keep) is None):
         merged = rewriter.call(aten.where.Scalar, keep, 0.0, low)
         merged = rewriter.call("aten.to.dtype", merged, dtype)
     mask = merged if merged is not None else keep

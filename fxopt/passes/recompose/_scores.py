@@ -18,6 +18,10 @@ _MOST = 12
 """Calls between the softmax and the product."""
 
 
+_FAR = -1e9
+"""Above what is filled in for hidden scores, and below all scores: beside one of these its weight is 0 in float64 too."""
+
+
 @dataclass(frozen=True)
 class Mask:
     """What is added to scores, or which of them are seen (`keep`) or hidden."""
@@ -27,6 +31,8 @@ class Mask:
     """"add", "keep" or "hide"."""
     at: Node
     """The scores that it masks."""
+    low: float = -math.inf
+    """What hidden scores are. Where all of a row are of one finite number, softmax sees all of them alike."""
 
 
 @dataclass(frozen=True)
@@ -88,36 +94,37 @@ def _added(rewriter: Rewriter, node: Node, known: Scores) -> Scores | None:
     return None
 
 
-def _masked(known: Scores, mask: Node, kind: str, at: Node) -> Scores:
-    return replace(known, masks=(Mask(mask, kind, at), *known.masks))
+def _masked(known: Scores, mask: Node, kind: str, at: Node, low: float = -math.inf) -> Scores:
+    return replace(known, masks=(Mask(mask, kind, at, low), *known.masks))
 
 
 def _filled(rewriter: Rewriter, node: Node, known: Scores) -> Scores | None:
-    """Hidden scores are -inf: of a row without others softmax is not finite, so that it may be anything."""
     bound = bind(node)
-    operand, mask = bound["self"], bound["mask"]
-    if not is_low(rewriter, bound["value"]) or not isinstance(operand, Node) or not isinstance(mask, Node):
-        return None
-    return (
-        _read(rewriter, operand, _masked(known, mask, "hide", operand)) if same_sizes(operand, node) else None
-    )
+    return _hidden(rewriter, node, known, ("hide", bound["self"], bound["mask"], bound["value"]))
 
 
 def _chosen(rewriter: Rewriter, node: Node, known: Scores) -> Scores | None:
     bound = bind(node)
-    mask = bound["condition"]
-    for kind, operand, other in (
-        ("keep", bound["self"], bound["other"]),
-        ("hide", bound["other"], bound["self"]),
-    ):
-        if (
-            isinstance(operand, Node)
-            and isinstance(mask, Node)
-            and is_low(rewriter, other)
-            and same_sizes(operand, node)
-        ):
-            return _read(rewriter, operand, _masked(known, mask, kind, operand))
-    return None
+    mask, chosen, other = bound["condition"], bound["self"], bound["other"]
+    found = _hidden(rewriter, node, known, ("keep", chosen, mask, other))
+    return found or _hidden(rewriter, node, known, ("hide", other, mask, chosen))
+
+
+def _hidden(
+    rewriter: Rewriter, node: Node, known: Scores, choice: tuple[str, object, object, object]
+) -> Scores | None:
+    """Scores of which a mask keeps or hides some: those become a number far below all others, or -inf."""
+    kind, operand, mask, value = choice
+    if not isinstance(operand, Node) or not isinstance(mask, Node) or not same_sizes(operand, node):
+        return None
+    low = _low_number(rewriter, value, known.scale)
+    return None if low is None else _read(rewriter, operand, _masked(known, mask, kind, operand, low))
+
+
+def _low_number(rewriter: Rewriter, value: object, scale: float) -> float | None:
+    """The number that an operand is everywhere, scaled, if no score of a model is near it."""
+    number = uniform_number(rewriter, value, weights=True)
+    return None if number is None or number * scale > _FAR else number * scale
 
 
 def is_low(rewriter: Rewriter, value: object) -> bool:

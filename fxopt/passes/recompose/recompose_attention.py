@@ -40,16 +40,15 @@ class RecomposeAttention(Pass):
     Before: `%a = matmul(%q, %kt)`, `%b = mul(%a, 0.125)`, `%c = softmax(%b, -1)`, `%y = matmul(%c, %v)`. After:
     `%k = permute(%kt, [0, 1, 3, 2])`, `%y = scaled_dot_product_attention(%q, %k, %v, scale=0.125)`.
 
-    The product may be `matmul`, `bmm` or `baddbmm`; the scale may stand on the query, the key, both or the
-    scores; masks may be added, or filled with -inf by `masked_fill` or `where`, several of them; softmax may be
-    taken in another precision, scores be reshaped between products and masks, and eval dropout follow. A
-    constant mask that hides what is later makes it causal. Key heads that several query heads share stay
-    repeated as they are.
+    The product may be `matmul`, `bmm` or `baddbmm`; the scale may stand on the query, the key, both or the scores; masks
+    may be added, or filled with -inf, or one number from -1e9 down, by `masked_fill` or `where`, several of them; softmax
+    may be taken in another precision, scores be reshaped between products and masks, and eval dropout follow. A constant
+    mask that hides what is later makes it causal. Key heads that several query heads share stay repeated as they are.
 
-    It does not fire if softmax is over another axis than the keys, if a mask comes after it or is scaled, if
-    scores are filled with a finite number, or with -inf by a mask of which it is not known that each query sees a
-    key (of none softmax makes NaN, attention 0: a constant is known, and a causal mask made by `tril`), if a
-    scale is data, if operands broadcast, or if an inner value has another user.
+    It does not fire if softmax is over another axis than the keys, if a mask comes after it or is scaled, if scores
+    are filled with a number nearer to them or with several, or with -inf by a mask of which it is not known that each
+    query sees a key (of none softmax makes NaN, attention 0: a constant is known, and a causal mask made by `tril`),
+    if a scale is data, if operands broadcast, or if an inner value has another user.
     """
 
     contract = Contract.EQUIVALENT
@@ -61,6 +60,7 @@ class RecomposeAttention(Pass):
         lambda q, k, v: torch.softmax((q * 0.5) @ k.mT, -1) @ v,
         lambda q, k, v: torch.softmax(torch.bmm(q, k.mT) * 0.5, -1).bmm(v),
         lambda q, k, v, mask: torch.softmax((q @ k.mT).masked_fill(mask > 1, -math.inf), -1) @ v,
+        lambda x: torch.softmax(((q := x.reshape(1, -1, 4)) @ q.mT).masked_fill(q[..., 0] > 0, -1e9), -1) @ q,
         lambda q, k, v: torch.softmax(q @ k.mT, -2) @ v,
         lambda q, k, v, mask: (torch.softmax(q @ k.mT, -1) + mask) @ v,
     )
@@ -154,11 +154,12 @@ def _rewrite(rewriter: Rewriter, scores: Scores, value: Node, root: Node) -> Non
     with rewriter.rewrite(_RULE, root):
         order = [*range(len(shape_of(product)))]
         key = rewriter.call(aten.permute.default, scores.key, [*order[:-2], order[-1], order[-2]])
-        operands = [scores.query, key, value]
+        query = scores.query
+        operands = [query, key, value]
         if not flat and sizes is not None:
             rows = [sizes[:-1], [*sizes[:-2], sizes[-1]], [*sizes[:-2], sizes[-1]]]
             operands = [_reshaped(rewriter, x, r) for x, r in zip(operands, rows, strict=True)]
-        mask = attention_mask(rewriter, masking)
+        mask = attention_mask(rewriter, masking, query.meta["val"].dtype)
         made = rewriter.call(_SDPA, *operands, mask, scale=None if default else scores.scale)
         rewriter.replace(root, made if flat else rewriter.call(aten.reshape.default, made, back))
 

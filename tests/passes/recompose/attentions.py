@@ -194,10 +194,17 @@ def annotated(x: Tensor, **w: Tensor) -> Tensor:
     return _joined(torch.matmul(scores.softmax(dim=-1), v))
 
 
+def padded(x: Tensor, **w: Tensor) -> Tensor:
+    """A mask that is computed from the inputs, a large number where keys are padding."""
+    q, k, v = _qkv(x, w)
+    scores = torch.matmul(q, k.transpose(-2, -1)) / math.sqrt(HEAD)
+    return _joined(scores.masked_fill((x[:, None, None, :, 0] > 1), -1e9).softmax(dim=-1) @ v)
+
+
 def filled_with_a_finite_number(x: Tensor, **w: Tensor) -> Tensor:
     q, k, v = _qkv(x, w)
     scores = torch.matmul(q, k.transpose(-2, -1)) / math.sqrt(HEAD)
-    return _joined(torch.matmul(scores.masked_fill(x[:, None, :, :1] > 0, -1e9).softmax(dim=-1), v))
+    return _joined(torch.matmul(scores.masked_fill(x[:, None, :, :1] > 0, -1e3).softmax(dim=-1), v))
 
 
 def einsum(x: Tensor, **w: Tensor) -> Tensor:
@@ -215,7 +222,8 @@ def einsum_over_queries(x: Tensor, **w: Tensor) -> Tensor:
 
 
 VARIANTS: dict[str, Fn] = {
-    f.__name__: f for f in (nano_gpt, bert, t5, vit, llama, clip, swin, detr, perceiver, annotated, einsum)
+    f.__name__: f
+    for f in (nano_gpt, bert, t5, vit, llama, clip, swin, detr, perceiver, annotated, einsum, padded)
 }
 TWINS: dict[str, Fn] = {
     f.__name__: f

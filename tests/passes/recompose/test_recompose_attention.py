@@ -188,6 +188,86 @@ def test_masks_that_may_hide_all_stay(name: str):
     assert why.endswith("may hide all keys of a query: softmax makes NaN of them, attention 0")
 
 
+BY_NUMBERS = {
+    "filled": lambda s, m: s.masked_fill(m, -1e9),
+    "filled where not": lambda s, m: s.masked_fill(~m, torch.finfo(torch.float32).min),
+    "kept": lambda s, m: torch.where(m, s, -1e30),
+    "dropped": lambda s, m: torch.where(m, torch.tensor(-1e10), s),
+    "twice": lambda s, m: s.masked_fill(m, -1e9).masked_fill(m[:, :1], -1e9),
+    "and scaled": lambda s, m: s.masked_fill(m, -1e10) / 2,
+    "added, and filled": lambda s, m: (s + m.float()).masked_fill(m, -1e9),
+}
+
+
+@pytest.mark.parametrize("name", BY_NUMBERS)
+@pytest.mark.parametrize("known", [False, True], ids=["an input", "a weight"])
+@pytest.mark.parametrize("mask", ["some", "all of a row", "all"])
+def test_masks_by_numbers(name: str, known: bool, mask: str):
+    """Of a query that sees no key all scores are alike, hidden or not: the average of the values."""
+    hidden = {"some": HIDDEN, "all of a row": HIDDEN | (torch.arange(5) == 2)[:, None], "all": HIDDEN | True}[
+        mask
+    ]
+    hidden = ~hidden if name in ("kept", "filled where not") else hidden
+    before = masked_by(BY_NUMBERS[name], hidden, known=known)
+    after = applied(ATTENTION, before).program
+    assert SDPA in calls(after)
+    inputs = [Q, K, V] if known else [Q, K, V, hidden]
+    torch.testing.assert_close(after(*inputs), before(*inputs))
+
+
+NUMBERS_APART: dict[str, tuple[object, str]] = {
+    "several numbers": (
+        lambda s, m: s.masked_fill(m, -1e9).masked_fill(m[:1], -1e10),
+        "scores are hidden by several numbers, of which the largest are seen where there are no others",
+    ),
+    "a number and infinity": (
+        lambda s, m: s.masked_fill(torch.ones(5, 6, dtype=torch.bool).triu(1), -math.inf).masked_fill(
+            m, -1e9
+        ),
+        "scores are hidden by several numbers, of which the largest are seen where there are no others",
+    ),
+    "something added later": (
+        lambda s, m: s.masked_fill(m, -1e9) + torch.arange(6.0),
+        "something is added to scores that are hidden by a number, of which it makes several",
+    ),
+    "infinity added first": (
+        lambda s, m: (s + torch.tensor([0.0, 0, 0, 0, 0, -math.inf])).masked_fill(m, -1e9),
+        "-inf may be added to scores, beside which those are seen that a number hides",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS_APART)
+def test_masks_by_numbers_that_stay(name: str):
+    masked, why = NUMBERS_APART[name]
+    before = PassManager.parse("fold-constants").run(masked_by(masked, HIDDEN, known=False)).program
+    assert unchanged(ATTENTION, before) == [why]
+
+
+def test_numbers_of_float16():
+    """No number of it is so far below that scores are lost beside it."""
+
+    def function(q, k, v, m):
+        scores = (q @ k.mT).float().masked_fill(m, -1e9)
+        return torch.softmax(scores, -1).half() @ v
+
+    half = [t.half() for t in (Q, K, V)]
+    assert unchanged(ATTENTION, program(function, *half, HIDDEN)) == [
+        "a query may see no key, and no number of float16 is so far below that the scores would not count"
+    ]
+    after = applied(ATTENTION, program(function, *half, m=HIDDEN)).program
+    assert SDPA in calls(after)
+
+
+def test_a_mask_is_of_the_querys_dtype():
+    def function(q):
+        seen = torch.ones(5, 5, dtype=torch.bool).tril()
+        return torch.softmax(torch.where(seen, (q @ q.mT).float(), -math.inf), -1).half() @ q
+
+    [*_, attention] = applied(ATTENTION, program(function, Q.half())).program.calls()
+    assert attention.args[3].meta["val"].dtype == torch.float16
+
+
 HIDES_ALL = {
     "a row": (lambda s, m: s.masked_fill(m, -math.inf), torch.ones(5, 6, dtype=torch.bool)),
     "a row that is kept": (lambda s, m: torch.where(m, s, -math.inf), torch.ones(5, 6, dtype=torch.bool).tril(-1)),
@@ -280,7 +360,15 @@ def squared(x):
 
 NONE: dict[str, tuple[object, str]] = {
     "another axis": (lambda q, k, v: torch.softmax(q @ k.mT, 1) @ v, "softmax is over axis 1, not over the keys"),
-    "a number for infinity": (lambda q, k, v: torch.softmax((q @ k.mT).masked_fill(q[..., :1] > 0, -1e9), -1) @ v, ""),
+    "a number that scores may reach": (
+        lambda q, k, v: torch.softmax((q @ k.mT).masked_fill(q[..., :1] > 0, -1e8), -1) @ v, "",
+    ),
+    "a number that is scaled to where scores are": (
+        lambda q, k, v: torch.softmax((q @ k.mT).masked_fill(q[..., :1] > 0, -1e12) / 1e4, -1) @ v, "",
+    ),
+    "a number above all scores": (
+        lambda q, k, v: torch.softmax(-(q @ k.mT).masked_fill(q[..., :1] > 0, -1e30) * -1 * -1, -1) @ v, "",
+    ),
     "a choice of numbers": (lambda q, k, v: torch.softmax(torch.where(q[..., :1] > 0, q @ k.mT, 0.0), -1) @ v, ""),
     "a factor of the mask": (lambda q, k, v: torch.softmax(torch.add(q @ k.mT, v.sum(), alpha=2), -1) @ v, ""),
     "a scaled mask": (lambda q, k, v: torch.softmax((q @ k.mT + v.sum()) * 2, -1) @ v, ""),
@@ -366,4 +454,4 @@ def test_eval_dropout_goes():
 
 
 def test_drawn_programs():
-    check_pass(ATTENTION, examples=25, min_fired=0.2, targets=())
+    check_pass(ATTENTION, examples=15, min_fired=0.2, targets=())
