@@ -7,11 +7,15 @@ HYPOTHESIS_PROFILE chooses: `dev` (a quick look), `ci` (the same examples each t
 import os
 
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # No deadline: the first example of a test pays for imports and caches of torch.
 settings.register_profile("dev", max_examples=20, deadline=None)
 settings.register_profile("ci", max_examples=30, deadline=None, derandomize=True, print_blob=True)
+# Mutants: that an example fails is enough, the smallest one that fails is not looked for.
+settings.register_profile(
+    "mutants", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate], print_blob=False
+)
 settings.register_profile(
     "fuzz", max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )

@@ -143,7 +143,8 @@ class Mutants:
         if self.options.again:
             every = [m for m in every if m[0].key in self.results.alive]
         random.Random(self.options.seed).shuffle(every)
-        return every[: self.options.sample]
+        number, count = self.options.share
+        return every[number - 1 :: count][: self.options.sample]
 
     def measure(self) -> None:
         """Brings the coverage map up to date, in a child: what tests leave in caches must not hide a mutant."""
@@ -184,7 +185,10 @@ class Mutants:
         """The tests for a mutant: quick ones and those that killed others of this file first, as many as time allows."""
         if self.options.tests:
             own = f"test_{Path(mutant.file).stem.lstrip('_')}.py"
-            return sorted(self.items, key=lambda name: own not in name)
+            place = f"{mutant.file}:{mutant.function}"
+            return sorted(
+                self.items, key=lambda n: (-self.kills[place, n], own not in n, -self.kills[mutant.file, n])
+            )
         found = [n for n in self.map.covering(mutant.file, mutant.line) if n in self.items]
         if mutant.at_load or mutant.line in self.at_import.get(mutant.file, ()):
             found = [n for n in self.items if any(self.map.tests[n]["lines"].get(mutant.file, ()))]
@@ -210,7 +214,7 @@ class Mutants:
         end, killer = self.end(mutant, source, tests)
         self.count(mutant.file, mutant.function, killer)
         seconds = time.monotonic() - start
-        if end in KILLED or not self.options.tests:
+        if end in KILLED or not self.options.tests or mutant.key not in self.results.last:
             self.results.add(mutant, end, killer, seconds)
         print(
             f"{end:9} {seconds:5.1f} s {mutant.file}:{mutant.line} {mutant.before} -> {mutant.after}",
@@ -273,6 +277,14 @@ def report(results: Results) -> int:
     return 1 if share < 0.95 else 0
 
 
+def share(text: str) -> tuple[int, int]:
+    """`2/3` as (2, 3)."""
+    number, count = map(int, text.split("/"))
+    if not 1 <= number <= count:
+        raise argparse.ArgumentTypeError(f"{text}: expected K/N, K from 1 to N")
+    return number, count
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Mutants of passes and rewriting.")
     parser.add_argument("--seconds", type=float, default=3600.0, help="when to stop; a fair sample is left")
@@ -284,7 +296,14 @@ def main() -> int:
     parser.add_argument(
         "--tests",
         nargs="+",
-        help="by these alone, as after they were written; who survives them stays as it was",
+        help="by these alone, as after they were written; what was tried before and survives them stays as it was",
+    )
+    parser.add_argument(
+        "--share",
+        type=share,
+        default=(1, 1),
+        metavar="K/N",
+        help="the k-th of n equal parts, one for each of n processes; results go to the same file",
     )
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     options = parser.parse_args()
@@ -292,7 +311,7 @@ def main() -> int:
         for key in (m.key for part in options.file for f in sources(part) for m, _ in mutants_of(f)):
             print(key)
         return 0
-    os.environ |= {"HYPOTHESIS_PROFILE": "ci", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"HYPOTHESIS_PROFILE": "mutants", "OMP_NUM_THREADS": "1"}
     os.chdir(ROOT)
     plugin = Mutants(options)
     flags = [
@@ -305,7 +324,7 @@ def main() -> int:
         "-k",
         LONG,
         "--basetemp",
-        str(BUILD / "mutants-tmp"),
+        str(BUILD / f"mutants-tmp-{os.getpid()}"),
     ]
     code = pytest.main([*flags, *(options.tests or TESTS)], plugins=[plugin])
     return report(plugin.results) if code == pytest.ExitCode.OK else int(code)

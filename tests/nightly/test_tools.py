@@ -1,5 +1,6 @@
 """The nightly tools do what they say, on a small scale."""
 
+import argparse
 import ast
 import gc
 import importlib
@@ -7,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -138,6 +140,21 @@ def test_what_became_of_a_mutant_holds_while_its_function_is_the_same(
     assert sources("import os\n" + text.replace("2", "  2")) == before
     after = sources(text.replace("2", "3"))
     assert after["f"] == before["f"] and after["C.g"] != before["C.g"]
+
+
+def test_shares_are_parts_of_the_same_order(monkeypatch: pytest.MonkeyPatch):
+    assert mutants.share("2/3") == (2, 3)
+    for wrong in ("0/2", "3/2"):
+        with pytest.raises(argparse.ArgumentTypeError, match="expected K/N"):
+            mutants.share(wrong)
+    chosen = mutants.Mutants.chosen
+    options = argparse.Namespace(file=["passes/_names"], again=False, seed=1, sample=None)
+    parts = []
+    for number in (1, 2):
+        options.share = (number, 2)
+        parts.append([m.key for m, _ in chosen(SimpleNamespace(options=options))])  # type: ignore[arg-type]
+    made = {m.key for m, _ in mutations.mutants_of("fxopt/passes/_names.py")}
+    assert set(parts[0]) | set(parts[1]) == made and len(parts[0]) + len(parts[1]) == len(made)
 
 
 def test_a_fork_runs_the_changed_function():

@@ -124,7 +124,10 @@ def _groups(program: Program) -> list[list[Node]]:
             if source in order and together[source] != together[node]:
                 graph.add_edge(together[source], together[node])
     whole = networkx.condensation(graph)  # what would wait for one another is one
-    first = {g: min(order[n] for n in members) for g, members in whole.nodes(data="members")}
+    begins: dict[Node, int] = {}
+    for node, number in order.items():
+        begins.setdefault(together[node], number)
+    first = {g: min(begins[n] for n in members) for g, members in whole.nodes(data="members")}
     rank = {
         g: i for i, g in enumerate(networkx.lexicographical_topological_sort(whole, key=first.__getitem__))
     }

@@ -53,8 +53,8 @@ class _Cut:
     def __init__(self, program: Program, stage_of: Mapping[Node, int], count: int) -> None:
         self.program, self.stage_of, self.count = program, stage_of, count
         self.outputs = [n for n in program.output_nodes() if isinstance(n, Node)]
-        self.crossing: list[list[Node]] = [[] for _ in range(count - 1)]
-        self.sizes: list[list[sympy.Symbol]] = [[] for _ in range(count - 1)]
+        self.crossing: list[list[Node]] = [[] for _ in range(count)]
+        self.sizes: list[list[sympy.Symbol]] = [[] for _ in range(count)]
         for node in program.graph.nodes:
             if node.op == "placeholder" or node in stage_of:
                 for boundary in range(stage_of.get(node, 0), self._last_use(node)):
@@ -65,7 +65,7 @@ class _Cut:
         if not isinstance(node.meta["val"], torch.Tensor):
             return 0
         stages = [self.stage_of[u] for u in node.users if u in self.stage_of]
-        return max([*stages, self.count - 1 if node in self.outputs else 0], default=0)
+        return max([*stages, self.count - 1 if node in self.outputs else 0])
 
     def _carry_sizes(self) -> None:
         """Backwards: what a stage reads or passes on, and has from no tensor, comes from the stage before."""
@@ -226,8 +226,8 @@ class _Stage:
                 if isinstance(n, Node)
             )
         )
-        flat_in = pytree.tree_structure(((0,) * len(inputs), {}))
-        flat_out = pytree.tree_structure((0,) * len(outputs))
+        flat_in = pytree.tree_structure((inputs, {}))
+        flat_out = pytree.tree_structure(outputs)
         return Signature(
             inputs,
             outputs,
