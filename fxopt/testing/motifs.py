@@ -95,9 +95,18 @@ class _Example:
             for p in _parameters(self.motif)
         }
         try:
-            return record(program, self.motif, values)
+            recording = record(program, self.motif, values)
         except RecordingError:
             return None
+        return None if any(map(_counts_by_example, recording.calls)) else recording
+
+
+def _counts_by_example(call: Node) -> bool:
+    """Whether a call gives as many parts as the example has room for: with fewer rows one would be of a negative size."""
+    value = call.meta["val"]
+    sizes = (d for part in value for d in part.shape) if isinstance(value, (tuple, list)) else ()
+    expressions = [d.node.expr for d in sizes if isinstance(d, torch.SymInt)]
+    return any(e.subs(dict.fromkeys(e.free_symbols, 1)) < 0 for e in expressions)
 
 
 @cache
