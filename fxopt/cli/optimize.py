@@ -80,6 +80,12 @@ _MinSqnr = Annotated[
         help="Layers stay in float until the outputs have this signal to noise, in dB.",
     ),
 ]
+_TimeLayers = Annotated[
+    bool,
+    typer.Option(
+        "--time-layers", help="Time each quantized layer of the file; warn if it is slower than in float."
+    ),
+]
 _Opset = Annotated[int | None, typer.Option("--opset", help="The ONNX opset.")]
 _Explain = Annotated[
     str | None,
@@ -154,6 +160,7 @@ def optimize(
     metric: _Metric = None,
     max_drop: _MaxDrop = None,
     min_sqnr: _MinSqnr = None,
+    time_layers: _TimeLayers = False,
     opset: _Opset = None,
     plugin: PluginOption = None,
     explain: _Explain = None,
@@ -189,6 +196,7 @@ def optimize(
         metric=metric,
         max_drop=max_drop,
         min_sqnr=min_sqnr,
+        time_layers=time_layers,
         opset=opset,
         check_each=check_each,
         reproduce=_failures(on_failure, output, dry_run=dry_run),
@@ -304,6 +312,7 @@ def _run(request: _Request) -> tuple[Report | None, VerificationError | None]:
                 metric=request.metric,
                 max_drop=asked.max_drop,
                 min_sqnr=asked.min_sqnr,
+                time_layers=asked.time_layers,
                 opset=asked.opset,
                 check_each=asked.check_each,
                 reproduce=asked.reproduce,

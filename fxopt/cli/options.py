@@ -58,6 +58,7 @@ class OptimizeOptions:
     metric: str | None = None
     max_drop: float | None = None
     min_sqnr: float | None = None
+    time_layers: bool = False
     opset: int | None = None
     check_each: bool = False
     reproduce: Path | None = None

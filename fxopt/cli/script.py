@@ -143,8 +143,9 @@ def _arguments(options: OptimizeOptions, folder: Path) -> Iterator[tuple[str, st
     ):
         if value is not None:
             yield name, repr(value)
-    if options.check_each:
-        yield "check_each", "True"
+    for name, asked in (("time_layers", options.time_layers), ("check_each", options.check_each)):
+        if asked:
+            yield name, "True"
     if options.reproduce is not None:
         yield "reproduce", _place(options.reproduce, folder)
 

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 
 from fxopt.errors import InputError
+from fxopt.lowering.times import NodeTime
 from fxopt.program.failure import RUN_ERRORS, run_problem
 from fxopt.program.quantized import Quantized
 from fxopt.program.signature import Signature
@@ -59,6 +60,15 @@ class Artifact(ABC):
             return self.run_flat(tensors)
         except RUN_ERRORS as error:
             raise self._problem(tensors, error) from error
+
+    def node_times(self, tensors: list[torch.Tensor], calls: frozenset[str]) -> list[NodeTime]:
+        """The times of its kernels on this machine, in the order of a run; none where its runtime does not tell them.
+
+        Args:
+            tensors: those of `run_flat`.
+            calls: the names of the program's calls, which kernels are named after.
+        """
+        return []
 
     def _problem(self, tensors: list[torch.Tensor], error: Exception) -> InputError:
         return run_problem(self.path or f"the {self.target} artifact", self.signature, tensors, error)

@@ -32,7 +32,8 @@ from fxopt.optimizer.description import (
 from fxopt.optimizer.metric import Judge, Metric, check_metric, goal_of, verification_of
 from fxopt.optimizer.pipelines import Pipeline, checked_manager, run_manager, unused_calibration
 from fxopt.optimizer.precision import Goal, choose_precisions, describe_layers, quantizes
-from fxopt.passes.quantize import layer_errors
+from fxopt.optimizer.timing import time_file
+from fxopt.passes.quantize import LayerError, layer_errors
 from fxopt.pipeline import PassManager, PipelineResult, check_calibration
 from fxopt.program import Program, expect_program
 from fxopt.program.file import SUFFIX, load_program
@@ -84,6 +85,7 @@ def optimize(
     metric: Metric | None = None,
     max_drop: float | None = None,
     min_sqnr: float | None = None,
+    time_layers: bool = False,
     opset: int | None = None,
     check_each: bool = False,
     reproduce: str | os.PathLike[str] | None = None,
@@ -111,6 +113,8 @@ def optimize(
             stay in float until it is kept, and the best file is written even if it never is (`report.missed`).
         min_sqnr: the same, without a metric: the least signal to quantization noise of the outputs over the
             calibration data, in dB.
+        time_layers: time the kernels of each quantized layer on this machine, and warn if the file is slower than one
+            in float (`report.layers`, `report.warnings`); of pipelines that quantize with calibration data.
         opset: of an ONNX file.
         check_each: check every pass application.
         reproduce: a folder; what fails is bisected to its pass and rewrite, reduced, and written there.
@@ -155,7 +159,7 @@ def optimize(
     except VerificationError as error:
         raise _reported(error, report) from error
     clock.lap("pipeline")
-    goal = None
+    goal, looked_at = None, list[LayerError]()
     if chooses:
         assert calibration is not None
         goal = goal_of(original, calibration, metric, max_drop, min_sqnr)
@@ -171,7 +175,8 @@ def optimize(
                 lambda m: run_manager(m.placed(placement), original, calibration, None, ()),
             )
             clock.lap("choose precisions")
-        report.layers = describe_layers(layer_errors(result.program, calibration, outputs=goal is not None))
+        looked_at = layer_errors(result.program, calibration, outputs=goal is not None)
+        report.layers = describe_layers(looked_at)
         clock.lap("look at layers")
     start, rest = original, manager
     if retrain is not None:
@@ -199,6 +204,11 @@ def optimize(
     )
     report.notes += artifact.notes
     clock.lap("lower")
+    if time_layers and chooses:
+        assert calibration is not None
+        log.info("time the layers")
+        time_file(report, artifact, result.program, original, looked_at, calibration)
+        clock.lap("time layers")
     return OptimizeResult(result.program, artifact, report)
 
 

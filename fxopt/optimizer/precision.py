@@ -10,7 +10,7 @@ True
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -219,8 +219,16 @@ def _changes(module: str, layers: Sequence[LayerError], whole: Sequence[int]) ->
     return steps
 
 
-def describe_layers(layers: Sequence[LayerError]) -> tuple[LayerReport, ...]:
-    """What rounding does to each layer, for a report."""
+def describe_layers(
+    layers: Sequence[LayerError], seconds: Mapping[str, float] | None = None
+) -> tuple[LayerReport, ...]:
+    """What rounding does to each layer, for a report.
+
+    Args:
+        layers: of a program.
+        seconds: of a run, by its calls, where they were measured.
+    """
+    seconds = seconds or {}
     whole = sum(one.output for one in layers)
     return tuple(
         LayerReport(
@@ -234,6 +242,7 @@ def describe_layers(layers: Sequence[LayerError]) -> tuple[LayerReport, ...]:
             clipped=one.clipped / one.values if one.values else math.nan,
             flops=one.flops,
             weight_bytes=one.weight_bytes,
+            seconds=seconds.get(one.node.name, math.nan),
         )
         for one in layers
     )

@@ -34,6 +34,8 @@ class LayerReport(JsonData):
     flops: int = 0
     """Operations of a call at the sizes of the example."""
     weight_bytes: int = 0
+    seconds: float = math.nan
+    """Of its kernels in a run of the file on this machine; NaN where that was not measured."""
 
     @property
     def bits(self) -> str:

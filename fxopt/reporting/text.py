@@ -102,13 +102,16 @@ def _count_text(count: int) -> str:
 def layer_table(layers: Sequence[LayerReport]) -> RenderableType:
     """What rounding does to each layer, those first that it does most to: the ten worst."""
     order = sorted(layers, key=lambda one: (-one.share if one.share == one.share else 0.0, one.sqnr))
-    table = _table("rounded layer", "bits", "SQNR", "of the error", "range", "clipped", "weight")
+    timed = any(one.seconds == one.seconds for one in layers)
+    columns = ("rounded layer", "bits", "SQNR", "of the error", "range", "clipped", "weight")
+    table = _table(*columns, *(["time"] if timed else []))
     for one in order[:_MOST_LAYERS]:
         spread = f"{one.low:.3g} to {one.high:.3g}" if one.low == one.low else ""
         clipped = f"{one.clipped:.2%}" if one.clipped == one.clipped else ""
         share = f"{one.share:.1%}" if one.share == one.share else ""
         cells = (one.bits, f"{one.sqnr:.1f} dB", share, spread, clipped, size_text(one.weight_bytes))
-        table.add_row(Text(one.name), *cells)
+        took = f"{1e3 * one.seconds:.3f} ms" if one.seconds == one.seconds else ""
+        table.add_row(Text(one.name), *cells, *([took] if timed else []))
     more = len(layers) - _MOST_LAYERS
     return Group(table, Text(f"... and {more} more, in report.json", style="dim")) if more > 0 else table
 
@@ -166,7 +169,7 @@ def _table(*columns: str) -> Table:
     """A table without lines; columns of numbers are to the right."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     numbers = {"before", "after", "seconds", "rewrites", "refusals", "ops before", "ops after"}
-    numbers |= {"SQNR", "of the error", "clipped", "weight"}
+    numbers |= {"SQNR", "of the error", "clipped", "weight", "time"}
     for name in columns:
         table.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     return table

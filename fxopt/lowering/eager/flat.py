@@ -15,6 +15,7 @@ def forward(input_):
 
 import builtins
 import operator
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -38,11 +39,12 @@ from fxopt.lowering.kernels.values import (
     result_of,
 )
 from fxopt.lowering.shared import Names, essential_arguments, skipped_input
+from fxopt.lowering.times import ROUNDS, NodeTime, medians
 from fxopt.ops.info import op_key
 from fxopt.ops.quantized import dequantize
 from fxopt.program.program import Program
 
-__all__ = ["ENGINE", "FlatFunction", "FlatSource", "flat_function", "flat_source"]
+__all__ = ["ENGINE", "FlatFunction", "FlatSource", "flat_function", "flat_source", "step_times"]
 
 ENGINE = "onednn"
 """Whose kernels convolutions on integers are: right for any number of groups."""
@@ -62,6 +64,8 @@ class FlatSource:
 
     text: str
     names: dict[str, object] = field(default_factory=dict)
+    steps: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """By variable, the call of the program that it is named after, and the op that gives it."""
 
 
 class _Writer:
@@ -73,6 +77,7 @@ class _Writer:
         self.variables: dict[Value, str] = {}
         self.packed: dict[Packed, str] = {}
         self.lines: list[str] = []
+        self.steps: dict[str, tuple[str, str]] = {}
 
     def run(self) -> FlatSource:
         program = self.program
@@ -90,7 +95,7 @@ class _Writer:
                 self.lines.append(f"    del {', '.join(dead)}")
         returned = ", ".join(self.text(v) for v in program.output_nodes())
         text = "\n".join([f"def forward({parameters}):", *self.lines, f"    return [{returned}]"]) + "\n"
-        return FlatSource(text, self.values)
+        return FlatSource(text, self.values, self.steps)
 
     def _weight(self, node: Node) -> torch.Tensor:
         """A weight, apart from the program's; one that products alone read is marked as the model's own are."""
@@ -116,12 +121,14 @@ class _Writer:
             self.variables[node] = self.bind(node.name, stored)
             return
         self.variables[node] = self.names.new(node.name)
+        self.steps[self.variables[node]] = node.name, op_key(node.target)
         self.lines.append(f"    {self.variables[node]} = {self._call_text(node)}")
 
     def _kernel(self, step: Kernel) -> None:
         arguments = ", ".join(map(self.text, step.args))
         name = op_key(step.op).split(".")[1]
         self.variables[step.result] = self.names.new(node_of(step.result).name)
+        self.steps[self.variables[step.result]] = step.origin.name, op_key(step.op)
         call = f"{self.bind(name, direct_call(step.op))}({arguments})"
         self.lines.append(f"    {self.variables[step.result]} = {call}")
 
@@ -213,9 +220,37 @@ def flat_source(program: Program) -> FlatSource:
 
 def flat_function(program: Program) -> FlatFunction:
     """The program as a function from the tensors of `signature.tensor_inputs` to the computed outputs."""
-    source = flat_source(program)
+    return _compiled(flat_source(program), program.name)
+
+
+def _compiled(source: FlatSource, name: str) -> FlatFunction:
     names = dict(source.names)
-    exec(compile(source.text, f"<fxopt {program.name}>", "exec"), names)
+    exec(compile(source.text, f"<fxopt {name}>", "exec"), names)
     function = names["forward"]
     assert callable(function)
     return function
+
+
+def step_times(program: Program, tensors: list[torch.Tensor]) -> list[NodeTime]:
+    """The times of the steps of the flat function, by a clock after each."""
+    source, now = flat_source(program), 0.0
+    laps: list[tuple[str, str, str, float]] = []
+
+    def lap(variable: str) -> None:
+        nonlocal now
+        before, now = now, time.perf_counter()
+        if variable:
+            laps.append((variable, *source.steps[variable], now - before))
+
+    clock = "lap_" + "_" * max(map(len, source.names), default=0)
+    first, *lines = source.text.splitlines()
+    timed = [first, f"    {clock}('')"]
+    for line in lines:
+        variable = line.strip().partition(" = ")[0]
+        timed += [line, f"    {clock}({variable!r})"] if variable in source.steps else [line]
+    names = {**source.names, clock: lap}
+    function = _compiled(FlatSource("\n".join(timed) + "\n", names), program.name)
+    with torch.no_grad():
+        for _ in range(ROUNDS):
+            function(*tensors)
+    return medians(laps)

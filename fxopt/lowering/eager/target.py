@@ -6,10 +6,11 @@ import torch
 from torch.fx import Node
 
 from fxopt.errors import ArtifactError
-from fxopt.lowering.eager.flat import ENGINE, FlatFunction, flat_function
+from fxopt.lowering.eager.flat import ENGINE, FlatFunction, flat_function, step_times
 from fxopt.lowering.kernels.plan import kernel_notes, plan_kernels
 from fxopt.lowering.quick import QuickArtifact
 from fxopt.lowering.target import Emitted, EmittedEntries, Target
+from fxopt.lowering.times import NodeTime
 from fxopt.ops.quantized import dequantize
 from fxopt.program.devices import moved
 from fxopt.program.file import ProgramFile, entries_buffers, file_buffers, program_of, read_file
@@ -30,6 +31,10 @@ class EagerArtifact(QuickArtifact):
         """Runs on the tensors of `signature.tensor_inputs`; returns the computed outputs in order."""
         with torch.no_grad():
             return self._function(*tensors)
+
+    def node_times(self, tensors: list[torch.Tensor], calls: frozenset[str]) -> list[NodeTime]:
+        """The times of its kernels, by a clock after each."""
+        return step_times(self._program, tensors)
 
     def to(self, device: str | torch.device) -> "EagerArtifact":
         """The same artifact on another device: torch's kernels run anywhere.

@@ -13,8 +13,10 @@ from torch.utils import _pytree as pytree
 from fxopt.errors import ArtifactError
 from fxopt.lowering.onnx.metadata import DATA_KEY, SIGNATURE_KEY, check_whole, read_metadata
 from fxopt.lowering.onnx.run import NUMBERS, Array, Port, Session, open_session
+from fxopt.lowering.onnx.times import kernel_times
 from fxopt.lowering.quick import QuickArtifact
 from fxopt.lowering.tensors import pack, unpack_value
+from fxopt.lowering.times import NodeTime
 from fxopt.lowering.wire import Packed
 from fxopt.program.signature import Dim, Signature, Symbol, TensorSpec, evaluate_dim, named_dtype
 from fxopt.program.trees import signature_from_json
@@ -29,7 +31,7 @@ class OnnxArtifact(QuickArtifact):
 
     def __init__(self, session: Session, signature: Signature, *, path: str, size: int) -> None:
         super().__init__("onnx", signature, path=path, size=size)
-        self._session = session
+        self._session, self._file = session, path
         if session.runtime != "onnxruntime":
             self.notes = (_REFERENCE,)
 
@@ -56,6 +58,15 @@ class OnnxArtifact(QuickArtifact):
             # Of onnxruntime's line what is behind the op's name and a C++ condition.
             reason = _first_line(error).rpartition("Status Message: ")[2].rpartition(" was false. ")[2]
             raise self._problem(tensors, RuntimeError(reason)) from error
+
+    def node_times(self, tensors: list[torch.Tensor], calls: frozenset[str]) -> list[NodeTime]:
+        """The times of its kernels, by onnxruntime's profile; none where another runs the file."""
+        if self._session.runtime != "onnxruntime" or self._session.arrays is None:
+            return []
+        names = [port.name for port in self._session.inputs]
+        return kernel_times(
+            self._file, dict(zip(names, (t.numpy(force=True) for t in tensors), strict=True)), calls
+        )
 
     def _results(self, tensors: list[torch.Tensor]) -> list[object]:
         session = self._session
