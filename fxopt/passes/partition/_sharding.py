@@ -55,18 +55,21 @@ class Candidates:
         coupling: the classes.
         uses: of each layer.
         together: layers that are shared together or not at all.
+        whole: by weight whose rows are in no layer, what keeps them together.
     """
 
     coupling: Coupling
     uses: "_Uses"
     together: list[list[Layer]]
+    whole: dict[str, str]
 
     @classmethod
     def compute(cls, program: Program) -> "Candidates":
         """Finds them."""
         coupling = Coupling.compute(program)
-        uses = _Uses(coupling, layers_of(coupling, program)[0])
-        return cls(coupling, uses, uses.together())
+        layers, blocked = layers_of(coupling, program)
+        uses = _Uses(coupling, layers)
+        return cls(coupling, uses, uses.together(), dict(blocked))
 
 
 @dataclass(frozen=True)

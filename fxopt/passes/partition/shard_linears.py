@@ -34,6 +34,7 @@ from fxopt.rewriting.trial import trial
 __all__ = ["Row", "Runs", "ShardLinears", "Shares", "run_together", "shard", "shards"]
 
 _NAME = "shard-linears"
+_SAID = 3
 
 
 class Runs(Protocol):
@@ -84,7 +85,7 @@ class ShardLinears(Pass):
             return
         cut = _Cut(rewriter, self)
         places = {str(n.target): n for n in rewriter.program.weight_nodes()}
-        for name, why in cut.sharding.refused:
+        for name, why in cut.refused():
             rewriter.refuse(places[name], why, rule=_NAME)
         if cut.root is not None:
             with rewriter.rewrite(_NAME, cut.root):
@@ -96,12 +97,20 @@ class _Cut:
 
     def __init__(self, rewriter: Rewriter, share: ShardLinears) -> None:
         self.share = share
-        self.sharding = Sharding.of(rewriter.analysis(Candidates), share.ranks)
+        self._candidates = rewriter.analysis(Candidates)
+        self.sharding = Sharding.of(self._candidates, share.ranks)
         self.vocabulary = Vocabulary(rewriter, self.sharding.held, share.vocabulary)
         self._sharer = _Sharer(rewriter, self.sharding, share.rank, share.ranks)
         self._affected = self._sharer.affected() if self.sharding.shared else []
         self.root = next(iter([*self._affected, *self.vocabulary.users()]), None)
         """None if there is nothing to cut."""
+
+    def refused(self) -> list[tuple[str, str]]:
+        """The weights of which each process holds all, and why."""
+        told = {*self.sharding.held, *(str(t.target) for t in self.vocabulary.tables)}
+        told.update(name for name, _ in self.sharding.refused)
+        whole = {n: f"{place} keeps its rows together" for n, place in self._candidates.whole.items()}
+        return [*self.sharding.refused, *((n, why) for n, why in whole.items() if n not in told)]
 
     def make(self) -> None:
         """Cuts, inside a rewrite."""
@@ -132,14 +141,20 @@ class Shares:
         share = ShardLinears(ranks=ranks, rank=rank)
         cut = _Cut(self._rewriter, share)
         if cut.root is None:
-            why = "; ".join(f"{name}: {reason}" for name, reason in cut.sharding.refused)
             raise InputError(
-                f"{self.program.name} has no layer that {ranks} processes can share{why and f': {why}'}"
+                f"{self.program.name} has no layer that {ranks} processes can share{_reasons(cut.refused())}"
             )
         made = trial(self._rewriter, _NAME, cut.root, cut.make)
         check_program(made, after=_NAME)
         made.history = (*self.program.history, PassManager.of([share]).expand())
         return made
+
+
+def _reasons(refused: Sequence[tuple[str, str]]) -> str:
+    """Why layers stay whole, the first few."""
+    said = [f"{name}: {why}" for name, why in refused[:_SAID]]
+    more = [f"and {len(refused) - _SAID} more"] if len(refused) > _SAID else []
+    return f": {'; '.join([*said, *more])}" if said else ""
 
 
 def shard(program: Program, ranks: int, rank: int) -> Program:

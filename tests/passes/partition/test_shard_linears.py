@@ -207,6 +207,26 @@ class TestWhatStaysWhole:
         whole = program(net, rand(2, 3), a=rand(4, 3), b=rand(4, 4), c=rand(3, 4))
         assert refusals(whole, 2) == {"a": "what makes its channels reads them"}
 
+    def test_what_is_in_no_layer_is_told_too(self) -> None:
+        net = nn.Sequential(
+            nn.Linear(4, 8), nn.Softmax(1), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)
+        ).eval()
+        result = PassManager.parse("shard-linears{ranks=2}").run(program(net, rand(2, 4)))
+        assert [(r.node, r.reason) for r in result.passes[0].refusals] == [
+            ("_0_weight", "softmax at 1 keeps its rows together")
+        ]
+
+    def test_an_error_tells_the_first_reasons(self) -> None:
+        def net(x: torch.Tensor, **weights: torch.Tensor) -> torch.Tensor:
+            for weight in weights.values():
+                x = F.linear(x, weight).softmax(1)
+            return x
+
+        for count, ending in ((3, "together$"), (5, r"together; and 2 more$")):
+            whole = program(net, rand(2, 4), **{f"w{i}": rand(4, 4) for i in range(count)})
+            with pytest.raises(InputError, match=f"can share: w0: .*; w1: .*; w2: .*{ending}"):
+                shards(whole, 2)
+
     def test_a_bias_that_is_computed(self) -> None:
         def net(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
             return F.linear(F.linear(x, w).relu(), v, b.exp())
