@@ -3,21 +3,25 @@
 All numbers are float64 tensors: of one element, or of one a channel.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch.fx import Node
 
 from fxopt.ops import bind
-from fxopt.ops.sizes import shape_of
+from fxopt.ops.sizes import same_size, shape_of
 from fxopt.passes._names import aten_name
 from fxopt.passes.fuse._batch_norm import scale_of, shifted_bias
 from fxopt.program import trained_as
 from fxopt.rewriting import Rewriter
 
-__all__ = ["Affine", "Product", "affine_of", "norm_of", "product_of", "replace_product"]
+__all__ = ["Affine", "Product", "affine_of", "moves_of", "norm_of", "product_of", "replace_product"]
 
 _CONVS = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
+_POOLS = {f"avg_pool{n}d": n for n in (1, 2, 3)}
+_ADAPTIVE = {f"adaptive_avg_pool{n}d": n for n in (1, 2, 3)}
+_TRANSPOSED = {f"conv_transpose{n}d": n for n in (1, 2, 3)}
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,11 @@ class Product:
 
     Attributes:
         node: the call.
-        weight: f64, [out, in / groups, ...].
+        weight: f64, [out, in / groups, ...]; of transposed ones too, which are stored as [in, out / groups, ...].
         bias: f64[out], zeros if it has none.
         axis: which axis of the result the channels are, and of the operand.
         groups: 1 but for convolutions.
-        pads: whether some of its outputs see zeros in the place of input elements.
+        pads: whether some of its outputs see zeros in the place of input elements, or not all taps.
     """
 
     node: Node
@@ -58,7 +62,8 @@ class Product:
 def product_of(rewriter: Rewriter, node: Node) -> Product | None:
     """The product that a call is, None if it is none whose weights are known and its own."""
     name = aten_name(node)
-    if name != "linear" and name not in _CONVS:
+    spatial = _CONVS.get(name, 0) or _TRANSPOSED.get(name, 0)
+    if name != "linear" and not spatial:
         return None
     given, rank = bind(node), len(shape_of(node))
     stored = given["weight"]
@@ -69,17 +74,24 @@ def product_of(rewriter: Rewriter, node: Node) -> Product | None:
     if weight.is_meta or len(stored.users) > 1:
         return None  # a copy of a weight that others read makes the file larger
     axis, groups, pads = rank - 1, 1, False
-    if name in _CONVS:
-        if rank != _CONVS[name] + 2:
+    rows = weight.detach().double()
+    if spatial:
+        if rank != spatial + 2:
             return None  # without a batch axis the channels stand first
-        axis, pads = 1, given["padding"] != [0] * _CONVS[name]
+        axis, pads = 1, name in _TRANSPOSED or given["padding"] != [0] * spatial
         assert isinstance(given["groups"], int)
         groups = given["groups"]
+        rows = _exchanged(rows, groups) if name in _TRANSPOSED else rows
     elif weight.dim() != 2:
         return None
-    rows = weight.detach().double()
     zeros = rows.new_zeros(rows.shape[0]) if bias is None else bias.detach().double()
     return Product(node, rows, zeros, axis, groups, pads)
+
+
+def _exchanged(weight: torch.Tensor, groups: int) -> torch.Tensor:
+    """[in, out / groups, ...] as [out, in / groups, ...], and back."""
+    parts = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2)
+    return parts.reshape(-1, *parts.shape[2:])
 
 
 def replace_product(
@@ -90,6 +102,8 @@ def replace_product(
     old, old_bias = given["weight"], given["bias"]
     assert isinstance(old, Node)
     dtype = old.meta["val"].dtype
+    if aten_name(product.node) in _TRANSPOSED:
+        weight = _exchanged(weight, product.groups).contiguous()
     made: dict[str, object] = {"weight": rewriter.constant(weight.to(dtype), successor_of=old)}
     if isinstance(old_bias, Node):
         made["bias"] = rewriter.constant(bias.to(dtype), successor_of=old_bias)
@@ -120,6 +134,51 @@ def affine_of(rewriter: Rewriter, node: Node, axis: int) -> Affine | None:
                 "sub": Affine(x, one, -number),
             }[name]
     return None
+
+
+def moves_of(node: Node) -> tuple[list[Node], int]:
+    """The calls over a value of channels on axis 1 that keep each channel's scale and shift, last first.
+
+    Returns:
+        Averages and flattenings with one user each, and into how many elements the last flattening spreads a channel.
+    """
+    moves: list[Node] = []
+    repeats = 1
+    while len(node.users) == 1:
+        flat = _spread(node)
+        if not flat and not _averages(node):
+            break
+        moves.append(node)
+        repeats *= flat or 1
+        node = node.all_input_nodes[0]
+    return moves, repeats
+
+
+def _averages(node: Node) -> bool:
+    """Whether a call takes averages of elements of one channel, the shares adding up to one."""
+    name, given, rank = aten_name(node), bind(node), len(shape_of(node))
+    if name in _ADAPTIVE:
+        return rank == _ADAPTIVE[name] + 2
+    plain = not given.get("ceil_mode") and given.get("divisor_override") is None
+    return name in _POOLS and rank == _POOLS[name] + 2 and plain and not any(_listed(given["padding"]))
+
+
+def _listed(value: object) -> list[object]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _spread(node: Node) -> int:
+    """Of a flattening of [n, channels, ...] to [n, all], how many elements a channel has; 0 if it is none."""
+    if aten_name(node) not in ("reshape", "flatten") or len(shape_of(node)) != 2:
+        return 0
+    before, after = shape_of(node.all_input_nodes[0]), shape_of(node)
+    if (
+        len(before) < 3
+        or not same_size(before[0], after[0])
+        or not all(isinstance(d, int) for d in before[1:])
+    ):
+        return 0
+    return math.prod(int(d) for d in before[2:])
 
 
 def norm_of(rewriter: Rewriter, node: Node) -> Affine | None:

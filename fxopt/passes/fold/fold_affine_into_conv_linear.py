@@ -9,7 +9,7 @@ from torch.fx import Node
 
 from fxopt.ops import op_info
 from fxopt.passes._names import aten_name
-from fxopt.passes.fold._affine import Affine, Product, affine_of, product_of, replace_product
+from fxopt.passes.fold._affine import Affine, Product, affine_of, moves_of, product_of, replace_product
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter
 
@@ -26,8 +26,17 @@ def _shifted(x: torch.Tensor, w: Const, b: Const | None) -> torch.Tensor:
     return F.conv2d(x / 2 - 1, w, b) + 3
 
 
-def _moved(x: torch.Tensor, w: Const) -> torch.Tensor:
+def _through(x: torch.Tensor, w: Const) -> torch.Tensor:
     return F.linear(x, w).reshape(-1) * 0.5
+
+
+def _flattened(x: torch.Tensor, w: Const, s: Const) -> torch.Tensor:
+    y = x.reshape(2, 4, -1) * s[:, None]
+    return F.linear(y.flatten(1), w)
+
+
+def _transposed(x: torch.Tensor, w: Const) -> torch.Tensor:
+    return F.conv_transpose1d(x * 2, w) * 3
 
 
 @register_pass
@@ -38,17 +47,25 @@ class FoldAffineIntoConvLinear(Pass):
     the rows and `b' = b * s`. Before: `%y = div(%x, 2)`, `%z = conv2d(%y, w)`. After: `%z = conv2d(%x, w / 2)`.
 
     Products, quotients, sums and differences with a number or with a constant that varies along the channels.
-    One number is also taken through what is linear in between: reshapes, permutations, average pools. All
-    numbers are computed in float64 and rounded once.
+    One number is also taken through what is linear in between: reshapes, permutations, average pools; what differs by
+    channel before a layer through averages and a flattening. Convolutions may be transposed. All numbers are computed
+    in float64 and rounded once.
 
     It does not fire if the value between the two has another user, if the layer's weight has one (it would be
-    stored twice), if something is added before a convolution that pads (its border sees zeros, not the sum),
+    stored twice), if something is added before a convolution that pads or is transposed (its border sees zeros, or fewer
+    taps, not the sum),
     on convolutions without a batch axis, or if a weight would be infinite.
     """
 
     contract = Contract.EQUIVALENT
 
-    motifs: ClassVar[tuple[Callable[..., object], ...]] = (_scaled, _shifted, _moved)
+    motifs: ClassVar[tuple[Callable[..., object], ...]] = (
+        _scaled,
+        _shifted,
+        _through,
+        _flattened,
+        _transposed,
+    )
 
     def run(self, rewriter: Rewriter) -> None:
         """One sweep in graph order: a chain folds call by call."""
@@ -69,26 +86,44 @@ def fold_before(
     while True:
         operand = product.node.args[0]
         assert isinstance(operand, Node)
+        moves, repeats = moves_of(operand)
         found = find(operand, product.axis)
+        if found is None and moves:
+            operand = moves[-1].all_input_nodes[0]
+            found = find(operand, 1)
+        else:
+            moves, repeats = [], 1
         if found is None:
             return
-        shifts = bool(found.shift.any())
-        weight = _by_input(product, found.scale)
-        bias = product.bias + _sums(product, found.shift)
+        scale, shift = (
+            t.repeat_interleave(repeats) if t.numel() > 1 else t for t in (found.scale, found.shift)
+        )
+        weight = _by_input(product, scale)
+        bias = product.bias + _sums(product, shift)
         why = (
-            "the convolution pads: its border would not see what is added" if product.pads and shifts else ""
+            "the convolution pads: its border would not see what is added"
+            if product.pads and shift.any()
+            else ""
         )
         why = why or _objection(operand, weight, bias, product)
         if why:
             rewriter.refuse(product.node, why, rule=rule)
             return
         with rewriter.rewrite(rule, product.node):
-            made = replace_product(rewriter, product, found.x, weight, bias)
+            x = _moved(rewriter, found.x, moves)
+            made = replace_product(rewriter, product, x, weight, bias)
             rewriter.replace(product.node, made)
         again = None if made._erased else product_of(rewriter, made)
         if again is None:
             return
         product = again
+
+
+def _moved(rewriter: Rewriter, x: Node, moves: list[Node]) -> Node:
+    """The same calls of another value, inside a rewrite."""
+    for move in reversed(moves):
+        x = rewriter.call(move.target, x, *move.args[1:], **move.kwargs)
+    return x
 
 
 def _fold_after(rewriter: Rewriter, node: Node) -> None:
@@ -111,9 +146,7 @@ def _fold_after(rewriter: Rewriter, node: Node) -> None:
             source = product.node.args[0]
             assert isinstance(source, Node)
             made = replace_product(rewriter, product, source, weight, bias)
-            for move in reversed(chain[:-1]):
-                made = rewriter.call(move.target, made, *move.args[1:], **move.kwargs)
-            rewriter.replace(node, made)
+            rewriter.replace(node, _moved(rewriter, made, chain[:-1]))
         return
 
 

@@ -184,3 +184,95 @@ def test_half_precision():
 
 def test_drawn_programs():
     check_pass(FOLD, examples=25, targets=())
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_around_a_transposed_convolution(groups: int, rank: int):
+    conv = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[rank]
+    ones = [1] * rank
+
+    def function(x, w, b, s, t):
+        return conv(x * t, w, b, 2, 1, groups=groups) * s + s
+
+    before = program(
+        function, rand(2, 4, *[3] * rank), dynamic=True, w=rand(4, 6 // groups, *[3] * rank), b=rand(6),
+        s=rand(6, *ones, seed=1) + 3, t=rand(4, *ones, seed=2) + 3,
+    )  # fmt: skip
+    assert calls(applied(FOLD, before).program) == [f"conv_transpose{rank}d"]
+
+
+def test_what_is_added_before_a_transposed_convolution_stays():
+    before = program(lambda x, w: F.conv_transpose2d(x + 1, w), IMAGE, w=rand(4, 6, 3, 3))
+    assert unchanged(FOLD, before) == ["the convolution pads: its border would not see what is added"]
+
+
+WIDE = {"w": rand(3, 4 * 36), "b": rand(3)}
+THROUGH: dict[str, tuple[Fn, dict[str, torch.Tensor]]] = {
+    "a flattening": (lambda x, w, b, s: F.linear((x * s + s).flatten(1), w, b), WIDE),
+    "a reshape": (lambda x, w, b, s: F.linear((x - s).reshape(x.shape[0], -1), w, b), WIDE),
+    "an average": (lambda x, w, b, s: F.linear(F.adaptive_avg_pool2d(x * s + s, 1).flatten(1), w, b), LINEAR),
+    "windows": (lambda x, w, b, s: F.linear(F.avg_pool2d(x / s + s, 3).flatten(1), w, b), {"w": rand(3, 16), "b": rand(3)}),
+    "windows before a convolution": (lambda x, w, b, s: F.conv2d(F.avg_pool2d(x * s + s, 2), w, b), CONV),
+    "two averages": (
+        lambda x, w, b, s: F.conv2d(F.adaptive_avg_pool2d(F.avg_pool2d(x * s, 2), (3, 4)), w, b), CONV,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", THROUGH)
+def test_by_channel_through_averages_and_flattenings(name: str):
+    function, weights = THROUGH[name]
+    before = program(function, IMAGE, s=INPUT_COLUMN, **weights, dynamic=True)
+    after = PassManager.parse("eliminate-dead-code").run(applied(FOLD, before).program).program
+    assert not {"mul", "div", "add", "sub"} & set(calls(after))
+
+
+STAYS: dict[str, tuple[Fn, dict[str, torch.Tensor]]] = {
+    "an average of padding": (lambda x, w, b, s: F.conv2d(F.avg_pool2d(x * s, 2, 2, 1), w, b), CONV),
+    "another divisor": (lambda x, w, b, s: F.conv2d(F.avg_pool2d(x * s, 2, divisor_override=3), w, b), CONV),
+    "windows rounded up": (
+        lambda x, w, b, s: F.conv2d(F.avg_pool2d(x * s, 5, 3, ceil_mode=True), w[..., :1, :1].contiguous(), b), CONV,
+    ),
+    "the largest of windows": (lambda x, w, b, s: F.conv2d(F.max_pool2d(x * s, 2), w, b), CONV),
+    "a reshape to other rows": (
+        lambda x, w, b, s: F.linear((x * s).reshape(2 * x.shape[0], 2 * 36), w[:, :72].contiguous(), b), WIDE,
+    ),
+    "a reshape of rows": (lambda x, w, b, s: F.linear((x * s).flatten(2), w[:, :36].contiguous(), b), WIDE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_by_channel_through_other_calls_it_stays(name: str):
+    function, weights = STAYS[name]
+    before = (
+        PassManager.parse("fold-constants").run(program(function, IMAGE, s=INPUT_COLUMN, **weights)).program
+    )
+    assert unchanged(FOLD, before) == []
+
+
+def test_an_average_of_one_without_a_batch_stays():
+    """It is taken over axis 1 too."""
+
+    def function(x, w, s):
+        return F.conv1d(F.adaptive_avg_pool2d(x * s, (3, 6)), w)
+
+    assert unchanged(FOLD, program(function, IMAGE[0], w=rand(5, 3, 2), s=rand(6, 1))) == []
+    function = lambda x, w, s: F.conv1d(F.avg_pool2d(x * s, (2, 1)), w)  # noqa: E731
+    assert unchanged(FOLD, program(function, IMAGE[0], w=rand(5, 3, 2), s=rand(6, 1))) == []
+
+
+def test_an_average_with_another_user_stays():
+    def function(x, w, b, s):
+        y = F.avg_pool2d(x * s, 2)
+        return F.conv2d(y, w, b), y
+
+    assert unchanged(FOLD, program(function, IMAGE, s=INPUT_COLUMN, **CONV)) == []
+
+
+def test_what_is_averaged_with_another_user_stays():
+    def function(x, w, b, s):
+        y = x * s
+        return F.conv2d(F.avg_pool2d(y, 2), w, b), y
+
+    assert unchanged(FOLD, program(function, IMAGE, s=INPUT_COLUMN, **CONV)) == ["mul has another user"]

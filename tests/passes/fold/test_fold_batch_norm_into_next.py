@@ -85,3 +85,16 @@ def test_statistics_of_the_batch():
 
 def test_drawn_programs():
     check_pass(FOLD, examples=25, targets=(), min_fired=0.02)
+
+
+def test_through_an_average_and_a_flattening():
+    """As face recognition ends: norm, flattening, linear layer."""
+
+    def function(x, mean, var, w):
+        return F.linear(F.avg_pool2d(F.batch_norm(x, mean, var), 2).flatten(1), w)
+
+    weights = {"mean": rand(4), "var": rand(4, seed=1).abs() + 1, "w": rand(3, 16, seed=2)}
+    after = applied(
+        FoldBatchNormIntoNext(), program(function, rand(2, 4, 4, 4), dynamic=True, **weights)
+    ).program
+    assert calls(after) == ["avg_pool2d", "flatten", "linear"]
