@@ -23,6 +23,7 @@ _TOLERANCE = 1e-6
 """Of the solver: its rows, and so its bound, hold to this."""
 
 Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -170,9 +171,13 @@ class _Model:
     def _here(self, piece: int, stage: int, factor: float) -> list[tuple[dict[int, float], float]]:
         return [self.before(piece, stage, factor), self.before(piece, stage - 1, -factor)]
 
-    def bounds(self, best: float) -> tuple[Array, Array]:
-        """Of the unknowns; nothing worse than `best` is sought."""
+    def bounds(self, best: float, sides: tuple[Flags, Flags] | None) -> tuple[Array, Array]:
+        """Of the unknowns; nothing worse than `best` is sought, and what is before or behind a cut stays there."""
         low, high = np.zeros(self.unknowns), np.ones(self.unknowns)
+        if sides is not None:
+            before, behind = sides
+            low[: self.crossing] = before.T.ravel()
+            high[: self.crossing] = 1 - behind.T.ravel()
         low[self.least] = self.problem.simple_bound() / self.scale
         high[self.least] = max(best / self.scale, low[self.least]) if math.isfinite(best) else np.inf
         return low, high
@@ -187,13 +192,16 @@ class _Model:
         return values, (rows, columns)
 
 
-def solve(problem: Problem, *, best: float, seconds: float) -> Solved:
+def solve(
+    problem: Problem, *, best: float, seconds: float, sides: tuple[Flags, Flags] | None = None
+) -> Solved:
     """Solves a problem with at least two devices.
 
     Args:
         problem: pieces over a row of devices.
         best: the value at hand, in seconds or bytes (infinite: none); only better ones are sought.
         seconds: how long it may take.
+        sides: pieces that are before, and behind, each cut in every better split, bool[cuts, pieces].
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
@@ -211,7 +219,7 @@ def solve(problem: Problem, *, best: float, seconds: float) -> Solved:
     found = milp(
         cost,
         integrality=whole,
-        bounds=Bounds(*model.bounds(best)),
+        bounds=Bounds(*model.bounds(best, sides)),
         constraints=LinearConstraint(rows, model.low, model.high),
         options={"time_limit": max(seconds, 0.1), "mip_rel_gap": GAP},
     )

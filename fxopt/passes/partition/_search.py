@@ -16,7 +16,7 @@ from fxopt.passes.partition._pieces import Pieces, renumbered
 from fxopt.passes.partition._places import Places, all_places, order_places
 from fxopt.passes.partition._problem import Objective, Problem, Split
 from fxopt.passes.partition._rows import most_places, split_over_kinds
-from fxopt.passes.partition._windows import Lattice
+from fxopt.passes.partition._windows import Flags, Lattice
 
 __all__ = ["Found", "Task", "search"]
 
@@ -29,7 +29,7 @@ _SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 _MOST_CUTS, _LEAST_CUTS = 1200, 60
 _FIRST_SECONDS = 0.5
 """How long the integer program first has for a row of devices."""
-_SETS, _MOST_SETS = 100_000, 2_000_000
+_SETS, _MOST_SETS = 100_000, 200_000
 """Sets of pieces of a cut that are looked at, by second that the integer program has, and at most."""
 _NARROWEST = 1e-4
 """Relative: how near to its bound a value is still asked for."""
@@ -204,13 +204,14 @@ def _refined(
         if not solver:
             continue
         asked = problems[number] if exact else _coarse(problems[number])
-        solved = solve(asked, best=limit, seconds=min(seconds, left))
+        aim, sides = (limit, None) if windows is None else windows.aim(number, bound, limit)
+        solved = solve(asked, best=aim, seconds=min(seconds, left), sides=sides)
         if exact and solved.bound > bound:
             bounds[number], proof = solved.bound, "integer program"
         if solved.split is not None and solved.split.value < limit:
             best = (problems[number], solved.split if exact else _fine(problems[number], asked, solved.split))
-        if not solved.done:
-            heapq.heappush(queue, (bounds[number], 4 * seconds, number))
+        if not solved.done or aim < limit:
+            heapq.heappush(queue, (bounds[number], seconds if solved.done else 4 * seconds, number))
     limit = math.inf if best is None else best[1].value
     return best, [min(b, limit) for b in bounds], proof
 
@@ -225,16 +226,24 @@ class _Windows:
 
     def asked(self, number: int, bound: float, limit: float, most: int) -> Solved | None:
         """A split of a row that is under the limit, or a higher bound; None where neither is found."""
-        target = limit * (1 - GAP)
-        while True:
-            wide = self.too_wide.get((number, most), math.inf)
-            target = target if target < wide else (bound + wide) / 2
-            if bound >= target * (1 - _NARROWEST):
-                return None
-            tried = self.lattice.split(self.problems[number], target, most=most)
-            if tried.done:
-                return Solved(tried.split, bound if tried.split is not None else target)
-            self.too_wide[number, most] = target
+        target = _between(bound, limit)
+        while bound < target * (1 - _NARROWEST):
+            if target < self.too_wide.get((number, most), math.inf):
+                tried = self.lattice.split(self.problems[number], target, most=most)
+                if tried.done:
+                    return Solved(tried.split, bound if tried.split is not None else target)
+                self.too_wide[number, most] = target
+            target = _between(bound, target)
+        return None
+
+    def aim(self, number: int, bound: float, limit: float) -> tuple[float, tuple[Flags, Flags] | None]:
+        """What the integer program is to be under, and what is before and behind each cut there."""
+        target = _between(bound, limit)
+        return target, self.lattice.sides(self.problems[number], target)
+
+
+def _between(bound: float, limit: float) -> float:
+    return (bound + limit) / 2 if limit < math.inf else 2 * bound
 
 
 def _alone(problem: Problem) -> float:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fxopt.passes.partition._pieces import Pieces
 from fxopt.passes.partition._problem import Problem, Split
 
-__all__ = ["Lattice", "Tried"]
+__all__ = ["Flags", "Lattice", "Tried"]
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -78,6 +78,11 @@ class Lattice:
             if user < self.count:
                 self.needs[user] |= self.needs[maker]
         self.after = self.needs.T.copy()
+        self.weights = np.zeros(self.count)
+        """By piece: bytes of weights that it alone reads."""
+        for weight in pieces.weights:
+            if len(weight.users) == 1:
+                self.weights[weight.users[0]] += weight.bytes
         self.read = [
             [t for t in pieces.tensors if piece in t.users and t.users[-1] < self.count]
             for piece in range(self.count)
@@ -99,6 +104,18 @@ class Lattice:
             most: sets of one cut that are looked at; where there are more, nothing is found.
         """
         return _Row(self, problem, target, most).split()
+
+    def sides(self, problem: Problem, target: float) -> tuple[Flags, Flags] | None:
+        """Which pieces are before, and which behind each cut, whatever the split that takes at most `target` seconds.
+
+        Returns:
+            Both bool[cuts, pieces]; None where there is no such split.
+        """
+        row = _Row(self, problem, target, 10 * _FEW)
+        tried = row.split()
+        if tried.done and tried.split is None:
+            return None
+        return np.array(row.must[1:-1]), np.array(row.never[1:-1])
 
     def least_sent(self, must: Flags, never: Flags) -> float:
         """The fewest bytes that a cut sends with some pieces before it and some after it; infinite if there is none."""
@@ -148,6 +165,12 @@ class _Row:
             self.never[cut] |= ~allowed[:cut].any(axis=0)
             self.must[cut] |= ~allowed[cut:].any(axis=0)
         self.barred = _words(~allowed)
+        rooms = [math.inf if (room := problem.room(k)) is None else room for k in range(self.stages)]
+        self.least_held = [lattice.weights.sum() - sum(rooms[cut:]) for cut in range(self.stages)]
+        self.most_held = [sum(rooms[:cut]) for cut in range(self.stages)]
+        for cut in range(1, self.stages):
+            self.never[cut] |= lattice.needs @ lattice.weights > self.most_held[cut]
+            self.must[cut] |= lattice.weights.sum() - lattice.after @ lattice.weights < self.least_held[cut]
         self.high = [math.inf] * (self.stages + 1)
         self.low = [-math.inf] * (self.stages + 1)
 
@@ -229,7 +252,9 @@ class _Row:
             open_.decide(piece, must=bool(must[piece]), never=bool(never[piece]))
             sending = self._seconds(cut, open_.sent)
             fits = open_.seconds + before * sending <= self.high[cut]
-            open_.keep(fits & (open_.most - behind * sending >= self.low[cut]))
+            fits &= open_.most - behind * sending >= self.low[cut]
+            fits &= (open_.held <= self.most_held[cut]) & (open_.most_held >= self.least_held[cut])
+            open_.keep(fits)
             if len(open_.seconds) > most:
                 return None
         return _Sets(open_.inside, open_.seconds, open_.sent)
@@ -297,6 +322,8 @@ class _Open:
         shut: pieces that are left out, and what needs them.
         seconds: of the pieces inside.
         most: seconds of all that are not shut out.
+        held: bytes of weights that one piece reads, of the pieces inside.
+        most_held: bytes of these of all that are not shut out.
         sent: bytes, at least.
     """
 
@@ -306,12 +333,13 @@ class _Open:
         self.shut = self.inside.copy()
         self.seconds, self.most = np.zeros(1), np.full(1, lattice.seconds.sum())
         self.sent = np.full(1, lattice.kept[-1])
+        self.held, self.most_held = np.zeros(1), np.full(1, lattice.weights.sum())
         self.behind = _words(lattice.after)
-        padded = np.zeros(64 * self.inside.shape[1])
-        padded[: lattice.count] = lattice.seconds
+        padded = np.zeros((2, 64 * self.inside.shape[1]))
+        padded[:, : lattice.count] = lattice.seconds, lattice.weights
         bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-        self.table = padded.reshape(-1, 8) @ bits.T
-        """Seconds by place of a byte and byte."""
+        self.table = padded.reshape(2, -1, 8) @ bits.T
+        """Seconds, and bytes of weights, by place of a byte and byte."""
 
     def _has(self, words: Words, piece: int) -> Flags:
         bit = np.uint64(1) << np.uint64(piece % 64)
@@ -325,32 +353,37 @@ class _Open:
             self.keep(np.zeros(len(self.seconds), dtype=bool))
             return
         self.inside, self.shut = (np.concatenate([part[i] for part, _ in taken]) for i in range(2))
-        self.seconds, self.most, self.sent = (
-            np.concatenate([part[i] for _, part in taken]) for i in range(3)
-        )
+        self._take(np.concatenate([numbers for _, numbers in taken], axis=1))
 
-    def _with(self, piece: int) -> tuple[tuple[Words, Words], tuple[Array, Array, Array]]:
+    def _numbers(self) -> Array:
+        return np.stack([self.seconds, self.most, self.sent, self.held, self.most_held])
+
+    def _take(self, numbers: Array) -> None:
+        self.seconds, self.most, self.sent, self.held, self.most_held = numbers
+
+    def _with(self, piece: int) -> tuple[tuple[Words, Words], Array]:
         rows = np.nonzero(~self._has(self.shut, piece))[0]
         inside = self.inside[rows]
         inside[:, piece // 64] |= np.uint64(1) << np.uint64(piece % 64)
-        seconds = self.seconds[rows] + self.lattice.seconds[piece]
-        sent = self.sent[rows] + self.lattice.kept[piece]
-        return (inside, self.shut[rows]), (seconds, self.most[rows], sent)
+        lattice = self.lattice
+        added = [lattice.seconds[piece], 0.0, lattice.kept[piece], lattice.weights[piece], 0.0]
+        return (inside, self.shut[rows]), self._numbers()[:, rows] + np.array(added)[:, None]
 
-    def _without(self, piece: int) -> tuple[tuple[Words, Words], tuple[Array, Array, Array]]:
+    def _without(self, piece: int) -> tuple[tuple[Words, Words], Array]:
         shut = self.shut | self.behind[piece]
         new = (shut & ~self.shut).view(np.uint8)
-        most, sent = self.most.copy(), self.sent.copy()
+        numbers = self._numbers()
         for place in range(piece // 8, new.shape[1]):
-            most -= self.table[place][new[:, place]]
+            numbers[1] -= self.table[0, place, new[:, place]]
+            numbers[4] -= self.table[1, place, new[:, place]]
         for tensor in self.lattice.read[piece]:
-            crosses = np.ones(len(sent), dtype=bool)
+            crosses = np.ones(len(new), dtype=bool)
             for other in (tensor.maker, *tensor.users[: tensor.users.index(piece)]):
                 crosses &= other < 0 or self._has(self.inside, other)
-            sent += tensor.bytes * crosses
-        return (self.inside, shut), (self.seconds, most, sent)
+            numbers[2] += tensor.bytes * crosses
+        return (self.inside, shut), numbers
 
     def keep(self, which: Flags) -> None:
         """Only these."""
         self.inside, self.shut = self.inside[which], self.shut[which]
-        self.seconds, self.most, self.sent = self.seconds[which], self.most[which], self.sent[which]
+        self._take(self._numbers()[:, which])

@@ -12,6 +12,7 @@ from fxopt.passes.partition import Device, Link
 from fxopt.passes.partition import _search as search_module
 from fxopt.passes.partition import _windows as windows_module
 from fxopt.passes.partition._devices import Links
+from fxopt.passes.partition._exact import solve
 from fxopt.passes.partition._pieces import pieces_of
 from fxopt.passes.partition._problem import Problem
 from fxopt.passes.partition._search import Task, search
@@ -79,6 +80,42 @@ class TestSplit:
             assert lattice.split(problem, values[0] * (1 - 1e-6), most=EVERY) == Tried(None)
         few = lattice.split(problem, target, most=data.draw(st.integers(1, 4)))
         assert few.split is not None or not few.done
+
+    @given(rows(), st.data())
+    def test_what_is_before_and_behind_each_cut(self, problem: Problem, data: st.DataObject) -> None:
+        if not is_small(problem.pieces):
+            return
+        every = every_split(problem)
+        target = data.draw(st.sampled_from(sorted({*every.values(), 1.0})))
+        right = [stages for stages, found in every.items() if found <= target]
+        sides = Lattice(problem.pieces).sides(problem, target)
+        assert (sides is None) == (not right)
+        for cut, (before, behind) in enumerate(zip(*sides, strict=True) if sides else ()):
+            assert all(s <= cut for stages in right for s in np.array(stages)[before])
+            assert all(s > cut for stages in right for s in np.array(stages)[behind])
+        if right:
+            solved = solve(problem, best=target * (1 + 1e-6) + 1e-9, seconds=20, sides=sides)
+            assert solved.split is not None
+            assert solved.split.value == pytest.approx(min(every.values()), rel=1e-3, abs=1e-9)
+
+    def test_some_are_known_to_be_before_and_behind(self) -> None:
+        row = (Device("cpu:0"), Device("cpu:1"))
+        problem = Problem(pieces(6), row, Links(Link(1e12, 0.0)))
+        sides = Lattice(problem.pieces).sides(problem, 4.0)
+        assert sides is not None
+        assert sides[0].tolist() == [[True] * 2 + [False] * 4]
+        assert sides[1].tolist() == [[False] * 4 + [True] * 2]
+
+    def test_a_device_that_is_too_small_shuts_pieces_out(self) -> None:
+        """Layers of 256 bytes: two on the first device at most, and on the last four at most."""
+        row = (Device("cpu:0", memory=600), Device("cpu:1", memory=1100))
+        problem = Problem(pieces(6), row, Links(Link(1e12, 0.0)))
+        sides = Lattice(problem.pieces).sides(problem, 100.0)
+        assert sides is not None
+        assert sides[0].tolist() == [[True] * 2 + [False] * 4]
+        assert sides[1].tolist() == [[False] * 2 + [True] * 4]
+        small = Problem(pieces(7), row, problem.links)
+        assert Lattice(small.pieces).sides(small, 100.0) is None
 
     def test_more_sets_than_asked_for_prove_nothing(self) -> None:
         row = (Device("cpu:0"), Device("cpu:1"))
