@@ -63,6 +63,29 @@ def test_a_killed_process_ends_the_others(tmp_path: Path) -> None:
     assert processes.in_session(run.pid) == []
 
 
+def test_a_hung_process_ends_the_other_in_the_stated_time(tmp_path: Path) -> None:
+    parts = folder(tmp_path, 2, 2)
+    records(tmp_path, 20_000)
+    options = ["--data", "x.npz", "--output", "y.npz", "--batch", "2", "--timeout", "4"]
+    run = processes.launch(str(parts), *options, module="fxopt.distributed", home=tmp_path)
+    victim, other = (processes.worker(run.pid, rank=rank) for rank in (1, 0))
+    while not processes.has_joined(victim):
+        time.sleep(0.1)
+    time.sleep(1.0)
+    os.kill(victim, signal.SIGSTOP)
+    started = time.monotonic()
+    while other in processes.children(run.pid):
+        time.sleep(0.1)
+        assert time.monotonic() - started < 20
+    os.kill(victim, signal.SIGKILL)  # torchrun gives a stopped process half a minute
+    _, told = run.communicate(timeout=60)
+    lines = [line for line in told.splitlines() if line.startswith("fxopt: error: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith("fxopt: error: process 0: ")
+    assert "process 1 has been silent for 4 s" in lines[0] or "does not answer" in lines[0]
+    assert processes.in_session(run.pid) == []
+
+
 def test_another_number_of_processes_is_one_line(tmp_path: Path) -> None:
     parts = folder(tmp_path, 2, 4)
     records(tmp_path, 2)

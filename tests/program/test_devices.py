@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import fxopt
 from fxopt.errors import InputError
 from fxopt.program import Program
-from fxopt.program.devices import moved
+from fxopt.program.devices import memory_of, moved
 from tests.traced import traced
 
 
@@ -114,6 +114,14 @@ def test_an_eager_artifact_moves_and_others_say_that_they_do_not(program: Progra
 def test_a_device_that_is_not_here(program: Program, device: str) -> None:
     with pytest.raises(InputError, match=f"the device '{device}' is not here"):
         program.to(device)
+
+
+def test_how_much_memory_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}.__getitem__)
+    assert memory_of(torch.device("cpu:1")) == 4_096_000
+    assert memory_of(torch.device("meta")) is None
+    monkeypatch.setattr("os.sysconf_names", {"SC_PAGE_SIZE": 1})
+    assert memory_of(torch.device("cpu")) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -85,6 +85,45 @@ class TestFiles:
         with pytest.raises(LoweringError, match="files of onnx have no collectives"):
             lower(plan, "stages", path=tmp_path / "parts", stage_target="onnx")
 
+    def test_a_process_opens_its_own_file_alone(self, tmp_path: Path) -> None:
+        program = traced("mlp", True)
+        plan = partition(program, CPUS[:2], tensor_parallel=2)
+        whole = lower(plan, "stages", path=tmp_path / "parts", verify=False)
+        (tmp_path / "parts" / "stage0-0.fxopt").unlink()
+        for process in (1, 3):
+            opened = open_stages(tmp_path / "parts", process=process)
+            assert opened.signature == whole.signature
+            with pytest.raises(InputError, match="was not opened here: another process runs it"):
+                opened.parts[0].run_flat([])
+            assert opened.parts[1].signature == whole.parts[1].signature
+        with pytest.raises(ArtifactError, match=r"stage0-0\.fxopt is missing"):
+            open_stages(tmp_path / "parts", process=2)
+        with pytest.raises(ArtifactError, match=r"stage0-0\.fxopt is missing"):
+            open_stages(tmp_path / "parts")
+
+    def test_a_device_that_is_too_small(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        plan = partition(traced("mlp", True), CPUS[:2], tensor_parallel=2)
+        lower(plan, "stages", path=tmp_path / "parts", verify=False)
+        needed = plan.stages[0].memory
+        for room, process, fits in ((needed, 0, True), (needed - 1, 0, False), (2 * needed - 1, None, False)):
+            monkeypatch.setattr("fxopt.lowering.stages.lower.memory_of", lambda device, room=room: room)
+            if fits:
+                assert open_stages(tmp_path / "parts", process=process)
+                continue
+            with pytest.raises(
+                InputError, match=r"the stages here need .*, cpu has .*: give the devices' memory"
+            ):
+                open_stages(tmp_path / "parts", process=process)
+
+    def test_a_device_that_is_not_here(self, tmp_path: Path) -> None:
+        plan = partition(traced("mlp", True), CPUS[:2], tensor_parallel=2)
+        lower(plan, "stages", path=tmp_path / "parts", verify=False)
+        manifest = tmp_path / "parts" / "stages.json"
+        manifest.write_text(manifest.read_text().replace('"device": "cpu:1"', '"device": "cuda:93"', 1))
+        assert open_stages(tmp_path / "parts", process=0)
+        with pytest.raises(InputError, match="the device 'cuda:93' is not here"):
+            open_stages(tmp_path / "parts", process=1)
+
     def test_a_number_of_files_that_is_wrong(self, tmp_path: Path) -> None:
         plan = partition(traced("mlp", True), CPUS[:2], tensor_parallel=2)
         lower(plan, "stages", path=tmp_path / "parts", verify=False)
