@@ -1,5 +1,6 @@
 """`EagerTarget`: `.fxopt` files of kind "eager", run by torch's own kernels through a flat function."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -7,6 +8,7 @@ from torch.fx import Node
 
 from fxopt.errors import ArtifactError
 from fxopt.lowering.eager.flat import ENGINE, FlatFunction, flat_function, step_times
+from fxopt.lowering.few_bits import with_dense_weights, with_packed_weights
 from fxopt.lowering.kernels.plan import kernel_notes, plan_kernels
 from fxopt.lowering.quick import QuickArtifact
 from fxopt.lowering.target import Emitted, EmittedEntries, Target
@@ -69,7 +71,8 @@ class EagerTarget(Target):
         """
         self.resolve_opset(opset)
         # Weights of integers are packed when the file is opened, by what the machine has: `prepack` lists none.
-        content = b"".join(file_buffers(program, "eager", lines=False, settings={"prepack": []}))
+        packed, table = with_packed_weights({"": program})
+        content = b"".join(file_buffers(packed[""], "eager", lines=False, settings=_settings(table)))
         return Emitted(content, kernel_notes(plan_kernels(program, engine=ENGINE)))
 
     def emit_entries(self, programs: Mapping[str, Program], *, opset: int | None = None) -> EmittedEntries:
@@ -80,7 +83,8 @@ class EagerTarget(Target):
             ArtifactError: as `emit`.
         """
         file = f"model{self.suffix}"
-        content = b"".join(entries_buffers(programs, {"prepack": []}))
+        packed, table = with_packed_weights(programs)
+        content = b"".join(entries_buffers(packed, _settings(table)))
         return EmittedEntries({file: content}, dict.fromkeys(programs, file))
 
     def open(self, path: str) -> EagerArtifact:
@@ -100,8 +104,17 @@ class EagerTarget(Target):
         return _opened(read_file(path, "entries", entry=entry))
 
 
+def _settings(table: dict[str, list[int]]) -> dict[str, object]:
+    return {"prepack": [], **({"packed": table} if table else {})}
+
+
 def _opened(content: ProgramFile) -> EagerArtifact:
     path = content.path
+    try:
+        weights = with_dense_weights(content.weights, content.settings.get("packed", {}))
+    except ArtifactError as error:
+        raise ArtifactError(f"can't read {path}: {error}") from error
+    content = dataclasses.replace(content, weights=weights)
     if content.settings.get("prepack") != []:
         raise ArtifactError(f"can't read {path}: it packs weights in a way that this fxopt does not know")
     program = program_of(content, values=False)

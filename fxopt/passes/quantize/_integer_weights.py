@@ -4,6 +4,8 @@ No pass for pipelines: it is run when a file is written, as a program whose weig
 trained any more.
 """
 
+from typing import ClassVar
+
 import torch
 from torch.fx import Node
 
@@ -11,9 +13,12 @@ from fxopt.ops import bind, dequantize, quantize
 from fxopt.pipeline import Contract, Pass
 from fxopt.rewriting import Rewriter
 
-__all__ = ["StoreIntegerWeights"]
+__all__ = ["RANGES", "StoreIntegerWeights"]
 
 _NAME = "store-integer-weights"
+RANGES = "stored-ranges"
+"""What the program gets attached: the least and the largest integer of weights of 2 to 4 bits, by name."""
+_FEW = 16
 _TYPES = (torch.int8, torch.uint8, torch.int16, torch.int32)
 
 
@@ -25,10 +30,12 @@ class StoreIntegerWeights(Pass):
     """
 
     contract = Contract.EXACT
+    establishes: ClassVar[frozenset[str]] = frozenset({RANGES})
 
     def run(self, rewriter: Rewriter) -> None:
         """Replaces each rounding of a weight; what is rounded to the same integers is stored once."""
         made: dict[Node, list[tuple[torch.Tensor, Node]]] = {}
+        ranges: dict[Node, tuple[int, int]] = {}
         for node in rewriter.nodes("fxopt.fake_quantize"):
             bound = bind(node)
             weight, scale, zero_point = (bound[n] for n in ("x", "scale", "zero_point"))
@@ -50,7 +57,14 @@ class StoreIntegerWeights(Pass):
                 if new is None:
                     new = rewriter.constant(stored, name=str(weight.target), successor_of=weight)
                     known.append((stored, new))
+                before = ranges.get(new, (low, high))
+                ranges[new] = min(low, before[0]), max(high, before[1])
+                if zeros.numel() > 1 and dtype is torch.int8:
+                    zero_point = rewriter.constant(zeros.to(dtype), name=f"{weight.target}_zero_points")
+                    ranges[zero_point] = (low, high)
                 rewriter.replace(node, rewriter.call(dequantize, new, scale, zero_point))
+        few = {str(n.target): list(r) for n, r in ranges.items() if r[1] - r[0] < _FEW}
+        rewriter.program.attached |= {RANGES: few} if few else {}
 
 
 def _type_for(low: int, high: int) -> torch.dtype | None:

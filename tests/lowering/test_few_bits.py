@@ -1,0 +1,148 @@
+"""Weights of 2 to 4 bits in files: packed, and the same integers when they are opened."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import fxopt
+from fxopt.errors import ArtifactError
+from fxopt.lowering import lower
+from fxopt.lowering.few_bits import Few, few_bits, packed_bits, unpacked_bits, with_dense_weights
+from fxopt.lowering.integers import with_integer_weights
+from fxopt.program import Program
+from fxopt.verification import check_programs
+from tests.passes.helpers import program, rand
+
+X = rand(4, 64)
+
+
+def net() -> Program:
+    w, v, b = rand(256, 64, seed=1), rand(64, 256, seed=2), rand(256, seed=3)
+    return program(lambda x, w, v, b: F.linear(F.linear(x, w, b).relu(), v), X, dynamic=True, w=w, v=v, b=b)
+
+
+def rounded(options: str) -> Program:
+    return fxopt.run_pipeline(net(), options)
+
+
+@given(st.sampled_from([2, 4]), st.booleans(), st.lists(st.integers(0, 5), max_size=3), st.integers(0, 99))
+def test_what_is_packed_comes_back(width: int, signed: bool, shape: list[int], seed: int) -> None:
+    low = -(2 ** (width - 1)) if signed else 0
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randint(low, low + 2**width, shape, generator=generator).to(torch.int8)
+    packed = packed_bits(q, few := Few(width, signed))
+    assert packed.dtype is torch.uint8 and packed.numel() == -(-q.numel() * width // 8)
+    assert torch.equal(unpacked_bits(packed, few, shape), q)
+
+
+def test_the_first_integer_is_in_the_low_bits() -> None:
+    assert packed_bits(torch.tensor([1, -1], dtype=torch.int8), Few(4, True)).tolist() == [0xF1]
+    assert packed_bits(torch.tensor([1, 0, -1, -2, 1], dtype=torch.int8), Few(2, True)).tolist() == [0xB1, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "few"),
+    [
+        ("int8-weights{bits=2}", Few(2, True)),
+        ("int8-weights{bits=3}", Few(4, True)),
+        ("int8-weights{bits=4}", Few(4, True)),
+        ("int4-weights", Few(4, True)),
+        ("int4-weights{symmetric=false}", Few(4, False)),
+    ],
+)
+def test_which_weights_are_of_few_bits(options: str, few: Few) -> None:
+    simulated = rounded(options)
+    stored = with_integer_weights(simulated)
+    found = few_bits(stored)
+    assert {n: f for n, f in found.items() if n in "wv"} == {"w": few, "v": few}
+    assert all(stored.weights[n].dtype is torch.int8 for n in found)
+    points = [n for n in found if n.endswith("_zero_points")]
+    assert len(points) == (0 if few.signed else 2), "zero points by block are integers too"
+    report = check_programs(simulated, stored, "exact")
+    assert report.ok, report.reason
+
+
+def test_weights_of_8_bits_are_none() -> None:
+    assert few_bits(with_integer_weights(rounded("int8-weights"))) == {}
+    assert "packed" not in str(with_integer_weights(rounded("int8-weights")).attached)
+
+
+@pytest.mark.parametrize(("bits", "share"), [(4, 2), (3, 2), (2, 4)])
+def test_eager_files_are_smaller(bits: int, share: int, tmp_path: Path) -> None:
+    whole = lower(rounded("int8-weights"), "eager").size
+    simulated = rounded(f"int8-weights{{bits={bits}}}")
+    artifact = lower(simulated, "eager", path=tmp_path / "net.fxopt")
+    integers = 2 * 64 * 256
+    assert whole - artifact.size == pytest.approx(integers - integers / share, abs=600)
+    opened = fxopt.load(tmp_path / "net.fxopt")
+    assert torch.equal(opened(X), artifact(X))
+    assert fxopt.verify(simulated, opened).ok
+
+
+def test_blocks_are_packed_in_eager_files() -> None:
+    """Integers, and zero points where blocks have them: half a byte each."""
+    plain, shifted = (
+        lower(rounded(o), "eager").size for o in ("int4-weights", "int4-weights{symmetric=false}")
+    )
+    integers, blocks = 2 * 64 * 256, 2 * 64 * 256 // 32
+    assert plain < integers / 2 + 4 * blocks + 8000
+    assert shifted - plain == pytest.approx(blocks / 2, abs=600)
+
+
+def test_entry_points_share_packed_weights(tmp_path: Path) -> None:
+    simulated = rounded("int8-weights{bits=4}")
+    one = lower(simulated, "eager").size
+    both = lower({"a": simulated, "b": simulated}, "eager", path=tmp_path / "both")
+    files = [f.stat().st_size for f in (tmp_path / "both").iterdir()]
+    assert sum(files) < 1.5 * one
+    assert torch.equal(both.a(X), both.b(X)) and torch.equal(both.a(X), lower(simulated, "eager")(X))
+
+
+def test_convolutions(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)).eval()
+    x = rand(2, 3, 12, 12)
+    simulated = fxopt.run_pipeline(fxopt.trace(model, (x,)), "int8-weights{bits=4}")
+    for target in ("eager", "torchscript", "onnx"):
+        assert lower(simulated, target).report.ok
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (3, "malformed"),
+        ({"w": [3, 1, 4]}, "malformed"),
+        ({"w": [4, 2, 4]}, "malformed"),
+        ({"w": [4, 1, -4]}, "malformed"),
+        ({"w": [4, 1, "4"]}, "malformed"),
+        ({"w": 4}, "malformed"),
+        ({"w": [4, 1, 6]}, "its packed weight 'w' has another size than its table says"),
+        ({"v": [4, 1, 4]}, "its packed weight 'v' has another size than its table says"),
+    ],
+)
+def test_a_table_that_does_not_fit(table: object, message: str) -> None:
+    weights = {"w": torch.zeros(2, dtype=torch.uint8), "v": torch.zeros(2)}
+    with pytest.raises(ArtifactError, match=message):
+        with_dense_weights(weights, table)
+
+
+def test_weights_that_are_not_packed_stay() -> None:
+    weights = {"w": torch.tensor([0xF1], dtype=torch.uint8), "v": torch.zeros(2)}
+    dense = with_dense_weights(weights, {"w": [4, 1, 2], "another": [2, 1, 4]})
+    assert dense["w"].tolist() == [1, -1] and dense["v"] is weights["v"]
+
+
+def test_a_damaged_table_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fxopt.lowering.eager import target
+
+    path = tmp_path / "net.fxopt"
+    monkeypatch.setattr(target, "_settings", lambda table: {"prepack": [], "packed": [1]})
+    with pytest.raises(
+        ArtifactError, match=r"can't read .*net.fxopt: its table of packed weights is malformed"
+    ):
+        lower(rounded("int8-weights{bits=4}"), "eager", path=path, verify=False)
