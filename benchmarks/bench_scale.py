@@ -18,6 +18,7 @@ import torch
 from benchmarks.llama import LLAMA_2_70B, Shape, transformer
 from fxopt.frontend import trace
 from fxopt.passes.partition import Device, Link, PartitionPlan, Rates, partition
+from fxopt.passes.partition._factorisation import Factorisation
 from fxopt.program import Program
 from fxopt.program.text import human_bytes
 
@@ -48,47 +49,70 @@ def planned(program: Program, count: int, memory: int = MEMORY) -> PartitionPlan
     )
 
 
-def row(count: int, plan: PartitionPlan, seconds: float) -> str:
-    """A line of the table: the best way, and how many were tried in how long."""
-    best = plan.tried[0]
+def row(count: int, aim: str, way: Factorisation) -> str:
+    """A line of the table."""
     cells = [
         str(count),
-        f"{best.tensor_parallel} x {best.stages} x {best.replicas}",
-        f"{1e3 * best.bottleneck:.2f}",
-        f"{1e3 * best.latency:.1f}",
-        f"{best.bubble:.1%}",
-        human_bytes(best.memory),
-        f"{1 / best.seconds:.1f}",
-        str(len(plan.tried)),
-        f"{seconds:.0f}",
+        aim,
+        f"{way.tensor_parallel} x {way.stages} x {way.replicas}",
+        f"{1e3 * way.bottleneck:.2f}",
+        f"{1e3 * way.latency:.1f}",
+        f"{way.bubble:.1%}",
+        human_bytes(way.memory),
+        f"{1 / way.seconds:.1f}",
     ]
     return f"| {' | '.join(cells)} |"
 
 
+_TEXT = """# Many devices
+
+What `fxopt.partition(..., tensor_parallel="auto", replicas="auto")` finds for a model too large for one device. Predicted,
+not measured: Llama 2's 70B shape ({parameters:.1f} billion parameters, bfloat16) on a sequence of {length} words, traced on
+`meta`; devices that are alike, of {flops:.0e} operations and {bandwidth:.0e} bytes a second and {memory}, links of
+{link:.0e} bytes a second and {latency:.0e} s. The rates are those of a data sheet.
+
+A way is devices that share a layer x stages x replicas; bottleneck and latency are in ms, the bubble is that of 32 batches.
+For each number of devices the way that does the most sequences a second, and the one of the least latency.
+
+| devices | aim | way | bottleneck | latency | bubble | memory a device | sequences a second |
+|---|---|---|---|---|---|---|---|
+{rows}
+
+{fewest} to {most} ways are tried, in {least:.0f} to {longest:.0f} seconds of processor time for each number of devices
+(`python -m benchmarks.bench_scale --write`, {date}, torch {torch}, one core, other work beside it).
+
+Replicas of as few devices as the weights fit into do the most: what is not sent costs nothing. Latency falls with the
+devices that share each layer, as long as the sums that they send take less time than what each saves. Key and value heads
+limit it too: where there are more sharers than those, attention stays whole.
+"""
+
+
 def page(program: Program, counts: Sequence[int], memory: int = MEMORY) -> str:
     """The page."""
-    rows = []
+    rows, took, tried = [], [], []
     for count in counts:
         start = time.process_time()
         plan = planned(program, count, memory)
-        rows.append(row(count, plan, time.process_time() - start))
-    parameters = sum(w.numel() for w in program.weights.values())
-    return "\n".join(
-        [
-            "# Many devices",
-            "",
-            f"Predicted, not measured: {parameters / 1e9:.1f} billion parameters, traced on `meta`, planned by",
-            "`python -m benchmarks.bench_scale --write` for devices that are alike: "
-            f"{RATES.flops:.0e} operations and {RATES.bandwidth:.0e} bytes a second,",
-            f"{human_bytes(memory)}, links of {LINK.bandwidth:.0e} bytes a second and {LINK.latency:.0e} s. Planning in",
-            f"seconds of processor time, {datetime.datetime.now(tz=datetime.UTC).date()}, torch {torch.__version__}.",
-            "",
-            "| devices | tensor x stages x replicas | bottleneck, ms | latency, ms | bubble | memory a device | "
-            "sequences a second | ways tried | planned in, s |",
-            "|---|---|---|---|---|---|---|---|---|",
-            *rows,
-            "",
-        ]
+        took.append(time.process_time() - start)
+        tried.append(len(plan.tried))
+        rows.append(row(count, "sequences", plan.tried[0]))
+        rows.append(row(count, "latency", min(plan.tried, key=lambda way: (way.latency, way.seconds))))
+    (ids,) = program.signature.tensor_inputs
+    return _TEXT.format(
+        parameters=sum(w.numel() for w in program.weights.values()) / 1e9,
+        length=ids.shape[1],
+        flops=RATES.flops,
+        bandwidth=RATES.bandwidth,
+        memory=human_bytes(memory),
+        link=LINK.bandwidth,
+        latency=LINK.latency,
+        rows="\n".join(rows),
+        fewest=min(tried),
+        most=max(tried),
+        least=min(took),
+        longest=max(took),
+        date=datetime.datetime.now(tz=datetime.UTC).date(),
+        torch=torch.__version__,
     )
 
 
