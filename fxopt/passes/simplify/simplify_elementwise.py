@@ -53,7 +53,7 @@ class SimplifyElementwise(Pass):
     def run(self, rewriter: Rewriter) -> None:
         """One sweep in graph order."""
         for node in rewriter.nodes():
-            value = None if node._erased else node.meta["val"]
+            value = node.meta["val"]
             if not isinstance(value, torch.Tensor) or not value.is_floating_point():
                 continue
             name = aten_name(node)
@@ -141,7 +141,7 @@ def _with_constant(rewriter: Rewriter, node: Node, name: str) -> tuple[Node, tor
     if given.get("alpha", 1) != 1 or given.get("rounding_mode") is not None:
         return None
     pairs = [(given["self"], given["other"]), (given["other"], given["self"])]
-    for x, other in pairs[: 2 if name in ("add", "mul") else 1]:
+    for x, other in pairs if name in ("add", "mul") else pairs[:1]:
         constant = _constant(rewriter, other)
         if (
             constant is None

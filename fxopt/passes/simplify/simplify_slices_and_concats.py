@@ -128,7 +128,8 @@ def _span(node: Node) -> _Span | None:
     """What a slice without steps, or a piece of a split, is of what; None for other calls, and for sizes that vary."""
     if node.target is operator.getitem:
         source, index = node.args
-        return _piece(source, index) if isinstance(source, Node) and isinstance(index, int) else None
+        assert isinstance(source, Node) and isinstance(index, int)
+        return _piece(source, index)
     if node.target is not _SLICE:
         return None
     given = bind(node)
@@ -189,8 +190,8 @@ def _in_operand(span: _Span, offsets: dict[Node, list[int] | None]) -> _Span | N
     operands = _operands(span.x)
     if span.x not in offsets:
         sizes = [shape_of(o)[span.dim] for o in operands if len(shape_of(o)) > span.dim]
-        known = len(sizes) == len(operands) and all(isinstance(s, int) for s in sizes)
-        offsets[span.x] = [0, *accumulate(s for s in sizes if isinstance(s, int))] if known else None
+        known = [s for s in sizes if isinstance(s, int)]
+        offsets[span.x] = [0, *accumulate(known)] if len(known) == len(operands) else None
     ends = offsets[span.x]
     if ends is None:
         return None

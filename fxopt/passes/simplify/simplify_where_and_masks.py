@@ -46,8 +46,6 @@ class SimplifyWhereAndMasks(Pass):
     def run(self, rewriter: Rewriter) -> None:
         """One sweep in graph order; conditions that are equal are one value after equal calls are merged."""
         for node in rewriter.nodes():
-            if node._erased:
-                continue
             simplify = _BY_OP.get(aten_name(node))
             if simplify is not None:
                 simplify(rewriter, node)

@@ -48,8 +48,6 @@ class SinkTransposes(Pass):
     def run(self, rewriter: Rewriter) -> None:
         """From each permutation and reduction up, as far as calls are elementwise; in graph order."""
         for node in rewriter.nodes():
-            if node._erased:
-                continue
             name = aten_name(node)
             if name == "permute" and not is_reshape(node):
                 _cancel(rewriter, node, permutation(node))
@@ -128,19 +126,16 @@ def _is_read_within(node: Node, last: Node, calls: dict[Node, None]) -> bool:
 
 def _moves_along(rewriter: Rewriter, node: Node) -> bool:
     """Whether a call of permuted operands is the permuted call: each tensor has the result's shape, or is a weight."""
-    value = node.meta["val"]
-    if not isinstance(node.target, torch._ops.OpOverload) or not isinstance(value, torch.Tensor):
-        return False
+    own = shape_of(node)
     if not op_info(node.target).elementwise or not node.all_input_nodes:
         return False
     for operand_node in node.all_input_nodes:
-        given = operand_node.meta["val"]
         if rewriter.value(operand_node) is not None:
             continue
-        shape = shape_of(operand_node)
-        if not isinstance(given, torch.Tensor) or len(shape) != value.dim():
+        if not isinstance(operand_node.meta["val"], torch.Tensor):
             return False
-        if not all(map(same_size, shape, shape_of(node))):
+        shape = shape_of(operand_node)
+        if len(shape) != len(own) or not all(map(same_size, shape, own)):
             return False
     return True
 

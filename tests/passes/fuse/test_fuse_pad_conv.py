@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from fxopt.passes.fuse.fuse_pad_conv import FusePadConv
 from fxopt.testing import check_pass
-from tests.passes.helpers import applied, program, rand, structure, unchanged
+from tests.passes.helpers import applied, calls, program, rand, structure, unchanged
 
 FUSE = FusePadConv()
 Fn = Callable[..., torch.Tensor]
@@ -91,6 +91,13 @@ REFUSED: dict[str, tuple[Fn, str]] = {
 def test_what_a_convolution_does_not_pad(name: str):
     function, why = REFUSED[name]
     assert unchanged(FUSE, program(function, IMAGE, w=W)) == [why]
+
+
+def test_one_that_is_refused_does_not_hide_another():
+    def function(x, w):
+        return F.conv2d(F.pad(x, (0, 1, 1, 1)), w), F.conv2d(F.pad(x, (1, 1, 1, 1)), w)
+
+    assert calls(applied(FUSE, program(function, IMAGE, w=W)).program) == ["pad", "conv2d", "conv2d"]
 
 
 def test_a_convolution_without_a_pad_before_it():

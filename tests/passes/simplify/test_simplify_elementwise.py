@@ -32,6 +32,9 @@ SAME: dict[str, tuple[Fn, Fn]] = {
     "two negations": (lambda x, y: -x * -y, lambda x, y: x * y),
     "two negations divided": (lambda x, y: -x / -y, lambda x, y: x / y),
     "clamps": (lambda x, y: x.clamp(-1.0, 2.0).clamp(0.0, 3.0), lambda x, y: x.clamp(0.0, 2.0)),
+    "a bound that is both": (lambda x, y: x.clamp(1.0, 1.0).clamp(0.0, 3.0), lambda x, y: x.clamp(1.0, 1.0)),
+    "then both": (lambda x, y: x.clamp(0.0, 3.0).clamp(1.0, 1.0), lambda x, y: x.clamp(1.0, 1.0)),
+    "after a comparison": (lambda x, y: (x > y, x * 2.0 * 3.0), lambda x, y: (x > y, x * 6.0)),
     "one side each": (lambda x, y: x.clamp(max=1.0).clamp(min=-1.0), lambda x, y: x.clamp(-1.0, 1.0)),
     "relu of a clamp": (lambda x, y: x.clamp(-1.0, 2.0).relu(), lambda x, y: x.clamp(0.0, 2.0)),
     "bounds apart": (lambda x, y: x.clamp(-3.0, -2.0).clamp(0.0, 1.0), lambda x, y: x.clamp(0.0, 0.0)),
@@ -50,6 +53,15 @@ def test_weights_become_one_that_is_rounded_once():
     assert calls(after) == ["mul"]
     (weight,) = after.weights.values()
     torch.testing.assert_close(weight, (W.double() / (W.double() + 1)).float(), rtol=1e-7, atol=0)
+
+
+def test_weights_before_what_they_multiply():
+    after = applied(SIMPLIFY, program(lambda x, w, v: w * (v * x), X, w=W, v=W + 1)).program
+    assert calls(after) == ["mul"]
+
+
+def test_a_weight_from_which_is_subtracted_stays():
+    assert unchanged(SIMPLIFY, program(lambda x, w: (w - x) + 1.0, X, w=W)) == []
 
 
 def test_a_weight_and_a_number():

@@ -28,6 +28,10 @@ SAME: dict[str, tuple[Fn, Fn]] = {
     "dropped and put back": (lambda x: x.amax(1).unsqueeze(1), lambda x: x.amax(1, True)),
     "one place": (lambda x: x.argmax(1, True).squeeze(1), lambda x: x.argmax(1)),
     "over nothing": (lambda x: x.unsqueeze(1).sum(1).relu(), lambda x: x.unsqueeze(1).squeeze((1,)).relu()),
+    "over nothing, all": (
+        lambda x: x[:1, :1, :1, :1].sum().relu(),
+        lambda x: x[:1, :1, :1, :1].squeeze((0, 1, 2, 3)).relu(),
+    ),
     "over nothing, kept": (lambda x: x.unsqueeze(1).mean(1, True).relu(), lambda x: x.unsqueeze(1).relu()),
 }
 
@@ -51,6 +55,9 @@ STAYS: dict[str, Fn] = {
     "the outer's dtype": lambda x: x.sum(2).sum(1, dtype=torch.float64),
     "another shape": lambda x: x.mean(2, True).reshape(2, 15),
     "another place": lambda x: x.mean(2, True).reshape(2, 1, 3, 5),
+    "fewer axes": lambda x: x[..., :1].mean(2, True).reshape(2, 3),
+    "axes in another order": lambda x: x.mean(2, True).reshape(3, 2, 5),
+    "all at once": lambda x: x.sum().reshape(1, 1, 1, 1),
     "booleans over nothing": lambda x: (x > 0).unsqueeze(1).sum(1),
 }
 

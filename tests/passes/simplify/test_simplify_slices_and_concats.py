@@ -35,6 +35,10 @@ SAME: dict[str, tuple[Fn, Fn]] = {
     ),
     "a slice of a slice": (lambda x, y: cut(cut(x, 1, 2, 8), 1, 1, 4), lambda x, y: cut(x, 1, 3, 6)),
     "a slice from the end": (lambda x, y: cut(cut(x, 1, 2), 1, -3, -1), lambda x, y: cut(x, 1, 5, 7)),
+    "a slice from no start": (
+        lambda x, y: cut(cut(x, 1, None, 6), 1, 1, 3),
+        lambda x, y: cut(x, 1, 1, 3),
+    ),
     "a slice of three": (lambda x, y: cut(cut(cut(x, 1, 1), 1, 1), 1, 1), lambda x, y: cut(x, 1, 3, 8)),
     "a slice of a piece": (lambda x, y: cut(x.split(4, 1)[1], 1, 1, 3), lambda x, y: cut(x, 1, 5, 7)),
     "an operand": (lambda x, y: cut(cat([x, y], 1), 1, 8, 11).relu(), lambda x, y: y.relu()),
@@ -70,6 +74,7 @@ STAYS: dict[str, Fn] = {
     "a slice of a join along another": lambda x, y: cut(cat([x, y], 1), 2, 0, 3),
     "a slice with steps": lambda x, y: torch.ops.aten.slice.Tensor(cut(x, 1, 2, 8), 1, 0, 6, 2),
     "a slice of a slice along another": lambda x, y: cut(cut(x, 1, 2, 8), 2, 1, 4),
+    "a slice of a join with a list of nothing": lambda x, y: cut(cat([x, x.new_zeros(0), y], 1), 1, 9, 10),
     "nothing of a join": lambda x, y: cut(cat([x, y], 1), 1, 8, 8),
 }
 

@@ -57,6 +57,8 @@ STAYS: dict[str, Fn] = {
     "two orders": lambda x, y, w: first(last(x) + y.reshape(2, 3, 5, 4).permute(0, 3, 2, 1)),
     "no elementwise call": lambda x, y, w: first(last(x).softmax(1)),
     "a broadcast": lambda x, y, w: first(last(x) + last(y.sum(1, True))),
+    "a weight before a broadcast": lambda x, y, w: first(w * last(y.sum(1, True))),
+    "several results": lambda x, y, w: first(last(x).chunk(2)[0] + 1),
     "no permutation before": lambda x, y, w: first(x.relu()),
     "none after": lambda x, y, w: last(x).relu(),
     "axes out of order": lambda x, y, w: last(x).sum([0]),
@@ -69,6 +71,15 @@ STAYS: dict[str, Fn] = {
 @pytest.mark.parametrize("name", STAYS)
 def test_what_stays(name: str):
     assert unchanged(SINK, program(STAYS[name], X, Y, w=W)) == []
+
+
+def test_a_tensor_of_fewer_axes_stays():
+    cube, four = rand(3, 3, 3), rand(3, 3, 3, 3)
+    assert unchanged(SINK, program(lambda x, y: first(last(x) + y), four, cube)) == []
+
+
+def test_a_number_among_the_operands():
+    assert unchanged(SINK, program(lambda x: first(last(x) * x.shape[0]), X, dynamic=True)) == []
 
 
 def test_drawn_programs():
