@@ -31,8 +31,12 @@ class Deviation:
 
 def deviation(node: Node) -> Deviation | None:
     """A root of a statistic plus epsilon, None if a call is none."""
-    power, bound = _POWERS.get(aten_name(node), 0), bind(node)
-    if aten_name(node) == "pow" and bound.get("exponent") in (0.5, -0.5):
+    name = aten_name(node)
+    if name != "pow" and name not in _POWERS:
+        return None
+    bound = bind(node)
+    power = _POWERS.get(name, 0)
+    if bound.get("exponent") in (0.5, -0.5):
         power = -1 if bound["exponent"] == 0.5 else 1
     operand = bound.get("self")
     if not power or not isinstance(operand, Node) or operand.op != "call_function":

@@ -41,7 +41,8 @@ class RecomposeNormalize(Pass):
     def run(self, rewriter: Rewriter) -> None:
         """In graph order."""
         for node in rewriter.nodes():
-            root = not node._erased and (aten_name(node) == "sqrt" or bind(node).get("exponent") == 0.5)
+            name = "" if node._erased else aten_name(node)
+            root = name == "sqrt" or (name == "pow" and bind(node)["exponent"] == 0.5)
             total = node.args[0] if root else None
             if isinstance(total, Node) and aten_name(total) == "sum":
                 _recompose(rewriter, node, total)
