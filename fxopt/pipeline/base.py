@@ -90,8 +90,9 @@ class Pass:
 
     @classmethod
     def pass_name(cls) -> str:
-        """The registry name: the class's name in kebab-case."""
-        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", cls.__name__).lower()
+        """The registry name: the class's name in kebab-case, in which `1x1` is a word."""
+        words = r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[a-z])(?=\d+x\d)"
+        return re.sub(words, "-", cls.__name__).lower()
 
     @classmethod
     def summary(cls) -> str:

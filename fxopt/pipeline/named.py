@@ -132,8 +132,9 @@ _O1_PHASES: tuple[tuple[str, ...], ...] = (
         "fold-embedding-projection",
         "eliminate-neutral-weights",
     ),
-    # 7. Merge: several calls become one. Last, for a merged call has several users, into which nothing folds.
-    ("merge-parallel-linears", "merge-parallel-convs"),
+    # 7. Merge: several calls become one. Last, for a merged call has several users, into which nothing folds; chains
+    # before what stands side by side.
+    ("merge-linear-chain", "merge-conv-1x1-chain", "merge-parallel-linears", "merge-parallel-convs"),
     # 8. Store equal weights once, when they are what they will be: one that two layers share takes nothing in.
     ("deduplicate-weights",),
 )

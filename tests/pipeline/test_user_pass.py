@@ -75,7 +75,13 @@ class TestBase:
 
     @pytest.mark.parametrize(
         ("cls", "name"),
-        [("FuseConvBn", "fuse-conv-bn"), ("O1Only", "o1-only"), ("HTTPThing", "http-thing"), ("A", "a")],
+        [
+            ("FuseConvBn", "fuse-conv-bn"),
+            ("O1Only", "o1-only"),
+            ("HTTPThing", "http-thing"),
+            ("A", "a"),
+            ("Conv1x1Next", "conv-1x1-next"),
+        ],
     )
     def test_the_name_is_the_class_in_kebab_case(self, cls: str, name: str) -> None:
         assert type(cls, (fxopt.Pass,), {}).pass_name() == name
