@@ -25,10 +25,6 @@ def _heads(x: torch.Tensor, u: Const, v: Const, w: Const, b: Const, c: Const | N
     return F.linear(x, u, b) * F.linear(x, v, c).relu() + F.linear(x, w)
 
 
-def _gated(x: torch.Tensor, u: Const, v: Const) -> torch.Tensor:
-    return F.linear(x, u) * F.linear(x, v)
-
-
 @register_pass
 class MergeParallelLinears(Pass):
     """linear(x, w1, b1), linear(x, w2, b2), ...  ->  split(linear(x, cat(w1, w2, ...), cat(b1, b2, ...))).
@@ -44,7 +40,7 @@ class MergeParallelLinears(Pass):
 
     contract = Contract.EQUIVALENT
 
-    motifs: ClassVar[tuple[Callable[..., object], ...]] = (_heads, _gated)
+    motifs: ClassVar[tuple[Callable[..., object], ...]] = (_heads,)
 
     max_elements: int = 65536
     """Of the merged weight: above, layers are left alone."""
