@@ -23,6 +23,7 @@ class Artifact(ABC):
         report: the verification of its file (a `VerifyReport`), or None.
         notes: what the lowering has to say ("onnxsim was not used, because ...").
         size: bytes of its file or files.
+        opset: of an ONNX file that was just made.
     """
 
     def __init__(self, target: str, signature: Signature, *, path: str | None = None, size: int = 0) -> None:
@@ -32,6 +33,7 @@ class Artifact(ABC):
         self.size = size
         self.report: object = None
         self.notes: tuple[str, ...] = ()
+        self.opset: int | None = None
 
     @property
     def io_scales(self) -> dict[str, Quantized]:

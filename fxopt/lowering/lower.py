@@ -206,6 +206,7 @@ class _Written:
     report: VerifyReport | None
     notes: tuple[str, ...]
     size: int
+    opset: int | None = None
 
 
 def _write_and_open(job: _Job, emitted: Emitted) -> Artifact:
@@ -215,7 +216,7 @@ def _write_and_open(job: _Job, emitted: Emitted) -> Artifact:
 
 def _opened(job: _Job, path: Path, written: _Written) -> Artifact:
     artifact = job.target.open(str(path))
-    artifact.report, artifact.size = written.report, written.size
+    artifact.report, artifact.size, artifact.opset = written.report, written.size, written.opset
     artifact.notes = tuple(dict.fromkeys((*written.notes, *artifact.notes, *io_notes(artifact.signature))))
     return artifact
 
@@ -228,7 +229,7 @@ def _write_verified(job: _Job, emitted: Emitted) -> _Written:
         assert emitted.fallback is not None
         written = _attempt(job, emitted.fallback, last=True)
         note = f"the simplified file was not used: {failure.report.reason}"
-        return _Written(written.report, (*written.notes, note), written.size)
+        return replace(written, notes=(*written.notes, note))
 
 
 class _NotEquivalent(Exception):
@@ -253,6 +254,7 @@ def _attempt(job: _Job, emitted: Emitted, *, last: bool) -> _Written:
             report,
             emitted.notes if report is None else (*emitted.notes, *_remarks(report)),
             len(emitted.content) + len(emitted.data or b""),
+            emitted.opset,
         )
         _accept(job, temporary, done, last=last)
     finally:

@@ -51,6 +51,8 @@ class Emitted:
     data: bytes | None = None
     data_name: str | None = None
     fallback: "Emitted | None" = None
+    opset: int | None = None
+    """Of an ONNX file."""
 
 
 @dataclass(frozen=True)

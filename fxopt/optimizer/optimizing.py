@@ -200,7 +200,7 @@ def optimize(
         said = "; ".join(str(found).splitlines()) if found else "it does not show when it is run again"
         raise VerificationError(f"{error}; {said}", report) from error
     report.artifact = ArtifactReport(
-        chosen.name, artifact.path, artifact.size, number, chosen.coverage(result.program)
+        chosen.name, artifact.path, artifact.size, artifact.opset or number, chosen.coverage(result.program)
     )
     report.notes += artifact.notes
     clock.lap("lower")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from fxopt.lowering.few_bits import Few, few_bits, packed_bits, unpacked_bits, w
 from fxopt.lowering.integers import with_integer_weights
 from fxopt.program import Program
 from fxopt.verification import check_programs
-from tests.passes.helpers import program, rand
+from tests.passes.helpers import calls, program, rand
 
 X = rand(4, 64)
 
@@ -146,3 +147,89 @@ def test_a_damaged_table_is_told_with_the_file(tmp_path: Path, monkeypatch: pyte
         ArtifactError, match=r"can't read .*net.fxopt: its table of packed weights is malformed"
     ):
         lower(rounded("int8-weights{bits=4}"), "eager", path=path, verify=False)
+
+
+def stored(artifact_path: Path) -> tuple[int, dict[str, int]]:
+    """The opset of an ONNX file and the types of its matrices."""
+    model = onnx.load(artifact_path)
+    (opset,) = (o.version for o in model.opset_import if not o.domain)
+    return opset, {i.name: i.data_type for i in model.graph.initializer if len(i.dims) > 1}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_onnx_files_hold_two_integers_a_byte(bits: int, tmp_path: Path) -> None:
+    simulated = rounded(f"int8-weights{{bits={bits}}}")
+    artifact = lower(simulated, "onnx", path=tmp_path / "net.onnx")
+    opset, kinds = stored(tmp_path / "net.onnx")
+    assert (opset, artifact.opset) == (21, 21) and set(kinds.values()) == {onnx.TensorProto.INT4}
+    whole = lower(rounded("int8-weights"), "onnx").size
+    zero_points = 64 + 256  # which are left out where all are 0
+    assert whole - artifact.size == pytest.approx(64 * 256 + zero_points, abs=100)
+    assert artifact.report.ok
+
+
+def test_the_integers_in_an_onnx_file_are_those_of_the_simulation(tmp_path: Path) -> None:
+    simulated = rounded("int8-weights{bits=4}")
+    lower(simulated, "onnx", path=tmp_path / "net.onnx")
+    wanted = with_integer_weights(simulated).weights["w"]
+    (found,) = (i for i in onnx.load(tmp_path / "net.onnx").graph.initializer if list(i.dims) == [256, 64])
+    assert onnx.numpy_helper.to_array(found).astype("int8").tolist() == wanted.tolist()
+
+
+def test_the_opset_is_raised_only_where_the_type_needs_it(tmp_path: Path) -> None:
+    """Not for 8 bits, not for blocks, which are onnxruntime's own ops, not for tables, whose rows are looked up."""
+    table = program(lambda i, t: F.embedding(i, t), torch.tensor([1, 2]), t=rand(6, 8))
+    for before, options in (
+        (net(), "int8-weights"),
+        (net(), "int4-weights"),
+        (table, "int8-weights{bits=4}"),
+    ):
+        artifact = lower(fxopt.run_pipeline(before, options), "onnx", path=tmp_path / "net.onnx")
+        assert stored(tmp_path / "net.onnx")[0] == artifact.opset == 20
+        assert onnx.TensorProto.INT4 not in stored(tmp_path / "net.onnx")[1].values()
+
+
+@pytest.mark.parametrize(("opset", "kind"), [(20, onnx.TensorProto.INT8), (23, onnx.TensorProto.INT4)])
+def test_an_opset_that_is_asked_for_stays(opset: int, kind: int, tmp_path: Path) -> None:
+    lower(rounded("int8-weights{bits=4}"), "onnx", path=tmp_path / "net.onnx", opset=opset)
+    found, kinds = stored(tmp_path / "net.onnx")
+    assert found == opset and set(kinds.values()) == {kind}
+
+
+def test_the_report_tells_the_opset() -> None:
+    model = nn.Linear(64, 8).eval()
+    for pipeline, opset in (("int8-weights{bits=4}", 21), ("int8-weights", 20)):
+        result = fxopt.optimize(model, (X,), pipeline=pipeline, target="onnx")
+        assert result.report.artifact.opset == opset
+    assert fxopt.optimize(model, (X,), target="eager").report.artifact.opset is None
+
+
+def test_tensorrt_files_hold_a_byte_for_each(tmp_path: Path) -> None:
+    lower(rounded("int8-weights{bits=4}"), "onnx:tensorrt", path=tmp_path / "net.onnx")
+    opset, kinds = stored(tmp_path / "net.onnx")
+    assert opset == 20 and onnx.TensorProto.INT4 not in kinds.values()
+
+
+def test_weights_beside_an_onnx_file(tmp_path: Path) -> None:
+    from fxopt.lowering.onnx.target import OnnxTarget
+
+    simulated = rounded("int8-weights{bits=4}")
+    artifact = lower(simulated, OnnxTarget(external_threshold=1), path=tmp_path / "net.onnx")
+    assert artifact.report.ok and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_convolution_s_weights_in_an_onnx_file(tmp_path: Path) -> None:
+    """An odd number of integers: the last half of a byte is empty."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.ReLU(), nn.ConvTranspose2d(5, 3, 3)).eval()
+    simulated = fxopt.run_pipeline(fxopt.trace(model, (rand(2, 3, 8, 8),)), "int8-weights{bits=4}")
+    assert lower(simulated, "onnx", path=tmp_path / "net.onnx").report.ok
+    assert list(stored(tmp_path / "net.onnx")[1].values()).count(onnx.TensorProto.INT4) == 2
+
+
+def test_products_on_either_side_have_blocks() -> None:
+    """`x @ w` becomes a linear layer before weights are rounded."""
+    before = program(lambda x, w: x @ w, X, w=rand(64, 32))
+    after = fxopt.run_pipeline(before, "int4-weights")
+    assert "fake_quantize" in calls(after)
+    assert few_bits(with_integer_weights(after))

@@ -15,6 +15,7 @@ import torch
 from torch.fx import Node
 
 from fxopt.errors import LoweringError
+from fxopt.lowering.few_bits import Few, few_bits, packed_bits
 from fxopt.lowering.onnx.dtypes import is_float
 from fxopt.lowering.onnx.graph import Attribute, Graph, Value
 from fxopt.lowering.onnx.kernels import lacks_kernel
@@ -23,7 +24,10 @@ from fxopt.ops.info import op_key
 from fxopt.ops.sizes import Size
 from fxopt.program.program import Program, origins_of
 
-__all__ = ["Builder", "NoKernelError", "Result", "place_of"]
+__all__ = ["FOUR_BITS", "Builder", "NoKernelError", "Result", "place_of"]
+
+FOUR_BITS = 21
+"""The first opset whose DequantizeLinear takes integers of 4 bits."""
 
 Result = Value | tuple[Value, ...]
 """What stands for a node: a value, or one for each of its results."""
@@ -65,6 +69,7 @@ class Builder:
         self.sizes = Sizes(self.graph)
         self.notes: list[str] = []
         self.node: Node | None = None
+        self._few = few_bits(program)
         self._values: dict[Node, Result] = {}
         self._stored: dict[tuple[object, ...], Value] = {}
         self._transposed: dict[Value, tuple[Value, Sequence[int]]] = {}
@@ -107,6 +112,17 @@ class Builder:
         if tensor.is_meta:
             raise LoweringError(f"the weight {name!r} is on the meta device: it has no values to store")
         return self.graph.add_initializer(name, tensor)
+
+    def four_bits(self, argument: object) -> Value:
+        """The initializer of a weight of 4 bits or less around zero, which ONNX has a type for from opset 21; "" for none."""
+        name = str(argument.target) if isinstance(argument, Node) and argument.op == "get_attr" else ""
+        few = self._few.get(name)
+        if few is None or not few.signed or self.opset < FOUR_BITS:
+            return ""
+        tensor = self.program.weights[name]
+        value = self.stored(name, lambda: packed_bits(tensor, Few(4, signed=True)), of=("4 bits",))
+        self.graph.four_bits[value] = tuple(tensor.shape)
+        return value
 
     def weight_of(self, argument: object) -> torch.Tensor | None:
         """The tensor of an argument that is a weight, else None."""

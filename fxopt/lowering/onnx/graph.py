@@ -84,6 +84,8 @@ class Graph:
     names: Names = field(default_factory=Names)
     nodes: list[OnnxNode] = field(default_factory=list)
     initializers: dict[Value, torch.Tensor] = field(default_factory=dict)
+    four_bits: dict[Value, tuple[int, ...]] = field(default_factory=dict)
+    """The shapes of initializers of 4-bit integers, which are stored two a byte."""
     dtypes: dict[Value, torch.dtype] = field(default_factory=dict)
     inputs: list[Value] = field(default_factory=list)
     source: str = ""

@@ -40,6 +40,8 @@ class Recording:
     inputs: list[Value]
     outputs: list[Value]
     notes: list[str] = field(default_factory=list)
+    four_bits: dict[Value, tuple[int, ...]] = field(default_factory=dict)
+    """The shapes of those of `initializers` that are 4-bit integers, two a byte."""
 
 
 def live_nodes(program: Program) -> list[Node]:
@@ -219,6 +221,7 @@ def _finish(builder: Builder, nodes: list[Node], inputs: list[Value], outputs: l
         inputs=inputs,
         outputs=outputs,
         notes=_torchlib_note(builder.notes),
+        four_bits={v: shape for v, shape in graph.four_bits.items() if v in used},
     )
 
 

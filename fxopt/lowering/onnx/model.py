@@ -57,6 +57,11 @@ class Model:
     data_name: str | None = None
     stored: list[torch.Tensor] = field(default_factory=list)
 
+    @property
+    def opset(self) -> int:
+        """Of ONNX's own ops."""
+        return int(next(o.version for o in self.proto.opset_import if not o.domain))
+
     def content(self) -> bytes:
         """The main file, sealed: a protobuf message is the concatenation of its fields, in any order."""
         graph: list[Buffer] = [self.proto.graph.SerializeToString(deterministic=True)]
@@ -91,7 +96,10 @@ def build_model(program: Program, recording: Recording, opset: int, *, stem: str
         _add_node(graph, node, names)
     weights: list[tuple[onnx.TensorProto, torch.Tensor]] = []
     for value, tensor in recording.initializers.items():
-        header = onnx.TensorProto(name=value, data_type=onnx_type(tensor.dtype), dims=tuple(tensor.shape))
+        kind, shape = onnx_type(tensor.dtype), tuple(tensor.shape)
+        if value in recording.four_bits:
+            kind, shape = onnx.TensorProto.INT4, recording.four_bits[value]
+        header = onnx.TensorProto(name=value, data_type=kind, dims=shape)
         if _bytes(tensor) > SMALL:
             weights.append((header, tensor))
         else:

@@ -7,6 +7,7 @@
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torch.fx import Node
@@ -17,6 +18,7 @@ from fxopt.lowering.target import Emitted, EmittedEntries, Target
 from fxopt.program.program import Program
 
 if TYPE_CHECKING:
+    from fxopt.lowering.onnx.lower import Recording
     from fxopt.lowering.onnx.model import Model
 
 __all__ = ["OPSETS", "OnnxTarget"]
@@ -32,6 +34,8 @@ class OnnxTarget(Target):
     suffix = ".onnx"
     runner = "onnx"
     placement = "onnx:onnxruntime"
+    has_four_bits = True
+    """Weights of 4 bits and less are stored two a byte, in an opset that has a type for them."""
 
     def __init__(self, *, external_threshold: int | None = None) -> None:
         """Makes the target.
@@ -88,7 +92,7 @@ class OnnxTarget(Target):
 
         threshold = EXTERNAL_THRESHOLD if self._threshold is None else self._threshold
         model, notes = self._model(program, opset, stem=stem, threshold=threshold)
-        plain = Emitted(model.content(), notes, model.data(), model.data_name)
+        plain = Emitted(model.content(), notes, model.data(), model.data_name, opset=model.opset)
         return _simplified(plain) if optimize else plain
 
     def emit_entries(self, programs: Mapping[str, Program], *, opset: int | None = None) -> EmittedEntries:
@@ -115,15 +119,26 @@ class OnnxTarget(Target):
         """The model of a program, checked, and what there is to say of it."""
         from fxopt.lowering.integers import integer_notes
         from fxopt.lowering.onnx.gates import check_model, without_weights
-        from fxopt.lowering.onnx.lower import record
         from fxopt.lowering.onnx.model import build_model
 
         version = self.resolve_opset(opset)
         self._check_rules(program)
-        recording = record(program, version)
+        recording, version = self._recorded(program, version, fixed=opset is not None)
         model = build_model(program, recording, version, stem=stem, threshold=threshold)
         check_model(without_weights(model.proto, [header for header, _ in model.weights]))
         return model, (*recording.notes, *integer_notes(program, self.placement))
+
+    def _recorded(self, program: Program, version: int, *, fixed: bool) -> "tuple[Recording, int]":
+        """The recording at the opset, or at the first that has a type for 4-bit weights where there are some."""
+        from fxopt.lowering.few_bits import few_bits
+        from fxopt.lowering.onnx.builder import FOUR_BITS
+        from fxopt.lowering.onnx.lower import record
+
+        if self.has_four_bits and not fixed and version < FOUR_BITS and few_bits(program):
+            higher = record(program, FOUR_BITS)
+            if higher.four_bits:
+                return higher, FOUR_BITS
+        return record(program, version), version
 
     def _check_rules(self, program: Program) -> None:
         from fxopt.lowering.onnx.builder import place_of
@@ -154,10 +169,12 @@ def _simplified(plain: Emitted) -> Emitted:
             (*plain.notes, "onnxsim was not run: the weights are beside the file"),
             plain.data,
             plain.data_name,
+            opset=plain.opset,
         )
     from fxopt.lowering.onnx.simplify import simplify
 
     result = simplify(plain.content)
     if result.content is None:
-        return Emitted(plain.content, (*plain.notes, *([result.why] if result.why else [])))
-    return Emitted(result.content, (*plain.notes, "simplified by onnxsim"), fallback=plain)
+        return replace(plain, notes=(*plain.notes, *([result.why] if result.why else [])))
+    notes = (*plain.notes, "simplified by onnxsim")
+    return replace(plain, content=result.content, notes=notes, fallback=plain)

@@ -31,6 +31,7 @@ class TensorRtTarget(OnnxTarget):
     name = "onnx:tensorrt"
     runner = "onnx-as-written"
     placement = "onnx:tensorrt"
+    has_four_bits = False
 
     def emit(
         self, program: Program, *, opset: int | None = None, stem: str = "model", optimize: bool = True
@@ -67,6 +68,7 @@ class MobileTarget(OnnxTarget):
     name = "onnx:mobile"
     suffix = ".ort"
     placement = "onnx:mobile"
+    has_four_bits = False
 
     def emit(
         self, program: Program, *, opset: int | None = None, stem: str = "model", optimize: bool = True

@@ -79,6 +79,9 @@ def dequantize(b: Builder, c: Call) -> Value:
         return b.op("Mul", moved, b.constant(scale, scale.dtype))
     axis = _axis(c, scale)
     steps = _constants(b, scale, zero_point, c.fake().dtype, axis)
+    four_bits = "" if bool((zero_point != 0).any()) else b.four_bits(c["q"])
+    if four_bits:
+        return b.op("DequantizeLinear", four_bits, steps[0], axis=axis)
     return b.op("DequantizeLinear", c.x, *steps, axis=axis)
 
 
