@@ -151,12 +151,13 @@ def _is_whole(file: Path) -> bool:
 def packed(pieces: Sequence[Piece]) -> bytes:
     """Results as the bytes of a safetensors file: tensors by `PIECE.OUTPUT`, the rest in its metadata."""
     tensors: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
     entries: list[dict[str, object]] = []
     for number, piece in enumerate(pieces):
         values = piece.outputs or ()
         scalars = {str(i): v for i, v in enumerate(values) if not isinstance(v, torch.Tensor)}
         tensors |= {
-            f"{number}.{i}": v.detach().cpu().contiguous().clone()
+            f"{number}.{i}": _alone(v.detach().cpu().contiguous(), taken)
             for i, v in enumerate(values)
             if isinstance(v, torch.Tensor)
         }
@@ -170,6 +171,14 @@ def packed(pieces: Sequence[Piece]) -> bytes:
             }
         )
     return save(tensors, {"pieces": json.dumps(entries)})
+
+
+def _alone(tensor: torch.Tensor, taken: set[int]) -> torch.Tensor:
+    """A tensor that shares its memory with no other of a file, or a copy."""
+    place = tensor.untyped_storage().data_ptr()
+    is_alone = tensor.untyped_storage().nbytes() == tensor.nbytes and place not in taken
+    taken.add(place)
+    return tensor if is_alone else tensor.clone()
 
 
 def unpacked(content: bytes) -> list[Piece]:

@@ -106,6 +106,5 @@ class Receiver:
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The elements in order, as bytes."""
-    flat = torch.empty(tensor.numel(), dtype=tensor.dtype)
-    return flat.copy_(tensor.detach().flatten()).view(torch.uint8)
+    """The elements in order, as bytes: the tensor's own memory where they lie so."""
+    return tensor.detach().contiguous().view(-1).view(torch.uint8)
