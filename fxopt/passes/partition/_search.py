@@ -29,7 +29,7 @@ _SHARES = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 _MOST_CUTS, _LEAST_CUTS = 1200, 60
 _FIRST_SECONDS = 0.5
 """How long the integer program first has for a row of devices."""
-_SETS, _MOST_SETS = 100_000, 200_000
+_SETS, _MOST_SETS = 40_000, 200_000
 """Sets of pieces of a cut that are looked at, by second that the integer program has, and at most."""
 _NARROWEST = 1e-4
 """Relative: how near to its bound a value is still asked for."""
@@ -204,7 +204,11 @@ def _refined(
         if not solver:
             continue
         asked = problems[number] if exact else _coarse(problems[number])
-        aim, sides = (limit, None) if windows is None else windows.aim(number, bound, limit)
+        aim, sides = (
+            (limit, None)
+            if windows is None
+            else windows.aim(number, bound, limit, first=seconds == _FIRST_SECONDS)
+        )
         solved = solve(asked, best=aim, seconds=min(seconds, left), sides=sides)
         if exact and solved.bound > bound:
             bounds[number], proof = solved.bound, "integer program"
@@ -236,9 +240,14 @@ class _Windows:
             target = _between(bound, target)
         return None
 
-    def aim(self, number: int, bound: float, limit: float) -> tuple[float, tuple[Flags, Flags] | None]:
-        """What the integer program is to be under, and what is before and behind each cut there."""
-        target = _between(bound, limit)
+    def aim(
+        self, number: int, bound: float, limit: float, *, first: bool
+    ) -> tuple[float, tuple[Flags, Flags] | None]:
+        """What the integer program is to be under, and what is before and behind each cut there.
+
+        What takes it longer is asked in steps, for the lower the value the more is known.
+        """
+        target = limit if first else _between(bound, limit)
         return target, self.lattice.sides(self.problems[number], target)
 
 
