@@ -7,6 +7,7 @@ says every second that it is alive, and watches the one before it; one that is s
 import contextlib
 import itertools
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -236,4 +237,6 @@ def neighbours() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    """What is said, without gloo's place in its source and its advice."""
+    line = str(error).strip().splitlines()[0]
+    return re.sub(r"^\[\S+:\d+\] ", "", line).partition(" This is typically caused by")[0]
