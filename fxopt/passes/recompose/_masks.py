@@ -13,7 +13,7 @@ from fxopt.ops import bind
 from fxopt.ops.sizes import same_size, shape_of
 from fxopt.passes._names import aten_name
 from fxopt.passes.recompose._scores import Mask
-from fxopt.passes.recompose._seen import leaves_a_key
+from fxopt.passes.recompose._seen import leave_a_key, leaves_a_key
 from fxopt.rewriting import Rewriter
 
 __all__ = ["Masking", "attention_mask", "is_causal"]
@@ -39,6 +39,8 @@ class Masking:
                 return f"the mask {name} does not broadcast to the scores as they are masked later"
             if mask.low == -math.inf and not leaves_a_key(rewriter, mask):
                 return f"the mask {name} may hide all keys of a query: softmax makes NaN of them, attention 0"
+        if not leave_a_key(rewriter, [m for m in self.masks if m.low == -math.inf]):
+            return "the masks may together hide all keys of a query: softmax makes NaN of them, attention 0"
         if self.hides_all(rewriter) and query.meta["val"].dtype is torch.float16:
             return "a query may see no key, and no number of float16 is so far below that the scores would not count"
         return self._several(rewriter)

@@ -1,7 +1,10 @@
-"""Whether a mask leaves each query a key to see, whatever the inputs are."""
+"""Whether masks leave each query a key to see, whatever the inputs are."""
 
 import math
+from collections.abc import Sequence
+from functools import reduce
 
+import torch
 from torch.fx import Node
 
 from fxopt.ops import bind
@@ -11,20 +14,45 @@ from fxopt.passes._uniform import uniform_number
 from fxopt.passes.recompose._scores import Mask, is_low
 from fxopt.rewriting import Rewriter
 
-__all__ = ["leaves_a_key"]
+__all__ = ["leave_a_key", "leaves_a_key"]
 
 _NOT = ("bitwise_not", "logical_not")
 
 
 def leaves_a_key(rewriter: Rewriter, mask: Mask) -> bool:
     """Whether each query sees a key. Of what is added only a fill with -inf is doubted."""
-    weight = rewriter.value(mask.node)
-    if weight is not None:
-        seen = weight != -math.inf if mask.kind == "add" else weight if mask.kind == "keep" else ~weight
+    seen = _seen(rewriter, mask)
+    if seen is not None:
         return bool(seen.any(-1).all())
     if mask.kind != "add":
         return _first_is(rewriter, mask.node, kept=mask.kind == "keep")
     return not _fills_with_low(rewriter, mask.node)
+
+
+def leave_a_key(rewriter: Rewriter, masks: Sequence[Mask]) -> bool:
+    """Whether each query sees a key of masks that leave it one each: they are known, or all leave it the first."""
+    seen = [_seen(rewriter, m) for m in masks]
+    hiding = [
+        (m, s) for m, s in zip(masks, seen, strict=True) if m.kind != "add" or (s is not None and not s.all())
+    ]
+    known = [s for _, s in hiding if s is not None]
+    if len(hiding) < 2 or (
+        len(known) == len(hiding) and bool(reduce(torch.Tensor.logical_and, known).any(-1).all())
+    ):
+        return True
+    first = [
+        s[..., 0].all() if s is not None else _first_is(rewriter, m.node, kept=m.kind == "keep")
+        for m, s in hiding
+    ]
+    return all(map(bool, first))
+
+
+def _seen(rewriter: Rewriter, mask: Mask) -> torch.Tensor | None:
+    """Where a mask that is a weight shows a key."""
+    weight = rewriter.value(mask.node)
+    if weight is None:
+        return None
+    return weight != -math.inf if mask.kind == "add" else weight if mask.kind == "keep" else ~weight
 
 
 def _fills_with_low(rewriter: Rewriter, node: Node) -> bool:

@@ -294,6 +294,37 @@ def test_masks_not_known_to_leave_a_key_stay(name: str):
     unchanged(ATTENTION, masked_by(*HIDES_ALL[name], known=True))
 
 
+CAUSAL = torch.ones(5, 6, dtype=torch.bool).tril()
+BUT_THE_FIRST, BUT_THE_LAST = torch.arange(6) == 0, torch.arange(6) == 5
+TOGETHER = {
+    "all of the first query": (lambda s, m: torch.where(m, s, -math.inf).masked_fill(BUT_THE_FIRST, -math.inf), False),
+    "all of it, one added": (
+        lambda s, m: torch.where(m, s, -math.inf) + torch.zeros(6).masked_fill(BUT_THE_FIRST, -math.inf), False,
+    ),
+    "all of it, one computed": (
+        lambda s, m: s.masked_fill(m.float().tril() == 0, -math.inf).masked_fill(BUT_THE_FIRST, -math.inf), False,
+    ),
+    "not the first key": (lambda s, m: torch.where(m, s, -math.inf).masked_fill(BUT_THE_LAST, -math.inf), True),
+    "not the first key, one computed": (
+        lambda s, m: s.masked_fill(torch.ones(5, 6).tril() == 0, -math.inf).masked_fill(BUT_THE_LAST, -math.inf), True,
+    ),
+    "not the second key": (
+        lambda s, m: s.masked_fill(BUT_THE_FIRST, -math.inf).masked_fill(BUT_THE_LAST, -math.inf), True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_masks_that_hide_together(name: str):
+    """Each leaves a key; of a query that sees none of both softmax makes NaN."""
+    masked, recognised = TOGETHER[name]
+    before = masked_by(masked, CAUSAL, known=True)
+    if recognised:
+        assert SDPA in calls(applied(ATTENTION, before).program)
+    else:
+        unchanged(ATTENTION, before)
+
+
 def test_a_negation_is_not_made_twice():
     before = masked_by(lambda s, m: s.masked_fill(~m, -math.inf), ~HIDDEN, known=True)
     assert "bitwise_not" not in calls(applied(ATTENTION, before).program)
