@@ -5,9 +5,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
+from fxopt.frontend import trace
 from fxopt.passes.partition import Device, Link
 from fxopt.passes.partition import _search as search_module
 from fxopt.passes.partition import _windows as windows_module
@@ -25,6 +28,20 @@ from tests.passes.partition.test_search import best_of, is_small, pieces
 from tests.traced import traced
 
 EVERY = 1_000_000
+
+
+class Side(nn.Module):
+    """Three layers side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [layer(x) for layer in self.layers]
+
+
+SIDE = trace(Side().eval(), (torch.zeros(2, 8),))
 
 
 @st.composite
@@ -125,6 +142,32 @@ class TestSplit:
         assert lattice.split(problem, 5.0, most=1) == Tried(None, done=False)
         assert lattice.split(problem, 5.0, most=3).split is not None
         assert lattice.split(problem, 3.9, most=1) == Tried(None)
+
+    def test_room_in_the_middle(self) -> None:
+        row = (Device("cpu:0"), Device("cpu:1", 10.0, 300), Device("cpu:2"))
+        problem = Problem(pieces(6), row, Links(Link(1e15, 0.0)))
+        assert Lattice(problem.pieces).split(problem, 2.9, most=EVERY) == Tried(None)
+        found = Lattice(problem.pieces).split(problem, 3.0, most=EVERY)
+        assert found.split is not None and found.split.stage_of.count(1) == 1
+
+    def test_a_weight_that_two_calls_read_is_held_once(self) -> None:
+        layer = nn.Linear(8, 8, bias=False)
+        program = trace(nn.Sequential(layer, layer, nn.Linear(8, 8, bias=False)).eval(), (torch.zeros(2, 8),))
+        parts = pieces_of(program, seconds_of(program, {"linear": 1.0, "linear_1": 1.0, "linear_2": 2.0}))
+        links = Links(Link(1e15, 0.0))
+        small = Problem(parts, (Device("cpu:0", memory=300), Device("cpu:1")), links)
+        found = Lattice(parts).split(small, 2.0, most=EVERY)
+        assert found.split is not None and found.split.stage_of == (0, 0, 1)
+        smaller = Problem(parts, (Device("cpu:0", memory=200), Device("cpu:1")), links)
+        assert Lattice(parts).split(smaller, 100.0, most=EVERY) == Tried(None)
+
+    def test_what_one_set_has_the_others_of_its_cut_need_not(self) -> None:
+        """Three layers side by side: the first may not be last, the third is in the middle, so the second is last."""
+        parts = pieces_of(SIDE, seconds_of(SIDE, {n.name: 1.0 for n in SIDE.calls()}))
+        row = (Device("cpu:0"), Device("cpu:1"), Device("cpu:2"))
+        barred = {0: frozenset({"cpu:2"}), 1: frozenset({"cpu:1"}), 2: frozenset({"cpu:0", "cpu:2"})}
+        found = Lattice(parts).split(Problem(parts, row, Links(Link(1e15, 0.0)), barred), 1.5, most=EVERY)
+        assert found.split is not None and found.split.stage_of == (0, 2, 1)
 
     def test_more_pairs_than_asked_for_prove_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         row = (Device("cpu:0"), Device("cpu:1"), Device("cpu:2"))
