@@ -101,7 +101,7 @@ def _reads_rows(user: Node, table: Node) -> bool:
     bound = bind(user)
     bias = bound.get("bias")
     has_bias = bias is None or (isinstance(bias, Node) and bias.op == "get_attr")
-    return bound["weight"] is table and bound["input"] is not table and has_bias and not _is_summed(user)
+    return bound["weight"] is table and has_bias and not _is_summed(user)
 
 
 def _is_summed(node: Node) -> bool:

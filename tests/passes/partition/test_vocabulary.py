@@ -9,9 +9,11 @@ from fxopt.errors import InputError
 from fxopt.ops.collectives import side_by_side
 from fxopt.passes.partition import Link, run_together
 from fxopt.passes.partition._times import seconds_of
+from fxopt.passes.partition._vocabulary import Vocabulary
 from fxopt.passes.partition.shard_linears import ShardLinears
 from fxopt.pipeline import PassManager
 from fxopt.program import Program
+from fxopt.rewriting import Rewriter
 from fxopt.verification import subject_of, verify_runs
 from fxopt.verification.subjects import Subject
 from tests.passes.helpers import calls, program, rand
@@ -114,19 +116,16 @@ def test_logits_that_a_product_reads_stay_whole() -> None:
 
 
 def test_a_table_whose_columns_are_shared_is_not_cut_twice() -> None:
-    class Factored(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table, self.up = nn.Embedding(10, 4), nn.Linear(4, 6)
-
-        def forward(self, ids: torch.Tensor) -> torch.Tensor:
-            return self.up(self.table(ids)).sum(-1)
-
+    net = nn.Sequential(
+        nn.Embedding(10, 4), nn.ReLU(), nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3)
+    ).eval()
     ids = torch.arange(10)
-    whole = program(Factored().eval(), ids)
+    whole = program(net, ids)
     parts = shares(whole, 2)
     torch.testing.assert_close(together(parts, ids), whole(ids))
-    assert parts[0].weights["table.weight"].numel() == 20
+    assert parts[0].weights["0.weight"].shape == (10, 2)
+    assert Vocabulary(Rewriter(whole), {"0.weight", "4.weight"}, 0).tables == []
+    assert [str(n.target) for n in Vocabulary(Rewriter(whole), (), 0).tables] == ["0.weight", "4.weight"]
 
 
 def test_a_gathering_goes_round_once() -> None:
