@@ -73,12 +73,7 @@ def _reduce(rewriter: Rewriter, node: Node, name: str) -> None:
     """A reduction of what is permuted is one over the axes where they were, if those that are left stay in order."""
     given, x = bind(node), operand(node)
     dims = given.get("dim")
-    if (
-        given.get("keepdim", True)
-        or given.get("dtype") is not None
-        or not isinstance(dims, (list, tuple))
-        or not dims
-    ):
+    if not isinstance(dims, (list, tuple)) or not dims or given["keepdim"] or given.get("dtype") is not None:
         return
     found = (
         (list[Node](), permutation(x))

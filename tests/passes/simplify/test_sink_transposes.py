@@ -32,6 +32,10 @@ GONE: dict[str, tuple[Fn, list[str]]] = {
     "a matrix of weights": (lambda x, y, w: first(last(x) * w.reshape(1, 3)), ["mul"]),
     "two tensors": (lambda x, y, w: first(last(x) + last(y)), ["add"]),
     "two branches": (lambda x, y, w: first(last(x).relu() + last(y).tanh()), ["tanh", "relu", "add"]),
+    "a value read twice": (
+        lambda x, y, w: first((lambda z: z * z.sigmoid())(last(x).relu())),
+        ["relu", "sigmoid", "mul"],
+    ),
     "to another order": (lambda x, y, w: last(x).relu().permute(0, 1, 3, 2), ["relu", "permute"]),
     "a sum": (lambda x, y, w: last(x).sum([1, 2]), ["sum"]),
     "a mean of a call": (lambda x, y, w: last(x).relu().mean([1, 2]), ["relu", "mean"]),
@@ -59,6 +63,8 @@ STAYS: dict[str, Fn] = {
     "a broadcast": lambda x, y, w: first(last(x) + last(y.sum(1, True))),
     "a weight before a broadcast": lambda x, y, w: first(w * last(y.sum(1, True))),
     "several results": lambda x, y, w: first(last(x).chunk(2)[0] + 1),
+    "two permutations": lambda x, y, w: first(last(x)),
+    "all axes": lambda x, y, w: last(x).sum(),
     "no permutation before": lambda x, y, w: first(x.relu()),
     "none after": lambda x, y, w: last(x).relu(),
     "axes out of order": lambda x, y, w: last(x).sum([0]),
@@ -71,6 +77,11 @@ STAYS: dict[str, Fn] = {
 @pytest.mark.parametrize("name", STAYS)
 def test_what_stays(name: str):
     assert unchanged(SINK, program(STAYS[name], X, Y, w=W)) == []
+
+
+def test_calls_of_weights_alone_stay():
+    before = program(lambda x, v: x + first(v.relu() * 2), X, v=rand(2, 4, 5, 3))
+    assert unchanged(SINK, before) == []
 
 
 def test_a_tensor_of_fewer_axes_stays():
