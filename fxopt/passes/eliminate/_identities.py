@@ -89,7 +89,7 @@ def _identity(*ops: str) -> Callable[[Finder], Finder]:
     return add
 
 
-def identity_of(rewriter: Rewriter, node: Node, *, weights: bool = True) -> tuple[str, Same | Near] | None:
+def identity_of(rewriter: Rewriter, node: Node, *, weights: bool) -> tuple[str, Same | Near] | None:
     """The first identity that a call is, or nearly is, with the rule's name.
 
     Args:
