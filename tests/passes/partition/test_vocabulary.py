@@ -115,6 +115,23 @@ def test_logits_that_a_product_reads_stay_whole() -> None:
     assert shares(whole, 2)[0].weights["w"].shape == (10, 4)
 
 
+def test_a_bias_that_is_no_weight_stays_whole() -> None:
+    def net(x: torch.Tensor, bias: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, w, bias)
+
+    whole = program(net, rand(3, 4), rand(10), w=rand(10, 4))
+    assert shares(whole, 2)[0].weights["w"].shape == (10, 4)
+
+
+def test_a_weight_that_nothing_reads_is_no_table() -> None:
+    whole = program(nn.Sequential(nn.Embedding(10, 4)).eval(), torch.arange(10))
+    (table,), (lookup,) = whole.weight_nodes(), whole.calls()
+    rewriter = Rewriter(whole)
+    with rewriter.rewrite("unread", lookup):
+        rewriter.constant(rand(10, 4), name="unread")
+        assert Vocabulary(rewriter, (), 0).tables == [table]
+
+
 def test_a_table_whose_columns_are_shared_is_not_cut_twice() -> None:
     net = nn.Sequential(
         nn.Embedding(10, 4), nn.ReLU(), nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3)
