@@ -169,6 +169,15 @@ class TestSplit:
         found = Lattice(parts).split(Problem(parts, row, Links(Link(1e15, 0.0)), barred), 1.5, most=EVERY)
         assert found.split is not None and found.split.stage_of == (0, 2, 1)
 
+    def test_what_is_before_a_stage_is_before_the_next(self) -> None:
+        """Two seconds fit the first device and the last in two ways, of which none leaves the slow one a call."""
+        cost = dict(zip([n.name for n in SIDE.calls()], [1.0, 1.0, 2.0], strict=True))
+        parts = pieces_of(SIDE, seconds_of(SIDE, cost))
+        row = (Device("cpu:0"), Device("cpu:1", 0.1), Device("cpu:2"))
+        assert Lattice(parts).split(Problem(parts, row, Links(Link(1e15, 0.0))), 2.0, most=EVERY) == Tried(
+            None
+        )
+
     def test_more_pairs_than_asked_for_prove_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         row = (Device("cpu:0"), Device("cpu:1"), Device("cpu:2"))
         problem = Problem(pieces(9), row, Links(Link(1e12, 0.0)))
