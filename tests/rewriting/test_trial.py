@@ -59,6 +59,19 @@ def test_the_next_one_is_the_same(whole: Program) -> None:
     assert rewriter.journal.rewrites == []
 
 
+def test_new_weights_have_the_same_names_each_time(whole: Program) -> None:
+    rewriter = Rewriter(whole)
+    _, relu, _ = rewriter.nodes()
+
+    def edit() -> None:
+        scale = rewriter.constant(torch.ones(4), name="scale")
+        rewriter.replace(relu, rewriter.call("aten.mul", relu.args[0], scale))
+
+    made = [trial(rewriter, "scale", relu, edit) for _ in range(2)]
+    assert [sorted(m.weights)[-1] for m in made] == ["scale", "scale"]
+    assert [m.properties for m in made] == [whole.properties] * 2
+
+
 def test_an_error_goes_on(whole: Program) -> None:
     rewriter = Rewriter(whole)
     root = rewriter.nodes()[0]
