@@ -25,7 +25,7 @@ _PIPELINES = (
     "fp16",
     "bf16",
 )
-_TARGETS = ("eager", "torchscript", "onnx")
+_TARGETS = ("eager", "torchscript", "onnx", "onnx:onnxruntime", "onnx:tensorrt", "onnx:mobile")
 
 
 def pass_names(incomplete: str) -> list[str]:

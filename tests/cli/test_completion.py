@@ -8,6 +8,7 @@ import pytest
 
 from fxopt.cli.completion import pass_names, pipeline_names, target_names, ways_to_use
 from fxopt.lowering import get_target
+from fxopt.lowering.target import target_names as registered
 from fxopt.pipeline import registry
 from fxopt.pipeline.named import NAMED
 
@@ -16,6 +17,8 @@ def test_the_names_are_those_of_the_registries():
     built_in = {name for name, cls in registry.all().items() if cls.__module__.startswith("fxopt.passes.")}
     assert set(pass_names("")) == built_in | set(NAMED)
     assert [get_target(name).name for name in target_names("")] == target_names("")
+    targets = {n for n in registered() if type(get_target(n)).__module__.startswith("fxopt.")}
+    assert set(target_names("")) == targets
 
 
 def test_the_last_pass_of_a_pipeline_is_completed():

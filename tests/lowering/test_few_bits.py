@@ -233,3 +233,12 @@ def test_products_on_either_side_have_blocks() -> None:
     after = fxopt.run_pipeline(before, "int4-weights")
     assert "fake_quantize" in calls(after)
     assert few_bits(with_integer_weights(after))
+
+
+def test_integers_of_one_sign_are_no_int4(tmp_path: Path) -> None:
+    """0 to 15 with a zero point of 0: ONNX's INT4 ends at 7."""
+    before = program(lambda x, w: F.linear(x, w), X, w=rand(32, 64).abs())
+    simulated = fxopt.run_pipeline(before, "int8-weights{bits=4,weights=unsigned}")
+    assert few_bits(with_integer_weights(simulated))["w"] == Few(4, False)
+    for target in ("onnx", "eager"):
+        assert lower(simulated, target).report.ok
