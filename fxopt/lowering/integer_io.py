@@ -103,7 +103,7 @@ class _Twin:
 
     def _give(self, node: Node, numbers: Quantized) -> Node:
         """The integers of an output: those that it was rounded to."""
-        source = node.args[0] if self._rounds_to(node, numbers) else node
+        source = node if node in self.twins else node.args[0]
         value = self.twins[source]  # type: ignore[index]  # a rounding's first argument is a node
         limits = torch.iinfo(numbers.dtype)
         return self._call(to_integers, (value, *self._constants(numbers), limits.min, limits.max), node)

@@ -186,6 +186,14 @@ def test_torch_runs_integers_alone() -> None:
     ]
 
 
+@pytest.mark.skipif(bool(why_not("linear")), reason="needs integer kernels")
+def test_torch_gives_integers_that_it_has() -> None:
+    """Of an output that is read in floats too, and of an input."""
+    before = program(lambda x, w: (y := F.linear(x, w), y.tanh(), x), X, dynamic=True, w=rand(4, 6))
+    found = steps(plan_kernels(with_integer_io(with_integer_weights(integer_io(before, X, target="eager")))))
+    assert found.count("int_repr") == 2 and found.count("fxopt.to_integers") == 1, "the last is that of tanh"
+
+
 def ends(found: dict[str, int]) -> set[str]:
     return {op for op in found if op in ("QuantizeLinear", "DequantizeLinear")}
 

@@ -57,8 +57,7 @@ class StoreIntegerWeights(Pass):
                 if new is None:
                     new = rewriter.constant(stored, name=str(weight.target), successor_of=weight)
                     known.append((stored, new))
-                before = ranges.get(new, (low, high))
-                ranges[new] = min(low, before[0]), max(high, before[1])
+                ranges[new] = (low, high)
                 if zeros.numel() > 1 and dtype is torch.int8:
                     zero_point = rewriter.constant(zeros.to(dtype), name=f"{weight.target}_zero_points")
                     ranges[zero_point] = (low, high)
