@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from fxopt.passes._uniform import uniform_value
+from fxopt.passes._uniform import _filled, uniform_value
+from fxopt.testing import ProgramBuilder
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,12 @@ from fxopt.passes._uniform import uniform_value
 )
 def test_uniform_value(tensor: torch.Tensor, value: object):
     assert uniform_value(tensor) == value
+
+
+def test_what_is_filled_with_a_number_of_a_complex_dtype_has_none():
+    b = ProgramBuilder()
+    real, complex_ = (b.call("aten.full", [2], 1.0, dtype=d) for d in (torch.float32, torch.complex64))
+    assert (_filled(real), _filled(complex_)) == (1.0, None)
 
 
 def test_the_one_value_of_zeros_of_one_sign():

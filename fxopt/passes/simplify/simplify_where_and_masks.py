@@ -72,7 +72,7 @@ def _where(rewriter: Rewriter, node: Node) -> None:
         made = (condition, _branch(chosen, condition, "self"), _branch(other, condition, "other"))
     if made != (condition, chosen, other):
         with rewriter.rewrite("where-of-where", node):
-            result = rewriter.call("aten.where.self", *made)
+            result = rewriter.call("aten.where", *made)
             if rewriter.same_type(result.meta["val"], node.meta["val"]):
                 rewriter.replace(node, result)
 

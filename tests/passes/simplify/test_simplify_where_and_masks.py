@@ -26,6 +26,14 @@ SAME: dict[str, tuple[Fn, Fn]] = {
         lambda x, y, c: where(c, y + 1, where(c, x, y)),
         lambda x, y, c: where(c, y + 1, y),
     ),
+    "a negation beside a number": (
+        lambda x, y, c: where(c.logical_not(), x, 1.0),
+        lambda x, y, c: where(c, 1.0, x),
+    ),
+    "the same question beside a number": (
+        lambda x, y, c: where(c, where(c, x, y), 1.0),
+        lambda x, y, c: where(c, x, 1.0),
+    ),
     "filled twice": (
         lambda x, y, c: x.masked_fill(c, 1.0).masked_fill(c, 2.0),
         lambda x, y, c: x.masked_fill(c, 2.0),
