@@ -62,7 +62,7 @@ class Edits:
             [there[n] for n in nodes] for nodes in (self.created, self.replaced, self.dead)
         )
         found.uses = [(there[user], there[user].args, dict(there[user].kwargs)) for user, _, _ in self.uses]
-        found.origins, found.source = dict(self.origins), self.source
+        found.origins = dict(self.origins)
         found.own = {there[n]: origins for n, origins in self.own.items()}
         found.successors = {there[n]: names for n, names in self.successors.items()}
         return found

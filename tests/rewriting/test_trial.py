@@ -59,17 +59,23 @@ def test_the_next_one_is_the_same(whole: Program) -> None:
     assert rewriter.journal.rewrites == []
 
 
-def test_new_weights_have_the_same_names_each_time(whole: Program) -> None:
+def test_names_and_origins_are_those_of_a_rewrite(whole: Program) -> None:
     rewriter = Rewriter(whole)
-    _, relu, _ = rewriter.nodes()
+    first, relu, last = rewriter.nodes()
 
     def edit() -> None:
-        scale = rewriter.constant(torch.ones(4), name="scale")
-        rewriter.replace(relu, rewriter.call("aten.mul", relu.args[0], scale))
+        scale = rewriter.constant(torch.ones(4), name="0.weight")
+        with rewriter.before(last):
+            made = rewriter.call("aten.mul", relu, scale)
+        with rewriter.instead(last):
+            rewriter.replace(relu, rewriter.call("aten.mul", made, scale))
 
-    made = [trial(rewriter, "scale", relu, edit) for _ in range(2)]
-    assert [sorted(m.weights)[-1] for m in made] == ["scale", "scale"]
-    assert [m.properties for m in made] == [whole.properties] * 2
+    for _ in range(2):
+        tried = trial(rewriter, "scale", first, edit)
+        assert sorted(tried.weights) == ["0.bias", "0.weight", "0.weight_1", "2.bias", "2.weight"]
+        one, other = list(tried.calls())[2:4]
+        assert set(origins_of(one)) == {*origins_of(first), *origins_of(relu)}
+        assert origins_of(other) == origins_of(last)
 
 
 def test_an_error_goes_on(whole: Program) -> None:
