@@ -97,6 +97,8 @@ class OpInfo:
     tensors as one vector."""
     affine_in: tuple[str, ...] = ()
     """Schema arguments in which it is affine: linear plus a term that does not depend on them."""
+    homogeneous: bool | Callable[[dict[str, object]], bool] = False
+    """f(s x) = s f(x) for every s > 0, of its first argument; an op that is `linear_in` that is so without saying it."""
     monotone: bool = False
     """Non-decreasing in its first argument, elementwise."""
     same_everywhere: bool = False

@@ -3,9 +3,9 @@
 `O0` traces only. `clean` is exact cleaning that keeps a model trainable: norms, dropout sites, tied
 weights, scales of ones and provenance stay. `O1` is every exact or equivalent rewrite, to a fixpoint: run
 again it changes nothing. `O2{target=onnx}` is O1 and what a target adds; no target adds anything yet.
-Precision is never hidden in an O-level: `int8` is O1, `smooth-quant`, `insert-fake-quant`, whose options it takes,
-and `correct-bias`; `int8-dynamic`, `int8-weights` and `int4-weights` are O1 and `insert-fake-quant` of that scheme;
-`smooth=true` or `false` says whether `smooth-quant` is among them;
+Precision is never hidden in an O-level: `int8` is O1, `smooth-quant`, `equalize-layers`, `insert-fake-quant`, whose
+options it takes, and `correct-bias`; `int8-dynamic`, `int8-weights` and `int4-weights` are O1 and `insert-fake-quant` of
+that scheme; `smooth=true` or `false` says whether `smooth-quant` is among them, `equalize` whether `equalize-layers` is;
 `fp16` and `bf16` are O1 and `lower-precision`.
 
 >>> expand_named(Named("O2", (("target", "onnx"),)))
@@ -48,23 +48,31 @@ def _o2(options: dict[str, object]) -> str:
     return "O1"
 
 
-def _rounded(scheme: str, *, smooth: bool, corrects: bool = False) -> Callable[[dict[str, object]], str]:
+def _rounded(scheme: str, *, smooth: bool, static: bool = False) -> Callable[[dict[str, object]], str]:
     """BatchNorm must be folded before weights are rounded; what rounding does to means is then taken off biases.
 
     Args:
         scheme: of `insert-fake-quant`, which takes the options that are left.
         smooth: what the option of that name is by default: whether `smooth-quant` comes first.
-        corrects: whether `correct-bias` follows, for the same placement.
+        static: ranges are fixed: `equalize-layers` comes first by default, and `correct-bias` follows, for the same
+            placement.
     """
 
     def expand(options: dict[str, object]) -> str:
-        smooths = options.pop("smooth", smooth)
-        if not isinstance(smooths, bool):
-            raise PipelineError(f"{scheme}: smooth is true or false, got {smooths!r}")
+        smooths, equalizes = options.pop("smooth", smooth), options.pop("equalize", static)
+        for name, value in (("smooth", smooths), ("equalize", equalizes)):
+            if not isinstance(value, bool):
+                raise PipelineError(f"{scheme}: {name} is true or false, got {value!r}")
+        # With one scale for all channels of a weight, it is the weights whose ranges must be alike.
+        blind = (("observe", False),) if options.get("weights") == "unsigned" else ()
+        first = [
+            *([Named("smooth-quant", ())] if smooths else []),
+            *([Named("equalize-layers", blind)] if equalizes else []),
+        ]
         step = Named("insert-fake-quant", tuple({"scheme": scheme, **options}.items()))  # type: ignore[arg-type]
         placed = tuple(o for o in step.options if o[0] == "placement")
-        steps = (step, Named("correct-bias", placed)) if corrects else (step,)
-        return f"O1,{'smooth-quant,' if smooths else ''}{print_steps(steps)}"
+        steps = (step, Named("correct-bias", placed)) if static else (step,)
+        return f"O1,{print_steps((*first, *steps))}"
 
     return expand
 
@@ -144,7 +152,7 @@ register_pipeline("O0", _fixed(""))
 register_pipeline("clean", _fixed(_CLEAN))
 register_pipeline("O1", _fixed(_O1))
 register_pipeline("O2", _o2)
-register_pipeline("int8", _rounded("int8", smooth=True, corrects=True))
+register_pipeline("int8", _rounded("int8", smooth=True, static=True))
 register_pipeline("int8-dynamic", _rounded("int8-dynamic", smooth=False))
 register_pipeline("int8-weights", _rounded("int8-weights", smooth=False))
 register_pipeline("int4-weights", _rounded("int4-weights", smooth=False))

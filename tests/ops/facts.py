@@ -114,6 +114,20 @@ def check_monotone(info: OpInfo) -> Outcome:
     return outcome
 
 
+def check_homogeneous(info: OpInfo) -> Outcome:
+    """The first argument s times as large, for s > 0, gives s times as much."""
+    outcome = Outcome()
+    for case in pure_cases(info):
+        if callable(info.homogeneous) and not info.homogeneous(case.bound):
+            continue
+        name, before = argument_kinds(case.op)[0].name, case.run()
+        for factor in (0.25, 3.0):
+            after = case.run(**case.mapped(name, lambda t, s=factor: s * t))
+            parts = [factor * t for t in before]
+            outcome.expect(_all_close(after, parts, before), f"{case} is not homogeneous")
+    return outcome
+
+
 def check_steps(info: OpInfo) -> Outcome:
     """A little more or less in the first argument changes nothing, or jumps by what is no little."""
     outcome = Outcome()
@@ -288,6 +302,7 @@ CHECKS: dict[str, Callable[[OpInfo], Outcome]] = {
     "elementwise": check_elementwise,
     "linear_in": check_linear_in,
     "affine_in": check_affine_in,
+    "homogeneous": check_homogeneous,
     "monotone": check_monotone,
     "steps": check_steps,
     "centres": check_centres,

@@ -48,6 +48,7 @@ def test_o2_is_o1_for_any_target():
         ("O1{target=onnx}", "takes no options, got target"),
         ("clean{exact=true}", "takes no options, got exact"),
         ("int8{smooth=3}", "int8: smooth is true or false, got 3"),
+        ("int8{equalize=no}", "int8: equalize is true or false, got 'no'"),
     ],
 )
 def test_options_that_are_not_there(text: str, why: str):
@@ -58,8 +59,10 @@ def test_options_that_are_not_there(text: str, why: str):
 @pytest.mark.parametrize(
     ("text", "passes"),
     [
-        ("int8", ["smooth-quant", "insert-fake-quant", "correct-bias"]),
-        ("int8{smooth=false}", ["insert-fake-quant", "correct-bias"]),
+        ("int8", ["smooth-quant", "equalize-layers", "insert-fake-quant", "correct-bias"]),
+        ("int8{smooth=false}", ["equalize-layers", "insert-fake-quant", "correct-bias"]),
+        ("int8{equalize=false,smooth=false}", ["insert-fake-quant", "correct-bias"]),
+        ("int8-dynamic{equalize=true}", ["equalize-layers", "insert-fake-quant"]),
         ("int8-dynamic", ["insert-fake-quant"]),
         ("int8-dynamic{smooth=true}", ["smooth-quant", "insert-fake-quant"]),
         ("int8-weights", ["insert-fake-quant"]),
@@ -68,6 +71,12 @@ def test_options_that_are_not_there(text: str, why: str):
 def test_passes_of_eight_bits(text: str, passes: list[str]):
     first = PassManager.parse("O1").passes()
     assert [p.pass_name() for p in PassManager.parse(text).passes()[len(first) :]] == passes
+
+
+@pytest.mark.parametrize(("text", "observe"), [("int8", True), ("int8{weights=unsigned}", False)])
+def test_weights_of_one_scale_are_equalized_without_data(text: str, observe: bool):
+    (equalize,) = (p for p in PassManager.parse(text).passes() if p.pass_name() == "equalize-layers")
+    assert equalize.takes_calibration() is observe
 
 
 class Trainable(nn.Module):

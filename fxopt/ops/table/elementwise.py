@@ -7,7 +7,7 @@ a negative slope.
 from collections.abc import Sequence
 
 from fxopt.ops.info import QuantRole, SampleArgs
-from fxopt.ops.table.entry import Draw, Facts, call, entry
+from fxopt.ops.table.entry import Bound, Draw, Facts, call, entry
 from fxopt.ops.table.maps import along, per_channel
 
 _FLOAT = QuantRole.ISLAND
@@ -30,20 +30,36 @@ def _positive(d: Draw) -> Sequence[SampleArgs]:
     return [call(d.positive(2, 3)), call(d.positive(4))]
 
 
-entry("relu relu6", _any, _CLAMP, zero_preserving=True)
+def _clips_at_zero(bound: Bound) -> bool:
+    """Limits that scaling leaves where they are."""
+    limits = [bound.get(name) for name in ("min", "max")]
+    return all(limit is None or (isinstance(limit, (int, float)) and limit == 0) for limit in limits)
+
+
+entry("relu", _any, _CLAMP, zero_preserving=True, homogeneous=True)
+entry("relu6", _any, _CLAMP, zero_preserving=True)
+
+
+def _limited(d: Draw) -> Sequence[SampleArgs]:
+    return [call(d(2, 3), -0.25), call(2 * d(4), 0.5), call(d(2, 2), 0)]
+
+
+entry("hardtanh", _limited, _CLAMP)
 entry(
-    "hardtanh clamp_min clamp_max",
-    lambda d: [call(d(2, 3), -0.25), call(2 * d(4), 0.5), call(d(2, 2), 0)],
+    "clamp_min clamp_max",
+    _limited,
     _CLAMP,
+    homogeneous=_clips_at_zero,
 )
 entry(
     "clamp",
     lambda d: [call(d(2, 3), -0.5, 0.5), call(d(4), None, 0), call(d(4), max=1), call(d(2, 3), d(3), None)],
     _CLAMP,
+    homogeneous=_clips_at_zero,
 )
 entry("neg", _any, elementwise=True, linear_in=("self",), zero_preserving=True, role=QuantRole.REQUANTISING)
 entry("deg2rad rad2deg", _any, _ODD, linear_in=("self",), monotone=True)
-entry("abs", _any, elementwise=True, zero_preserving=True, role=QuantRole.REQUANTISING)
+entry("abs", _any, elementwise=True, zero_preserving=True, homogeneous=True, role=QuantRole.REQUANTISING)
 entry("sigmoid", _any, elementwise=True, monotone=True, absolute=True, role=QuantRole.REQUANTISING)
 entry("hardsigmoid", _any, elementwise=True, monotone=True, role=QuantRole.REQUANTISING)
 entry("tanh", _any, elementwise=True, monotone=True, zero_preserving=True, role=QuantRole.REQUANTISING)
@@ -65,6 +81,7 @@ entry(
     lambda d: [call(d(2, 3)), call(d(4), 0.3), call(d(4), -0.3)],
     elementwise=True,
     zero_preserving=True,
+    homogeneous=True,
     role=QuantRole.REQUANTISING,
 )
 entry("elu", lambda d: [call(d(2, 3)), call(d(4), 0.5, 1.5, 2), call(d(4), -2)], _ODD)
@@ -94,6 +111,7 @@ entry(
     same_everywhere=True,
     affine_in=("weight",),
     zero_preserving=True,
+    homogeneous=True,
     role=QuantRole.REQUANTISING,
 )
 entry(

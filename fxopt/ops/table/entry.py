@@ -38,6 +38,7 @@ class Facts(TypedDict, total=False):
     elementwise: bool
     linear_in: tuple[str, ...]
     affine_in: tuple[str, ...]
+    homogeneous: bool | Callable[[Bound], bool]
     monotone: bool
     same_everywhere: bool
     keeps_constants: bool | Callable[[Bound], bool]

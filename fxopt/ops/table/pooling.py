@@ -78,6 +78,7 @@ for _rank in (1, 2, 3):
         _MAXIMUM,
         index_map=_windows(_rank),
         keeps_constants=True,
+        homogeneous=True,
         flops=_window_flops,
     )
     entry(

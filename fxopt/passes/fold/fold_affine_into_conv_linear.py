@@ -9,7 +9,8 @@ from torch.fx import Node
 
 from fxopt.ops import op_info
 from fxopt.passes._names import aten_name
-from fxopt.passes.fold._affine import Affine, Product, affine_of, moves_of, product_of, replace_product
+from fxopt.passes._products import Product, product_of, replace_product
+from fxopt.passes.fold._affine import Affine, affine_of, moves_of
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter
 
@@ -178,20 +179,13 @@ def _by_input(product: Product, scale: torch.Tensor) -> torch.Tensor:
     """The weight for an operand of which each channel is multiplied by a number."""
     if scale.numel() == 1:
         return product.weight * scale
-    return _grouped(product, scale) * product.weight
+    return product.by_input(scale) * product.weight
 
 
 def _sums(product: Product, shift: torch.Tensor) -> torch.Tensor:
     """What each output grows by where each input channel grows by a number, f64[out]."""
-    terms = product.weight * (shift if shift.numel() == 1 else _grouped(product, shift))
+    terms = product.weight * (shift if shift.numel() == 1 else product.by_input(shift))
     return terms.flatten(1).sum(1)
-
-
-def _grouped(product: Product, vector: torch.Tensor) -> torch.Tensor:
-    """One number an input channel as it stands beside the weight: f64[out, in / groups, 1...]."""
-    rows, columns = product.weight.shape[:2]
-    each = vector.reshape(product.groups, 1, columns).expand(-1, rows // product.groups, -1)
-    return each.reshape(rows, columns, *[1] * (product.weight.dim() - 2))
 
 
 def _objection(between: Node, weight: torch.Tensor, bias: torch.Tensor, product: Product) -> str:

@@ -4,6 +4,8 @@ Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for
 arXiv:2211.10438: `s = max|x|**alpha / max|w|**(1 - alpha)`, a number a channel.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from fxopt.errors import InputError
@@ -11,9 +13,13 @@ from fxopt.errors import InputError
 __all__ = ["ALPHAS", "Channels", "best_scale", "rounding_error", "smoothing_scale"]
 
 ALPHAS = tuple(i / 10 for i in range(1, 11))
-_GAIN = 0.9
+_SHARE = 0.9
 _LEAST = 1e-4
 """A channel's range counts as at least this share of the largest: one that calibration never saw still moves."""
+
+
+Weights = torch.Tensor | Sequence[torch.Tensor]
+"""Of all layers that read the channels: a matrix [in, out], or [groups, in / groups, out / groups, taps] of each layer."""
 
 
 class Channels:
@@ -28,6 +34,11 @@ class Channels:
     def power(self) -> torch.Tensor:
         """The mean squares."""
         return self._squares / self.count
+
+    @property
+    def reach(self) -> torch.Tensor:
+        """The largest magnitudes."""
+        return torch.maximum(-self.low, self.high)
 
     def update(self, values: torch.Tensor) -> None:
         """Adds values; none for an empty tensor.
@@ -48,17 +59,21 @@ class Channels:
         self.count += len(rows)
 
 
-def smoothing_scale(channels: Channels, weights: torch.Tensor, alpha: float) -> torch.Tensor | None:
+def smoothing_scale(
+    channels: Channels, weights: Weights, alpha: float, reach: torch.Tensor | None = None
+) -> torch.Tensor | None:
     """What each channel is divided by, float64, of geometric mean 1; None where nothing was seen but zeros.
 
     Args:
         channels: of what the layers read.
-        weights: of all layers that read it, [in, out].
+        weights: of all layers that read it.
         alpha: the share of the range that moves to the weights, 0 to 1.
+        reach: the range that each channel may come to have, float64; by default that of what was read.
     """
     if not channels.count:
         return None
-    reads, weighs = torch.maximum(-channels.low, channels.high), weights.double().abs().amax(1)
+    reads = channels.reach if reach is None else reach
+    weighs = torch.stack([w.double().abs().amax((2, 3)).flatten() for w in _grouped(weights)]).amax(0)
     if not all(0 < float(r.max()) < torch.inf for r in (reads, weighs)):
         return None
     reads, weighs = (r.clamp(min=float(r.max()) * _LEAST).log() for r in (reads, weighs))
@@ -66,15 +81,17 @@ def smoothing_scale(channels: Channels, weights: torch.Tensor, alpha: float) -> 
     return (logs - logs.mean()).exp()
 
 
-def best_scale(channels: Channels, weights: torch.Tensor) -> torch.Tensor | None:
-    """The scale of the alpha with the least expected error; None unless that is a tenth below that without any."""
-    plain = rounding_error(channels, weights, torch.ones(weights.shape[0], dtype=torch.float64))
-    scales = [s for a in ALPHAS if (s := smoothing_scale(channels, weights, a)) is not None]
+def best_scale(
+    channels: Channels, weights: Weights, reach: torch.Tensor | None = None, *, share: float = _SHARE
+) -> torch.Tensor | None:
+    """The scale of the alpha with the least expected error; None unless that is below a share of that without any."""
+    plain = rounding_error(channels, weights, torch.ones_like(channels.low))
+    scales = [s for a in ALPHAS if (s := smoothing_scale(channels, weights, a, reach)) is not None]
     errors = [rounding_error(channels, weights, s) for s in scales]
-    return scales[errors.index(least)] if scales and (least := min(errors)) < _GAIN * plain else None
+    return scales[errors.index(least)] if scales and (least := min(errors)) < share * plain else None
 
 
-def rounding_error(channels: Channels, weights: torch.Tensor, scale: torch.Tensor) -> float:
+def rounding_error(channels: Channels, weights: Weights, scale: torch.Tensor) -> float:
     """The expected squared error of a row of results once both factors are rounded to 8 bits.
 
     Rounding is taken as uniform noise of a twelfth of the squared step: a step for all that is read, by its least and
@@ -82,11 +99,20 @@ def rounding_error(channels: Channels, weights: torch.Tensor, scale: torch.Tenso
 
     Args:
         channels: of what the layers read.
-        weights: of all of them, [in, out].
+        weights: of all of them.
         scale: by which what is read is divided.
     """
     low, high = (channels.low / scale).min().clamp(max=0), (channels.high / scale).max().clamp(min=0)
-    moved = weights.double() * scale[:, None]
-    of_inputs = ((high - low) / 255).square() * moved.square().sum()
-    of_weights = (moved.abs().amax(0) / 127).square().sum() * (channels.power / scale.square()).sum()
-    return float(of_inputs + of_weights) / 12
+    power, error = channels.power / scale.square(), 0.0
+    for weight in _grouped(weights):
+        groups, _, _, taps = weight.shape
+        moved = weight.double() * scale.reshape(groups, -1, 1, 1)
+        of_inputs = ((high - low) / 255).square() * moved.square().sum()
+        steps = moved.abs().amax((1, 3)) / 127
+        of_weights = (steps.square().sum(1) * power.reshape(groups, -1).sum(1)).sum() * taps
+        error += float(of_inputs + of_weights) / 12
+    return error
+
+
+def _grouped(weights: Weights) -> Sequence[torch.Tensor]:
+    return [weights[None, :, :, None]] if isinstance(weights, torch.Tensor) else weights

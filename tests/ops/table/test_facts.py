@@ -123,6 +123,8 @@ LIES = [
     ("rms_norm", "centres", {"centres": True}),
     ("mean", "centres", {"centres": True}),
     ("gelu", "affine_in", {"affine_in": ("self",)}),
+    ("gelu", "homogeneous", {"homogeneous": True}),
+    ("clamp", "homogeneous", {"homogeneous": True}),
     ("gelu", "monotone", {"monotone": True}),
     ("leaky_relu", "monotone", {"monotone": True}),
     ("flip", "monotone", {"monotone": True}),
