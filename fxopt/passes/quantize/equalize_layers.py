@@ -23,8 +23,6 @@ __all__ = ["EqualizeLayers"]
 _NAME = "equalize-layers"
 _SWEEPS = 100
 """At most so many times over all pairs, of which each layer may be in two."""
-_SHARE = 0.5
-"""Of the error to expect that is left at most, else layers stay as they are: what the estimate leaves out is as large."""
 _ALIKE = 1.001
 """Ranges of so small a quotient count as equal."""
 
@@ -50,7 +48,8 @@ class EqualizeLayers(Pass):
 
     With calibration `s` is that of SmoothQuant, with the alpha by which results of the layers that read have the least
     error to expect once what they read is rounded to 8 bits with one scale, and their weights by channel; layers stay
-    as they are where none halves it. One pass over the data.
+    as they are where none leaves at most
+    a `share` of it: what the estimate takes no notice of may be as large. One pass over the data.
     With `observe=false` it needs no data, and makes the ranges of both weights alike: `s = sqrt(max|w| / max|v|)`,
     for weights that are rounded with one scale for all channels.
 
@@ -65,6 +64,8 @@ class EqualizeLayers(Pass):
 
     observe: bool = True
     """ranges of what layers read are taken from calibration data; else weights alone count"""
+    share: float = 0.5
+    """with calibration: of the error to expect at most so much is left, or layers stay as they are"""
     ignore: tuple[str, ...] = ()
     """names of modules or ops whose weights stay as they are, * for any letters"""
 
@@ -75,7 +76,8 @@ class EqualizeLayers(Pass):
     def run(self, rewriter: Rewriter) -> None:
         """Finds pairs of layers, chooses the numbers for all of them, and moves the channels of each."""
         pairs = [p for n in rewriter.nodes() if (p := _pair_of(rewriter, n, self.ignore)) is not None]
-        scales = (_observed if self.observe and pairs else _by_weights)(rewriter, pairs)
+        observes = self.observe and pairs
+        scales = _observed(rewriter, pairs, self.share) if observes else _by_weights(rewriter, pairs)
         now: dict[Node, Node] = {}
         for pair, scale in zip(pairs, scales, strict=True):
             if scale is None:
@@ -184,7 +186,7 @@ def _carried(node: Node, value: Node, axis: int) -> int | None:
     return places[0] if places else None
 
 
-def _observed(rewriter: Rewriter, pairs: list[_Pair]) -> list[torch.Tensor | None]:
+def _observed(rewriter: Rewriter, pairs: list[_Pair], share: float) -> list[torch.Tensor | None]:
     """For each pair the numbers by which the least error is to expect; None where calibration shows no gain."""
     made, read = ([Channels() for _ in pairs] for _ in range(2))
     told = {p.first: partial(_see, m, p.made_axis, p.count) for p, m in zip(pairs, made, strict=True)}
@@ -196,7 +198,7 @@ def _observed(rewriter: Rewriter, pairs: list[_Pair]) -> list[torch.Tensor | Non
         # A relu that was silent over the data may speak later: what counts is how far its layer reaches.
         reach = m.reach if m.count else r.reach
         weights = [pair.by_channel(now[n]) for n in pair.readers]
-        scales.append(best_scale(r, weights, reach, share=_SHARE) if r.count else None)
+        scales.append(best_scale(r, weights, reach, share=share) if r.count else None)
     return scales
 
 

@@ -304,6 +304,13 @@ def test_it_comes_before_rounding_and_once() -> None:
             fxopt.run_pipeline(before, text, calibration=ROWS)
 
 
-@pytest.mark.parametrize("observe", [True, False])
-def test_drawn_programs(observe: bool) -> None:
-    check_pass(EqualizeLayers(observe=observe), examples=40)
+def test_the_share_of_the_error_that_may_be_left() -> None:
+    weights = {"w": rand(24, 16), "v": rand(5, 24, seed=2)}
+    before = program(lambda x, w, v: F.linear(F.linear(x, w).relu(), v), ROWS[0], **weights)
+    assert equalized(before, ROWS).passes[0].changed, "0.35 of it is left"
+    assert not equalized(before, ROWS, share=0.3).passes[0].changed
+
+
+@pytest.mark.parametrize("options", [{"share": 1.0}, {"observe": False}])
+def test_drawn_programs(options: dict[str, object]) -> None:
+    check_pass(EqualizeLayers(**options), examples=40)
