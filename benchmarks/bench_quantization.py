@@ -4,7 +4,8 @@
 
 Each model is measured in a process of its own, in which all files take turns (`fxopt.measure`), on one thread, by
 processor time. What is lost is measured on data that calibration did not see. benchmarks/quantization.json holds the
-figures, docs/benchmarks-quantization.md shows them; a model's row is replaced when it is measured again.
+figures, docs/benchmarks-quantization.md shows them, with the bars that they are held to; a model's row is replaced when it
+is measured again.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from torch import nn
 
 import fxopt
 from benchmarks.markdown import table
+from benchmarks.quantization_bars import bars
 from fxopt.lowering.onnx.run import open_session
 from fxopt.lowering.tensors import pack, unpack
 from fxopt.measure import interleave, seconds_of, speed_ratio, spread, this_machine
@@ -192,6 +194,8 @@ def page(results: Mapping[str, dict]) -> str:
         "PyTorch runs it and to the float ONNX file in onnxruntime. SQNR (signal to quantization noise) and the "
         "mean cosine of results are to the float model, on data that calibration did not see.",
     ]
+    held = [bar.cells() for bar in bars(results["models"])]
+    parts += ["## What is asked for", table(["", "", "bar", "measured", "met"], held)]
     for name, row in results["models"].items():
         parts += [f"## {name}", _DESCRIBED[name] + f" {row['date']}, load {row['load']}."]
         parts.append(table(_HEAD, [_line(side, found) for side, found in row["sides"].items()]))
@@ -233,8 +237,10 @@ def main() -> None:
             [*command, "--seconds", str(options.seconds)], check=True, cwd=ROOT, stdout=subprocess.PIPE
         )
         _store(options.output, name, json.loads(done.stdout.splitlines()[-1]))
+    results = json.loads(options.output.read_text(encoding="utf-8"))
+    sys.stdout.write("\n".join("  ".join(bar.cells()) for bar in bars(results["models"])) + "\n")
     if options.output == RESULTS:
-        PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
+        PAGE.write_text(page(results), encoding="utf-8")
 
 
 def _store(path: Path, name: str, row: Mapping[str, object]) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.bench_quantization import CASES, FLOAT, MODEL, PAGE, RESULTS, losses, page
+from benchmarks.quantization_bars import Bar, bars
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +40,19 @@ def test_losses() -> None:
     found = losses(lambda b: b + torch.tensor([0.0, 0.1]), wanted, [(x[:1],), (x[1:],)])
     assert found["sqnr"] == pytest.approx(10 * math.log10(29 / 0.02), abs=1e-3)
     assert found["cosine"] == pytest.approx((25.4 / (5 * math.hypot(3, 4.1)) + 1) / 2, abs=1e-6)
+
+
+def test_bars(results: dict) -> None:
+    found = list(bars(results["models"]))
+    assert len(found) == 14, "of every line the figures are there"
+    sides = results["models"]["mobilenetv2"]["sides"]
+    (gain,) = (b for b in found if b.model == "mobilenetv2" and b.unit == "dB")
+    assert gain.measured == sides["fxopt int8 onnx"]["sqnr"] - sides["onnxruntime int8"]["sqnr"]
+    assert [b.what for b in found if not b.met] == [b.what for b in found if b.cells()[-1] == "no"]
+
+
+def test_a_bar_that_is_touched_is_met() -> None:
+    assert Bar("m", "w", "at least", 1.0, 1.0, "x").met
+    assert Bar("m", "w", "at most", 1.0, 1.0, "MB").met
+    assert Bar("m", "w", "at most", 1.0, 1.01, "MB").cells() == ["m", "w", "at most 1.00 MB", "1.01 MB", "no"]
+    assert not Bar("m", "w", "at least", 0.9995, 0.9994, "").met
