@@ -8,7 +8,7 @@ from torch.fx import Node
 
 from fxopt.ops import bind
 from fxopt.passes._names import aten_name
-from fxopt.passes.fold._affine import Product, product_of
+from fxopt.passes._products import Product, product_of
 from fxopt.passes.merge._parallel import common_name
 from fxopt.program import trained_as
 from fxopt.rewriting import Rewriter

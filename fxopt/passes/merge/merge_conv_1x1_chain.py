@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from fxopt.ops import bind
 from fxopt.passes._names import aten_name
-from fxopt.passes.fold._affine import Product
+from fxopt.passes._products import Product
 from fxopt.passes.merge._chain import Chained, merge_chain
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter

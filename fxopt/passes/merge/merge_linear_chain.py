@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from fxopt.passes.fold._affine import Product
+from fxopt.passes._products import Product
 from fxopt.passes.merge._chain import Chained, merge_chain
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter
