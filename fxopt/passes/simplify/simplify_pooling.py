@@ -147,10 +147,12 @@ def _merge(rewriter: Rewriter, node: Node) -> Node | None:
 
 def _merged(first: _Window, outer: _Window) -> _Window:
     """The window of the two on what the first reads."""
-    each = list(zip(first.kernel, first.stride, first.padding, strict=True))
-    kernel = [k + (o - 1) * s for (k, s, _), o in zip(each, outer.kernel, strict=True)]
-    stride = [s * o for (_, s, _), o in zip(each, outer.stride, strict=True)]
-    padding = [p + o * s for (_, s, p), o in zip(each, outer.padding, strict=True)]
+    each = list(zip(first.kernel, first.stride, strict=True))
+    kernel = [k + (o - 1) * s for (k, s), o in zip(each, outer.kernel, strict=True)]
+    stride = [s * o for (_, s), o in zip(each, outer.stride, strict=True)]
+    padding = [
+        p + o for p, o in zip(first.padding, outer.padding, strict=True)
+    ]  # the first's strides are 1 there
     return _Window(kernel, stride, padding, plain=first.plain and outer.plain)
 
 

@@ -119,6 +119,7 @@ NONE = {
     "a layer norm with a bias": lambda x: F.layer_norm(
         x.reshape(2, 2, -1), (30,), None, torch.ones(30)
     ).reshape(x.shape),
+    "one number": lambda x: F.layer_norm(x.sum().reshape(1).relu().reshape(1, 1, 1), (1,)).reshape(1),
     "a vector": lambda x: normal(x.reshape(1, 2, -1), 2).reshape(-1),
     "a scale of an element": lambda x: F.layer_norm(x, (3, 5)) * torch.arange(5.0),
     "a scale by channel of a norm over all": lambda x: F.layer_norm(x, (4, 3, 5)) * torch.ones(4, 1, 1),
