@@ -175,8 +175,6 @@ def _carried(node: Node, value: Node, axis: int) -> int | None:
     index_map = call_index_map(node.target, bound)
     if not (homogeneous or name in info.linear_in) or index_map is None:
         return None
-    if result.dtype != value.meta["val"].dtype:
-        return None
     operand = next(o for n, o, _ in align_inputs(node.target, index_map, bound) if n == name)
     channel = operand.expanded(value.meta["val"].dim())[axis].indices
     if len(channel) != 1 or channel[0].mark is not Mark.CARRIED:

@@ -226,6 +226,11 @@ def test_refusals(between, v: torch.Tensor, why: str) -> None:
     assert reasons(result) == ([why] if why else [])
 
 
+def test_a_layer_of_another_precision() -> None:
+    before = layered(lambda y, v: F.linear(y.double(), v), v=rand(4, 8, seed=1).double())
+    assert not equalized(before, ROWS).passes[0].changed
+
+
 def test_groups_that_a_channel_is_spread_over() -> None:
     """Three channels are twelve, of which four groups read three each."""
 

@@ -327,3 +327,18 @@ def test_a_given_alpha_is_taken_without_comparison() -> None:
     x = torch.tensor([1.0, -1.0] * 8).repeat(4, 1)
     before = program(lambda x, w: F.linear(F.layer_norm(x, (16,)), w), x, w=torch.ones(5, 16))
     assert smoothed(before, [x], alpha=0.5).passes[0].changed
+
+
+def test_the_error_of_a_grouped_layer_is_that_of_its_dense_matrices() -> None:
+    """Two groups of two channels, three taps: rows of six numbers, of which each output reads its group's."""
+    x, weight = rand(50, 4), rand(2, 2, 3, 3, seed=1)
+    scale = torch.linspace(0.5, 2, 4, dtype=torch.float64)
+    found = rounding_error(channels_of(x), [weight], scale)
+    low, high = float((x / scale).min()), float((x / scale).max())
+    moved = weight.double() * scale.reshape(2, 2, 1, 1)
+    power = (x / scale).square().mean(0).reshape(2, 2).sum(1)
+    of_inputs = ((high - low) / 255) ** 2 * float(moved.square().sum())
+    of_weights = sum(
+        float((moved[g, :, o].abs().max() / 127) ** 2 * power[g] * 3) for g in range(2) for o in range(3)
+    )
+    assert found == pytest.approx((of_inputs + of_weights) / 12, rel=1e-6)
