@@ -3,10 +3,11 @@
 >>> import torch
 >>> from fxopt.frontend import trace
 >>> from fxopt.pipeline import PassManager
->>> net = torch.nn.Sequential(*(torch.nn.Linear(256, 256) for _ in range(4))).eval()
+>>> layers = [(torch.nn.Linear(256, 256), torch.nn.Tanh()) for _ in range(4)]
+>>> net = torch.nn.Sequential(*(module for layer in layers for module in layer)).eval()
 >>> program = PassManager.parse("O1,partition").run(trace(net, torch.zeros(256, 256))).program
 >>> [len(stage.calls) for stage in plan_of(program).stages]
-[2, 2]
+[4, 4]
 """
 
 from pathlib import Path
