@@ -40,8 +40,9 @@ class SimplifyPooling(Pass):
     adaptive one of size 1, for which targets have a kernel. The average and the convolution are exchanged where
     that costs less.
 
-    It does not fire on dilated windows, on what `ceil_mode` adds, where windows of a pool with a stride are padded again,
-    on averages of padding or of another divisor, or if the value between has another user.
+    It does not fire on dilated windows, on what `ceil_mode` adds, where a first pool's strides are beyond its windows or
+    windows of one with a stride are padded again, on averages of padding or of another divisor, or if the value between
+    has another user.
     """
 
     contract = Contract.EQUIVALENT
@@ -160,6 +161,8 @@ def _no_merge(name: str, first: _Window, outer: _Window, merged: _Window) -> str
     """Why two pools do not become one; empty if they may."""
     if not merged.plain:
         return "the windows are dilated, of another divisor, or rounded up"
+    if any(s > k for s, k in zip(first.stride, first.kernel, strict=True)):
+        return "one window would read elements that lie between those of the first"
     if any(p and s > 1 for p, s in zip(outer.padding, first.stride, strict=True)):
         return "what the first leaves out at the end the second's padding would read"
     if any(2 * p > k for p, k in zip(merged.padding, merged.kernel, strict=True)):

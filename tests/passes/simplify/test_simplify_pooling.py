@@ -72,6 +72,10 @@ def padded_at_the_end(x):
 
 
 APART = {
+    "a stride beyond the window": (
+        lambda x: F.max_pool1d(F.max_pool1d(x, 1, 2), 2, 1),
+        "one window would read elements that lie between those of the first",
+    ),
     "padded after a stride": (
         padded_at_the_end, "what the first leaves out at the end the second's padding would read",
     ),
