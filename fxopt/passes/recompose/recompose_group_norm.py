@@ -41,8 +41,8 @@ class RecomposeGroupNorm(Pass):
     norm, where those axes are dynamic or a scale or shift by channel follows: else a layer norm is as good. A scale and a
     shift by channel, or one number, that follow a group norm or an instance norm become its weight and bias.
 
-    It does not fire if the value between has another user, if the groups are dynamic, if the last reshape does not
-    give the first one's shape back, or if the norm has weights of the elements.
+    It does not fire if the value between has another user, if the groups are dynamic or not of whole channels, if
+    the last reshape does not give the first one's shape back, or if the norm has weights of the elements.
     """
 
     contract = Contract.EQUIVALENT
@@ -86,6 +86,8 @@ def _group(rewriter: Rewriter, found: Standardised) -> None:
     why = other_user({*found.inner, found.result}, root)
     if not why and not (isinstance(grouped[1], int) and isinstance(shape[1], int)):
         why = "the groups or the channels are dynamic"
+    elif not why and shape[1] % grouped[1]:
+        why = "the groups are not of whole channels"
     if why:
         rewriter.refuse(root, why, rule=_RULE)
         return

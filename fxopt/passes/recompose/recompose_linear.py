@@ -187,7 +187,8 @@ def _summands(rewriter: Rewriter, add: Node) -> tuple[Node, Node] | None:
         ):
             continue
         by_row = [*value.shape[-2:]] == [*shape_of(product)[-2:-1], 1] and value.numel() == value.shape[-2]
-        if by_row and value.dtype == product.meta["val"].dtype:
+        same = rewriter.same_type(add.meta["val"], product.meta["val"])  # no axes come with the weight
+        if by_row and same and value.dtype == product.meta["val"].dtype:
             return product, bias
     return None
 

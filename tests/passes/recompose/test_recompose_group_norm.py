@@ -189,5 +189,13 @@ def test_dynamic_groups_stay():
     assert unchanged(NORM, before) == ["the groups or the channels are dynamic"]
 
 
+def test_groups_of_parts_of_channels_stay():
+    def function(x):
+        return normal(x.reshape(-1, 6, 2), 2).reshape(x.shape)
+
+    before = program(function, rand(2, 4, 3), dynamic=True)
+    assert unchanged(NORM, before) == ["the groups are not of whole channels"]
+
+
 def test_drawn_programs():
     check_pass(NORM, examples=12, min_fired=0.2, targets=())

@@ -79,6 +79,8 @@ OTHER_SUMS = {
     "by element": (lambda y, b: y + b, rand(6, 3)),
     "of one value": (lambda y, b: y + b, rand(1, 1)),
     "of a batch": (lambda y, b: y + b, rand(2, 6, 1)),
+    "of more axes": (lambda y, b: y + b, rand(1, 1, 6, 1)),
+    "of a narrower dtype": (lambda y, b: y + b, rand(6, 1).half()),
     "of another dtype": (lambda y, b: (y + b).float(), rand(6, 1).double()),
     "with a factor": (lambda y, b: torch.add(y, b, alpha=2), rand(6, 1)),
     "a number": (lambda y, b: y + 1, rand(6, 1)),

@@ -72,5 +72,12 @@ def test_what_is_no_norm_stays(name: str):
     assert unchanged(NORMALIZE, program(function, X)) == ([why] if why else [])
 
 
+def test_what_is_made_of_a_size_stays():
+    def function(x):
+        return x / torch.full((x.shape[0],), 2.0).sum().sqrt()
+
+    assert unchanged(NORMALIZE, program(function, X, dynamic=True)) == []
+
+
 def test_drawn_programs():
     check_pass(NORMALIZE, examples=15, min_fired=0.2, targets=())
