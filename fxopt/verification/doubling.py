@@ -22,6 +22,7 @@ from torch.fx import Graph, Node
 from fxopt.errors import FxoptError
 from fxopt.ops import canonical_arguments, is_random, op_key
 from fxopt.program import Program, Spec, TensorSpec, infer_value, origins_of, value_key
+from fxopt.rewriting.quiet import quiet
 from fxopt.verification.arguments import with_values
 
 __all__ = ["NoFloat64Error", "as_double", "double_dtype", "double_program", "is_low"]
@@ -226,7 +227,8 @@ class _Doubling:
             return (*asked, self._infer(node, *asked))
         fakes = tuple(map(self._wide_value, args)), {k: self._wide_value(a) for k, a in kwargs.items()}
         try:
-            value = infer_value(self.program, node.target, *fakes)
+            with quiet():
+                value = infer_value(self.program, node.target, *fakes)
         except (RuntimeError, TypeError, ValueError):
             return args, kwargs, self._infer(node, args, kwargs)  # the op takes no float there
         casts = (

@@ -69,6 +69,13 @@ def test_every_float_is_float64(name: str):
             assert not result.is_floating_point() or result.dtype is torch.float64
 
 
+def test_what_is_only_tried_is_not_complained_of(capfd: pytest.CaptureFixture[str]):
+    program = traced(lambda x: torch.where(x.long() > 0, 0.5, 2.0), torch.randn(3, 4))
+    capfd.readouterr()
+    double_program(program)
+    assert capfd.readouterr().err == ""
+
+
 EXACT = {
     "zeros": lambda wide: wide / 3,
     "arange": lambda wide: torch.arange(0, 1, 0.25, dtype=torch.float64) + wide / 3,
