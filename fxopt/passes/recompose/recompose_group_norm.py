@@ -7,7 +7,7 @@ import torch
 from torch.fx import Node
 
 from fxopt.ops import bind
-from fxopt.ops.sizes import same_size, shape_of
+from fxopt.ops.sizes import Size, same_size, shape_of
 from fxopt.passes._names import aten_name
 from fxopt.passes.fold._affine import affine_of
 from fxopt.passes.recompose._norms import other_user
@@ -83,17 +83,20 @@ def _group(rewriter: Rewriter, found: Standardised) -> None:
     by_group = len(shape) > 1 and found.axes == [*range(2, len(grouped))] and same_size(shape[0], grouped[0])
     if not by_group:
         return
-    why = other_user({*found.inner, found.result}, root)
-    if not why and not (isinstance(grouped[1], int) and isinstance(shape[1], int)):
-        why = "the groups or the channels are dynamic"
-    elif not why and shape[1] % grouped[1]:
-        why = "the groups are not of whole channels"
+    why = other_user({*found.inner, found.result}, root) or _no_groups(shape[1], grouped[1])
     if why:
         rewriter.refuse(root, why, rule=_RULE)
         return
     with rewriter.rewrite(_RULE, root):
         made = rewriter.call("aten.group_norm", source, grouped[1], None, None, found.eps)
         rewriter.replace(root, made)
+
+
+def _no_groups(channels: Size, groups: Size) -> str:
+    """Why channels are not in so many groups; empty if they are."""
+    if not isinstance(channels, int) or not isinstance(groups, int):
+        return "the groups or the channels are dynamic"
+    return "the groups are not of whole channels" if channels % groups else ""
 
 
 def _instance(rewriter: Rewriter, found: Standardised) -> None:
