@@ -193,6 +193,14 @@ def test_output_padding_is_below_stride_or_dilation(
     assert agreed(aten.convolution.default, [*shapes, stride, [0], dilation, True, padding, 1]) == taken
 
 
+@pytest.mark.parametrize("size", [(1, 4), (4, 1), (4, 2), (2, 4), (4, 4)])
+def test_a_transposed_convolution_has_an_output(size: tuple[int, int]) -> None:
+    shapes: list[object] = [(1, 2, *size), (2, 3, 2, 2), None]
+    taken = agreed(aten.conv_transpose2d.input, [*shapes, [1, 1], [1, 1], [0, 0], 1, [1, 1]])
+    assert taken == (1 not in size)
+    assert agreed(aten.convolution.default, [*shapes, [1, 1], [1, 1], [1, 1], True, [0, 0], 1]) == taken
+
+
 def test_a_convolution_that_is_not_transposed_has_no_output_padding() -> None:
     shapes: list[object] = [(1, 2, 5, 5), (3, 2, 3, 3), None]
     assert agreed(aten.convolution.default, [*shapes, [1, 1], [0, 0], [1, 1], False, [1, 1], 1])

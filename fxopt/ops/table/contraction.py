@@ -268,14 +268,17 @@ def _per_axis(value: object, rank: int) -> list[int]:
     return values * rank if len(values) == 1 else values
 
 
-def _large_output_padding(bound: Bound, output: object) -> str:
-    """Only the kernel asks for an output padding below stride or dilation, and only where it is transposed."""
+def _not_transposed(bound: Bound, output: object) -> str:
+    """Only the kernel asks for an output padding below stride or dilation, and for an output."""
+    if not bound.get("transposed", True):
+        return ""
     rank = len(shape_of(bound["weight"])) - 2
     steps, gaps, extra = (_per_axis(bound[k], rank) for k in ("stride", "dilation", "output_padding"))
     large = any(e >= max(s, d) for e, s, d in zip(extra, steps, gaps, strict=False))
-    if bound.get("transposed", True) and large:
+    if large:
         return "a transposed convolution's output padding must be smaller than either stride or dilation"
-    return ""
+    empty = any(isinstance(size, int) and size < 1 for size in shape_of(output)[-rank:])
+    return "a transposed convolution's padding takes all of its output" if empty else ""
 
 
 for _rank in (1, 2, 3):
@@ -295,7 +298,7 @@ for _rank in (1, 2, 3):
         pads=True,
         resize=resizing.groups("groups"),
         flops=_scattered,
-        kernel_refuses=_large_output_padding,
+        kernel_refuses=_not_transposed,
     )
 entry(
     "convolution",
@@ -304,7 +307,7 @@ entry(
         call(d(2, 4, 3, 3), d(4, 1, 2, 2), None, [2, 2], [0, 0], [1, 1], True, [0, 0], 2),
     ],
     _LAYER,
-    kernel_refuses=_large_output_padding,
+    kernel_refuses=_not_transposed,
     index_map=_convolution,
     pads=lambda bound: bool(bound["transposed"]) or _is_padded(bound),
     resize=resizing.groups("groups"),
