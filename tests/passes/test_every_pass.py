@@ -14,10 +14,14 @@ LEAST_FIRED = {
     "shard-linears": 0.0,
     "deduplicate-weights": 0.0,
 }
+# Drawn ranges are seldom so unlike that to make them alike halves the error.
+OPTIONS = {"equalize-layers": {"share": 1.0}}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARY)
 def test_keeps_its_contract_over_200_programs(name):
-    counts = check_pass(LIBRARY[name](), examples=200, min_fired=LEAST_FIRED.get(name, 0.05))
+    counts = check_pass(
+        LIBRARY[name](**OPTIONS.get(name, {})), examples=200, min_fired=LEAST_FIRED.get(name, 0.05)
+    )
     assert counts["programs"] >= 200
