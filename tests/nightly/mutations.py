@@ -1,6 +1,6 @@
 """Small changes of a source file that its tests must notice.
 
->>> [m.before + " -> " + m.after for m, _ in mutants_of("fxopt/passes/fuse/_batch_norm.py")][-1:]
+>>> [m.before + " -> " + m.after for m, _ in mutants_of("fxopt/passes/_batch_norm.py")][-1:]
 ['var + eps -> var - eps']
 
 What only says something is left alone: docstrings, annotations, the texts of errors, asserts, type unions, motifs, the

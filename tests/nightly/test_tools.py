@@ -220,7 +220,7 @@ def test_lines_that_run(tmp_path: Path):
 
 
 def test_results_go_on_where_they_were_and_survivors_meet_new_tests(tmp_path: Path):
-    file = "fxopt/passes/fuse/_batch_norm.py"
+    file = "fxopt/passes/_batch_norm.py"
     (one, _), (two, _), *_ = mutations.mutants_of(file)
     results = mutants.Results(tmp_path / "r.jsonl", "tests")
     results.add(one, "killed", "test_x", 0.1)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch.fx import Node
 
 from fxopt.ops import op_info
+from fxopt.passes._affine import Affine, affine_of, moves_of
 from fxopt.passes._names import aten_name
 from fxopt.passes._products import Product, product_of, replace_product
-from fxopt.passes.fold._affine import Affine, affine_of, moves_of
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter
 

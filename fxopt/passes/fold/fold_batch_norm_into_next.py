@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
+from fxopt.passes._affine import norm_of
 from fxopt.passes._products import product_of
-from fxopt.passes.fold._affine import norm_of
 from fxopt.passes.fold.fold_affine_into_conv_linear import fold_before
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter

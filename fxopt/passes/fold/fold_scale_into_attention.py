@@ -10,8 +10,8 @@ from torch.fx import Node
 
 from fxopt.ops import bind
 from fxopt.ops.sizes import shape_of
+from fxopt.passes._affine import affine_of
 from fxopt.passes._names import aten_name
-from fxopt.passes.fold._affine import affine_of
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Rewriter
 

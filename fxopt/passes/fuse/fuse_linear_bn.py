@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 
-from fxopt.passes.fuse._batch_norm import scale_of, shifted_bias
+from fxopt.passes._batch_norm import scale_of, shifted_bias
 from fxopt.pipeline import RewritePass, register_pass
 from fxopt.rewriting import Const, Match, Refused, Rule
 

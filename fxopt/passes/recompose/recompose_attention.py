@@ -9,10 +9,10 @@ from torch.fx import Node
 
 from fxopt.ops import bind
 from fxopt.ops.sizes import shape_of
+from fxopt.passes._moves import Sizes, stated_shape
 from fxopt.passes._names import aten_name
 from fxopt.passes.recompose._masks import Masking, attention_mask, is_causal
 from fxopt.passes.recompose._scores import Scores, read_scores, same_sizes
-from fxopt.passes.simplify._moves import Sizes, stated_shape
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Rewriter
 

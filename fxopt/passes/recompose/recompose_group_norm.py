@@ -8,12 +8,12 @@ from torch.fx import Node
 
 from fxopt.ops import bind
 from fxopt.ops.sizes import Size, same_size, shape_of
+from fxopt.passes._affine import affine_of
+from fxopt.passes._moves import is_reshape, operand
 from fxopt.passes._names import aten_name
-from fxopt.passes.fold._affine import affine_of
 from fxopt.passes.recompose._norms import other_user
 from fxopt.passes.recompose._scores import same_sizes
 from fxopt.passes.recompose._standardised import Standardised, standardised
-from fxopt.passes.simplify._moves import is_reshape, operand
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.program import trained_as
 from fxopt.rewriting import Const, Rewriter

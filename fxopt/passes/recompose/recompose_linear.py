@@ -10,10 +10,10 @@ from torch.fx import Node
 
 from fxopt.ops import bind
 from fxopt.ops.sizes import shape_of
+from fxopt.passes._moves import operand, permutation
 from fxopt.passes._names import aten_name
 from fxopt.passes.recompose._norms import other_user
 from fxopt.passes.recompose._scores import same_sizes
-from fxopt.passes.simplify._moves import operand, permutation
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter
 

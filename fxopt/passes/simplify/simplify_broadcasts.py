@@ -8,8 +8,8 @@ from torch.fx import Node
 
 from fxopt.ops import op_info
 from fxopt.ops.sizes import shape_of
+from fxopt.passes._moves import operand
 from fxopt.passes._names import aten_name
-from fxopt.passes.simplify._moves import operand
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.program import infer_value
 from fxopt.rewriting import Rewriter

@@ -7,8 +7,8 @@ from torch.fx import Node
 
 from fxopt.ops import bind
 from fxopt.ops.sizes import is_one, same_size, shape_of
+from fxopt.passes._moves import is_reshape, keeps_rank, operand
 from fxopt.passes._names import aten_name
-from fxopt.passes.simplify._moves import is_reshape, keeps_rank, operand
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Rewriter
 

@@ -7,7 +7,7 @@ import torch
 from torch.fx import Node
 
 from fxopt.ops.sizes import same_size, shape_of
-from fxopt.passes.simplify._moves import (
+from fxopt.passes._moves import (
     Sizes,
     given_sizes,
     is_op,

@@ -9,8 +9,8 @@ from torch.fx.node import map_arg
 
 from fxopt.ops import bind, op_info
 from fxopt.ops.sizes import same_size, shape_of
+from fxopt.passes._moves import is_reshape, operand, permutation
 from fxopt.passes._names import aten_name
-from fxopt.passes.simplify._moves import is_reshape, operand, permutation
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.rewriting import Const, Rewriter
 

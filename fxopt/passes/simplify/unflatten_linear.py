@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.fx import Node
 
 from fxopt.ops.sizes import same_size, shape_of
-from fxopt.passes.simplify._moves import Sizes, is_op, is_reshape, operand, stated_shape
+from fxopt.passes._moves import Sizes, is_op, is_reshape, operand, stated_shape
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.program import infer_value
 from fxopt.rewriting import Const, Rewriter

@@ -11,8 +11,8 @@ from torch.fx import Node
 
 from fxopt.ops import bind
 from fxopt.ops.sizes import same_size, shape_of
+from fxopt.passes._batch_norm import scale_of, shifted_bias
 from fxopt.passes._names import aten_name
-from fxopt.passes.fuse._batch_norm import scale_of, shifted_bias
 from fxopt.rewriting import Rewriter
 
 __all__ = ["Affine", "affine_of", "moves_of", "norm_of"]
