@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from fxopt.ops import quantize
+
 if TYPE_CHECKING:
     from fxopt.program.signature import Signature
 
@@ -38,8 +40,8 @@ class Quantized:
     def integers(self, x: torch.Tensor) -> torch.Tensor:
         """The integers nearest to floats, halves to even, clipped to what the type holds."""
         limits = torch.iinfo(self.dtype)
-        steps = torch.round(x / torch.tensor(self.scale, dtype=x.dtype)) + self.zero_point
-        return torch.clamp(steps, limits.min, limits.max).to(self.dtype)
+        numbers = torch.tensor(self.scale), torch.tensor(self.zero_point)
+        return quantize(x, *numbers, limits.min, limits.max).to(self.dtype)
 
     def floats(self, q: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """The floats that integers stand for."""
