@@ -53,16 +53,14 @@ def core_of(*names: str) -> Callable[[Node], Core | None]:
 def recompose(rewriter: Rewriter, rule: str, forms: tuple[Form, ...]) -> None:
     """Replaces each activation function that is written out in one of these forms, in graph order."""
     for node in rewriter.nodes():
-        if node._erased:
-            continue
         for form in forms:
-            core = form.core(node)
-            if core is not None and _recomposed(rewriter, rule, form, core):
-                break
+            core = None if node._erased else form.core(node)
+            if core is not None:
+                _recompose(rewriter, rule, form, core)
 
 
-def _recomposed(rewriter: Rewriter, rule: str, form: Form, core: Core) -> bool:
-    """Replaces one; False if it stays."""
+def _recompose(rewriter: Rewriter, rule: str, form: Form, core: Core) -> None:
+    """Replaces one where its arithmetic is that of the form."""
     for x in _values_below(core.operand):
         below, above = Reader(x), Reader(x, core.node)
         argument = below.read(core.operand)
@@ -74,11 +72,10 @@ def _recomposed(rewriter: Rewriter, rule: str, form: Form, core: Core) -> bool:
         why = why or _other_user(inner, root)
         if why:
             rewriter.refuse(root, why, rule=rule)
-            return False
+            return
         with rewriter.rewrite(rule, root):
             rewriter.replace(root, rewriter.call(form.op, x, **form.options))
-        return True
-    return False
+        return
 
 
 def _alike(a: Polynomial | None, b: Polynomial) -> bool:

@@ -66,8 +66,6 @@ class Masking:
     def _broadcasts(self, mask: Mask) -> bool:
         """Whether a mask of scores in another shape masks those of the last just so."""
         own, last = shape_of(mask.at)[::-1], shape_of(self.level)[::-1]
-        if len(own) == len(last) and all(map(same_size, own, last)):
-            return True
         same = 0
         while same < min(len(own), len(last)) and same_size(own[same], last[same]):
             same += 1

@@ -133,16 +133,13 @@ def is_low(rewriter: Rewriter, value: object) -> bool:
 
 
 def _cast(rewriter: Rewriter, node: Node, known: Scores) -> Scores | None:
-    operand = bind(node)["self"]
-    floats = isinstance(operand, Node) and operand.meta["val"].is_floating_point()
-    return _read(rewriter, operand, known) if floats and node.meta["val"].is_floating_point() else None
+    return _read(rewriter, bind(node)["self"], known) if node.meta["val"].is_floating_point() else None
 
 
 def _reshaped(rewriter: Rewriter, node: Node, known: Scores) -> Scores | None:
     """Rows and columns of the scores stay."""
     operand = node.args[0]
-    if not isinstance(operand, Node) or node.meta["val"].dtype != operand.meta["val"].dtype:
-        return None
+    assert isinstance(operand, Node)
     before, after = shape_of(operand)[-2:], shape_of(node)[-2:]
     keeps = len(before) == len(after) == 2 and all(map(same_size, before, after))
     return _read(rewriter, operand, known) if keeps else None

@@ -82,7 +82,7 @@ def _first_is(rewriter: Rewriter, node: object, *, kept: bool) -> bool:
         return all(_first_is(rewriter, bound[n], kept=True) for n in ("self", "other"))
     if name in ("slice", "reshape", "unsqueeze"):
         return _keeps_first(node) and _first_is(rewriter, operand, kept=kept)
-    diagonal = bound.get("diagonal", 0)
+    diagonal = bound.get("diagonal")
     if name == "triu" and not kept:
         return isinstance(diagonal, int) and diagonal >= 1
     whole = name == "tril" and kept and isinstance(diagonal, int) and diagonal >= 0

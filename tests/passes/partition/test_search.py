@@ -82,6 +82,15 @@ class TestBounds:
                 assert solved.split.value == pytest.approx(min(values), rel=1e-3, abs=1e-9)
                 assert solved.bound <= min(values) * (1 + 1e-9) + 1e-9
 
+    def test_of_the_heaviest_pieces_as_many_as_can_be_tried(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        task = Task(pieces(6), DEVICES, Links(Link(1e30, 0.0)), {}, {})
+        monkeypatch.setattr(search_module, "_MOST_IDEALS", 6)
+        asked = task.over(DEVICES), kinds(task), math.inf
+        assert search_module._least_of_the_heaviest(*asked) == pytest.approx(1.5)
+        assert best_of(task) == pytest.approx(2.0)
+        monkeypatch.setattr(search_module, "_MOST_IDEALS", 1)
+        assert search_module._least_of_the_heaviest(*asked) == 0.0
+
     def test_what_is_sent_counts(self) -> None:
         task = Task(
             pieces(4), (Device("cpu:0"), Device("cpu:1"), Device("cpu:2")), Links(Link(1e30, 1.0)), {}, {}
@@ -120,6 +129,23 @@ class TestSearch:
         assert by_ideals.split.value == pytest.approx(by_rows.split.value, rel=1e-3, abs=1e-9)
         assert by_rows.bound <= by_ideals.split.value * (1 + 1e-9) + 1e-9
         assert by_ideals.problem.value(by_ideals.split.stage_of) == pytest.approx(by_ideals.split.value)
+
+    def test_of_rows_as_good_the_first_is_taken(self) -> None:
+        named = {("cpu:0", "cpu:1"): Link(1e30, 0.0)}
+        task = Task(pieces(3), (Device("cpu:0"), Device("cpu:1")), Links(named=named), {}, {})
+        found = search_module._in_order(task, kinds(task), search_module._rows(task), math.inf)
+        assert found is not None
+        assert [d.name for d in found[0].devices] == ["cpu:0", "cpu:1"]
+
+    def test_rows_are_not_tried_one_by_one_where_all_places_are(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(search_module, "_MOST_CUTS", 4)
+        monkeypatch.setattr(search_module, "split_in_order", lambda *a: pytest.fail("asked"))
+        task = Task(pieces(4), DEVICES, Links(), {}, {})
+        found = search_module._in_order(task, kinds(task), search_module._rows(task), math.inf)
+        assert found is not None
+        assert found[1].value == pytest.approx(best_of(task))
 
     @given(small_tasks())
     def test_one_order_over_the_best_row(self, task: Task) -> None:
@@ -223,6 +249,8 @@ class TestRows:
             ("cpu:0", "cpu:2", "cpu:1"), ("cpu:0", "cpu:1", "cpu:2"), ("cpu:1", "cpu:0", "cpu:2"),
             ("cpu:0", "cpu:2"), ("cpu:0", "cpu:1"), ("cpu:1", "cpu:0"), ("cpu:0",), ("cpu:1",),
         ]  # fmt: skip
+        kept = Task(pieces(4), DEVICES, Links(), {}, {"cpu:0": 1})
+        assert len(kinds(kept)) == 3
         two = Task(pieces(2), DEVICES, Links(), {}, {})
         assert max(map(len, search_module._rows(two))) == 2
 

@@ -97,6 +97,20 @@ def test_a_scale_that_is_a_weight():
     unchanged(ATTENTION, program(function, Q, K, V, s=torch.tensor([4.0, 4, 4, 4, 4, 5])))
 
 
+def test_a_factor_that_repeats_the_queries_is_no_scale():
+    def function(q, k, v, s):
+        return torch.softmax((q * s) @ k.mT, -1) @ v
+
+    assert scale_of(function, Q[:1], K, V, s=torch.full((2, 1, 1, 1), 4.0)) == 1.0
+
+
+def test_a_sum_that_is_left_out():
+    def function(q, k, v, s):
+        return torch.bmm(torch.softmax(torch.baddbmm(s, q, k.mT, beta=0, alpha=0.25), -1), v)
+
+    assert scale_of(function, Q[0], K[0], V[0], s=rand(6)) == 0.25
+
+
 HIDDEN = (rand(5, 6) > 0) & (torch.arange(6) > 0)
 LOW = torch.tensor(-math.inf)
 FILLS = {
@@ -325,16 +339,24 @@ def test_masks_that_hide_together(name: str):
         unchanged(ATTENTION, before)
 
 
+def test_a_comparison_is_turned_round():
+    after = applied(ATTENTION, masked_by(*FILLS["filled where equal"], known=True)).program
+    assert "ne" in calls(after) and "bitwise_not" not in calls(after)
+
+
 def test_a_negation_is_not_made_twice():
     before = masked_by(lambda s, m: s.masked_fill(~m, -math.inf), ~HIDDEN, known=True)
     assert "bitwise_not" not in calls(applied(ATTENTION, before).program)
 
 
-@pytest.mark.parametrize("added", [False, True])
+LOWEST = torch.finfo(torch.float32).min
+
+
+@pytest.mark.parametrize("added", [None, -math.inf, LOWEST / 2], ids=["kept", "added", "added, finite"])
 @pytest.mark.parametrize("shape", [(5, 5), (1, 1, 5, 5)])
-def test_a_constant_causal_mask(added: bool, shape: tuple[int, ...]):
+def test_a_constant_causal_mask(added: float | None, shape: tuple[int, ...]):
     mask = torch.ones(5, 5, dtype=torch.bool).tril()
-    mask = (torch.zeros(5, 5).masked_fill(~mask, -math.inf) if added else mask).reshape(shape)
+    mask = (mask if added is None else torch.zeros(5, 5).masked_fill(~mask, added)).reshape(shape)
     before = program(
         lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m, scale=3.0), Q, Q, Q, m=mask
     )
@@ -349,6 +371,7 @@ OTHER_MASKS = {
     "of other keys": torch.ones(5, 5, dtype=torch.bool).triu(),
     "strictly": torch.ones(5, 5, dtype=torch.bool).tril(-1),
     "finite": torch.full((5, 5), -1e9).triu(1),
+    "not so low": torch.full((5, 5), LOWEST / 2.5).triu(1),
     "by head": torch.ones(3, 5, 5, dtype=torch.bool).tril(),
     "one row": torch.ones(1, 5, dtype=torch.bool).tril(),
 }
@@ -360,6 +383,14 @@ def test_another_constant_mask_stays(name: str):
     unchanged(
         ATTENTION, program(lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m), Q, Q, Q, m=mask)
     )
+
+
+def test_a_mask_of_one_query_over_more_keys_stays():
+    before = program(
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k, v, m),
+        Q[:, :, :1], K, V, m=torch.ones(1, 1, dtype=torch.bool),
+    )  # fmt: skip
+    unchanged(ATTENTION, before)
 
 
 def test_a_causal_mask_over_more_keys_stays():
@@ -421,6 +452,15 @@ NONE: dict[str, tuple[object, str]] = {
     "a mask that makes the scores wider": (
         lambda q, k, v: torch.softmax(q[:, :, :1] @ k.mT + q.sum(-1, keepdim=True), -1) @ v, "",
     ),
+    "a mask that makes more keys": (
+        lambda q, k, v: torch.softmax(q @ k[:, :, :1].mT + v[:, :, :, 0].unsqueeze(2), -1) @ v, "",
+    ),
+    "whole scores": (
+        lambda q, k, v: torch.softmax((q.long() @ k.long().mT).float(), -1) @ v, "it is cast to another kind of number",
+    ),
+    "values of another dtype": (
+        lambda q, k, v: torch.softmax((q @ k.mT).double(), -1) @ v.double(), "query, key and value are of several dtypes",
+    ),
 }  # fmt: skip
 
 
@@ -440,9 +480,10 @@ def test_without_a_batch_it_stays():
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_operands_that_broadcast_stay(which: int):
+@pytest.mark.parametrize("axis", [0, 1])
+def test_operands_that_broadcast_stay(which: int, axis: int):
     given = [Q, K, V]
-    given[which] = given[which][:1]
+    given[which] = given[which].narrow(axis, 0, 1)
     assert unchanged(ATTENTION, program(plain, *given)) == ["query, key and value broadcast"]
 
 

@@ -68,10 +68,15 @@ NONE = {
     ),
     "all axes": (lambda x: torch.exp(x) / torch.exp(x).sum(), ""),
     "of exp2": (lambda x: torch.exp2(x) / torch.exp2(x).sum(-1, keepdim=True), ""),
+    "of powers of two": (lambda x: over_sum(torch.exp2(x - x.amax(-1, keepdim=True))), ""),
     "the sum over exp": (lambda x: squared(torch.exp(x)), ""),
     "the sum alone": (lambda x: torch.exp(x).sum(-1, keepdim=True), ""),
     "half": (lambda x: quotient_by_two(torch.exp(x)), ""),
 }
+
+
+def over_sum(e):
+    return e / e.sum(-1, keepdim=True)
 
 
 def squared(e):
