@@ -31,22 +31,25 @@ def is_finite(program: Program, value: object) -> bool:
         seen.add(item)
         if len(seen) > _MOST or not _carries(program, item):
             return False
-        kind = item.meta["val"]
-        if item.op == "call_function" and kind.is_floating_point() and not _is_clamped(item):
+        if item.op == "call_function" and _is_float(item) and not _is_clamped(item):
             todo += [*bind(item).values()]
     return True
 
 
 def _carries(program: Program, node: Node) -> bool:
     """Whether a value is finite if its operands are."""
-    value = node.meta["val"]
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+    if not _is_float(node):
         return True
     if node.op == "get_attr":
         return bool(program.weights[str(node.target)].isfinite().all())
     if node.op != "call_function":
         return False
     return op_key(node.target).split(".")[1] in _KEEP or _is_clamped(node)
+
+
+def _is_float(node: Node) -> bool:
+    value = node.meta["val"]
+    return value.is_floating_point() if isinstance(value, torch.Tensor) else isinstance(value, torch.SymFloat)
 
 
 def _is_clamped(node: Node) -> bool:

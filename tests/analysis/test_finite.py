@@ -1,11 +1,13 @@
 """What is known to be finite whatever the inputs are."""
 
 import math
+import operator
 
 import pytest
 import torch
 
 from fxopt.analysis.finite import is_finite
+from fxopt.testing import ProgramBuilder
 from tests.passes.helpers import program, rand
 
 X, COUNTS, SEEN = rand(2, 3), torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.ones(2, 3, dtype=torch.bool)
@@ -53,6 +55,21 @@ def test_numbers():
     made = program(lambda x: x + 1, X)
     assert is_finite(made, 1.5)
     assert not is_finite(made, math.inf)
+
+
+def test_dynamic_sizes():
+    """A size is an integer; a number that is computed from one may be anything."""
+    b = ProgramBuilder()
+    size = b.call("aten.sym_size.int", b.input((b.batch, 3)), 0)
+    root = b.call(operator.pow, b.call(torch.sym_float, size), 0.5)
+    w = b.weight((9, 3))
+    rows, whole, part = (
+        b.call("aten.slice.Tensor", w, 0, 0, size),
+        b.call("aten.mul.Tensor", w, size),
+        b.call("aten.mul.Tensor", w, root),
+    )
+    made = b.finish(rows, whole, part)
+    assert [is_finite(made, n) for n in (rows, whole, part)] == [True, True, False]
 
 
 @pytest.mark.parametrize(("calls", "known"), [(50, True), (70, False)])
