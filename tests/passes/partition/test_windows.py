@@ -28,14 +28,15 @@ from tests.passes.partition.test_search import best_of, is_small, pieces
 from tests.traced import traced
 
 EVERY = 1_000_000
+FOUR = pieces(4)
 
 
 class Side(nn.Module):
-    """Three layers side by side."""
+    """Layers side by side."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int = 3) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(3))
+        self.layers = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(count))
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         return [layer(x) for layer in self.layers]
@@ -178,6 +179,25 @@ class TestSplit:
             None
         )
 
+    def test_the_last_device_holds_as_much_as_it_can(self) -> None:
+        """Two layers of 256 bytes fit it, so that those before its cut have 512 bytes, and no more."""
+        row = (Device("cpu:0", memory=512), Device("cpu:1", memory=512))
+        found = Lattice(FOUR).split(Problem(FOUR, row, Links(Link(1e15, 0.0))), 2.0, most=EVERY)
+        assert found.split is not None and found.split.stage_of == (0, 0, 1, 1)
+
+    def test_what_some_set_of_a_later_cut_has_an_earlier_one_may_have(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Five layers side by side, the first in the middle: four sets at the second cut are known before the six at the first."""
+        program = trace(Side(5).eval(), (torch.zeros(2, 8),))
+        parts = pieces_of(program, seconds_of(program, {n.name: 1.0 for n in program.calls()}))
+        row = (Device("cpu:0", 2.0), Device("cpu:1", 2.0), Device("cpu:2"))
+        barred = {0: frozenset({"cpu:0", "cpu:2"})}
+        monkeypatch.setattr(windows_module, "_FEW", 4)
+        found = Lattice(parts).split(Problem(parts, row, Links(Link(1e15, 0.0)), barred), 1.0, most=EVERY)
+        assert found.split is not None
+        assert sorted(found.split.stage_of) == [0, 0, 1, 1, 2] and found.split.stage_of[0] == 1
+
     def test_more_pairs_than_asked_for_prove_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         row = (Device("cpu:0"), Device("cpu:1"), Device("cpu:2"))
         problem = Problem(pieces(9), row, Links(Link(1e12, 0.0)))
@@ -203,6 +223,25 @@ class TestSplit:
         assert found.split.stage_of == (0,) * 50 + (1,) * 50 + (2,) * 50
 
 
+class TestOpenSets:
+    @given(programs(max_ops=12), st.data())
+    def test_their_numbers_are_those_of_what_is_inside(self, program: Program, data: st.DataObject) -> None:
+        """When every piece is decided nothing is left that may be added."""
+        cost = {n.name: float(data.draw(st.integers(1, 5))) for n in program.calls()}
+        parts = pieces_of(program, seconds_of(program, cost))
+        lattice = Lattice(parts)
+        open_ = windows_module._Open(lattice)
+        for piece in range(len(parts)):
+            open_.decide(piece, must=False, never=data.draw(st.booleans()))
+        inside = windows_module._flags(open_.inside, len(parts))
+        assert np.array_equal(open_.seconds, inside @ lattice.seconds)
+        assert np.array_equal(open_.most, open_.seconds)
+        assert np.array_equal(open_.held, inside @ lattice.weights)
+        assert np.array_equal(open_.most_held, open_.held)
+        sent = [crossing(parts, tuple(int(not f) for f in flags), 0, 1) for flags in inside]
+        assert open_.sent.tolist() == sent
+
+
 class TestLeastSent:
     @given(programs(max_ops=6), st.data())
     def test_it_is_that_of_the_best_cut(self, program: Program, data: st.DataObject) -> None:
@@ -224,6 +263,15 @@ class TestLeastSent:
 
 
 class TestInTheSearch:
+    def test_where_a_split_is_found_the_bound_stays(self) -> None:
+        problem = Problem(FOUR, (Device("cpu:0"), Device("cpu:1")), Links(Link(1e15, 0.0)))
+        solved = search_module._Windows([problem]).asked(0, 1.0, 4.0, EVERY)
+        assert solved is not None and solved.split is not None
+        assert (solved.split.value, solved.bound) == (pytest.approx(2.0), 1.0)
+        refuted = search_module._Windows([problem]).asked(0, 1.0, 2.9, EVERY)
+        assert refuted is not None and refuted.split is None
+        assert refuted.bound == pytest.approx(1.95)
+
     def named(self, task: Task) -> Task:
         """The same links, by the names of their ends, so that all rows of devices are asked."""
         pairs = itertools.combinations([d.name for d in task.devices], 2)
