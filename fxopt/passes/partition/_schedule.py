@@ -18,7 +18,7 @@ from fxopt.passes.partition._devices import Device, Links
 from fxopt.passes.partition._exact import GAP
 from fxopt.passes.partition._pieces import Pieces, renumbered
 
-__all__ = ["Schedule", "Work", "scheduled"]
+__all__ = ["Schedule", "Work", "in_order", "runs_of", "scheduled"]
 
 _MOST_PIECES, _MOST_STEPS = 10, 30_000
 """Pieces up to which every schedule is tried, and steps of that search."""
@@ -176,6 +176,25 @@ def scheduled(
     every = _Every(work, ends, best)
     every.extend((), {}, (0.0,) * len(work.devices), 0.0)
     return every.best, every.steps < _MOST_STEPS
+
+
+def runs_of(work: Work, schedule: Schedule) -> list[list[int]]:
+    """Pieces of one device that run as one, as if each began alone: others need none of them but the last, which ends them,
+    and what others make is needed by the first alone.
+
+    In an order in which the runs can run.
+    """
+    device_of, runs = schedule.device_of, list[list[int]]()
+    open_: dict[int, list[int]] = {}
+    for piece in schedule.order:
+        here = device_of[piece]
+        if here not in open_ or any(device_of[m] != here for m in work.reads[piece]):
+            open_[here] = []
+            runs.append(open_[here])
+        open_[here].append(piece)
+        if any(device_of[u] != here for u in work.users[piece]):
+            del open_[here]
+    return runs
 
 
 def _is_whole(chains: Sequence[Sequence[int]], device_of: Sequence[int]) -> bool:

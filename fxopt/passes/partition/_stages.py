@@ -3,9 +3,13 @@
 The first takes the model's arguments, the last returns the model's results. What a later stage needs is passed on by
 those between. Sizes are read anew in each stage; where none of its inputs has one, an empty tensor of that size is
 passed on with the rest.
+
+Stages side by side take what they need from where it is made: from the model's arguments, also where they need a size of one,
+and from other stages. `Wires` says what goes where.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import sympy
 import torch
@@ -24,7 +28,7 @@ from fxopt.program import (
 )
 from fxopt.rewriting.sizes import NoSize, size_node
 
-__all__ = ["stage_programs"]
+__all__ = ["Wires", "stage_programs", "wired_programs"]
 
 _EMPTY = torch.ops.aten.full.default
 
@@ -47,12 +51,50 @@ def stage_programs(program: Program, stage_of: Mapping[Node, int], count: int) -
     return made
 
 
+@dataclass(frozen=True)
+class Wires:
+    """What stages side by side take, and what is returned: by the stage that makes it, and its place among what that returns.
+
+    Attributes:
+        taken: by stage; stage -1 stands for the model's arguments.
+        returned: the model's results.
+    """
+
+    taken: tuple[tuple[tuple[int, int], ...], ...]
+    returned: tuple[tuple[int, int], ...]
+
+
+def wired_programs(
+    program: Program, stage_of: Mapping[Node, int], count: int
+) -> tuple[list[Program], Wires]:
+    """One program a stage, each of which takes what it needs from where that is made.
+
+    Args:
+        program: stays as it is; the stages share its weights.
+        stage_of: the stage of each call that makes a tensor.
+        count: of stages.
+
+    Raises:
+        InputError: a size that a stage needs is no size of any input.
+    """
+    cut = _SideBySide(program, stage_of, count)
+    return [_Stage(cut, stage, None).run() for stage in range(count)], cut.wires()
+
+
 class _Cut:
     """Which tensors and sizes cross which boundary."""
 
     def __init__(self, program: Program, stage_of: Mapping[Node, int], count: int) -> None:
         self.program, self.stage_of, self.count = program, stage_of, count
         self.outputs = [n for n in program.output_nodes() if isinstance(n, Node)]
+        self.last: int | None = count - 1
+        """Which stage returns the model's results."""
+        self.first: int | None = 0
+        """Which takes the model's arguments."""
+        self._cross()
+
+    def _cross(self) -> None:
+        count, program, stage_of = self.count, self.program, self.stage_of
         self.crossing: list[list[Node]] = [[] for _ in range(count)]
         self.sizes: list[list[sympy.Symbol]] = [[] for _ in range(count)]
         for node in program.graph.nodes:
@@ -74,16 +116,77 @@ class _Cut:
             wanted |= {s for n in self.calls(stage) for s in _symbols(n)}
             crossing = self.crossing[stage - 1]
             wanted |= {s for n in crossing for s in _symbols(n)}
-            there = {
-                d.node.expr for n in crossing for d in n.meta["val"].shape if isinstance(d, torch.SymInt)
-            }
-            wanted -= there
+            wanted -= {d for n in crossing for d in _dimensions(n)}
             self.sizes[stage - 1] = sorted(wanted, key=str)
 
     def calls(self, stage: int) -> list[Node]:
         """What a stage runs, the outputs of the last one that are numbers included."""
         found = [n for n in self.program.calls() if self.stage_of.get(n) == stage]
-        return found + ([n for n in self.outputs if is_size(n)] if stage == self.count - 1 else [])
+        return found + ([n for n in self.outputs if is_size(n)] if stage == self.last else [])
+
+    def taken(self, stage: int) -> list[Node]:
+        """The tensors that a stage takes."""
+        return self.program.placeholders() if stage == self.first else self.crossing[stage - 1]
+
+    def returned(self, stage: int) -> list[Node]:
+        """What a stage returns, sizes left out."""
+        return self.outputs if stage == self.last else self.crossing[stage]
+
+
+class _SideBySide(_Cut):
+    """What goes from each stage to others, whichever they are."""
+
+    def _cross(self) -> None:
+        self.first = self.last = None
+        self.sizes = [[] for _ in range(self.count)]
+        where = self.stage_of
+        self.made = [
+            [n for n in self._made_in(k) if n in self.outputs or any(where.get(u, k) != k for u in n.users)]
+            for k in range(self.count)
+        ]
+
+    def _made_in(self, stage: int) -> list[Node]:
+        """What a stage makes; results that are numbers from sizes, or weights, are the first one's."""
+        at_hand = [n for n in dict.fromkeys(self.outputs) if n not in self.stage_of and n.op != "placeholder"]
+        made = [n for n in self.program.calls() if self.stage_of.get(n) == stage]
+        return made + (at_hand if stage == 0 else [])
+
+    def calls(self, stage: int) -> list[Node]:
+        """What a stage runs, in the first the results that are numbers included."""
+        return [n for n in self._made_in(stage) if n.op == "call_function"]
+
+    def taken(self, stage: int) -> list[Node]:
+        """The tensors that a stage takes: those that it reads, and arguments of the model with its sizes."""
+        calls = self.calls(stage)
+        read = {s for n in calls for s in n.all_input_nodes}
+        wanted = {s for n in calls for s in _symbols(n)}
+        found: list[Node] = []
+        for node in self.program.graph.nodes:
+            other = node.op == "placeholder" or self.stage_of.get(node, stage) != stage
+            if other and node in read and isinstance(node.meta["val"], torch.Tensor):
+                found.append(node)
+        wanted -= {d for n in found for d in _dimensions(n)}
+        for node in self.program.placeholders():
+            if node not in found and wanted & _symbols(node):
+                found.append(node)
+                wanted -= _dimensions(node)
+        return found
+
+    def returned(self, stage: int) -> list[Node]:
+        """What others read, and results of the model."""
+        return self.made[stage]
+
+    def wires(self) -> Wires:
+        """What goes where."""
+        place = {n: (-1, i) for i, n in enumerate(self.program.placeholders())}
+        place |= {n: (k, i) for k, made in enumerate(self.made) for i, n in enumerate(made)}
+        taken = tuple(tuple(place[n] for n in self.taken(k)) for k in range(self.count))
+        return Wires(taken, tuple(place[n] for n in self.outputs))
+
+
+def _dimensions(node: Node) -> set[sympy.Expr]:
+    """A tensor's sizes that can be read of it."""
+    return {d.node.expr for d in node.meta["val"].shape if isinstance(d, torch.SymInt)}
 
 
 def _symbols(node: Node) -> set[sympy.Symbol]:
@@ -133,10 +236,9 @@ class _Stage:
         return made
 
     def _take_inputs(self) -> None:
-        first = self.stage == 0
-        for node in self.program.placeholders() if first else self.cut.crossing[self.stage - 1]:
+        for node in self.cut.taken(self.stage):
             self.twins[node] = self._input(node.name, node.meta["val"])
-        for symbol in [] if first else self.cut.sizes[self.stage - 1]:
+        for symbol in self.cut.sizes[self.stage - 1] if self.stage else []:
             name = self.program.symbol_names.get(symbol, str(symbol))
             self.carried[symbol] = self._input(f"size_{name}", self._carrier(symbol).meta["val"])
 
@@ -195,10 +297,8 @@ class _Stage:
         return node
 
     def _returned(self) -> list[object]:
-        if self.stage == self.cut.count - 1:
-            return [self.twins[n] if n in self.twins else self._weight_output(n) for n in self.cut.outputs]
-        passed = [self.twins[n] for n in self.cut.crossing[self.stage]]
-        return passed + [self._empty(s) for s in self.cut.sizes[self.stage]]
+        passed = [self.twins[n] if n in self.twins else self._weight_output(n) for n in self.cut.returned(self.stage)]
+        return passed if self.stage == self.cut.last else passed + [self._empty(s) for s in self.cut.sizes[self.stage]]
 
     def _weight_output(self, node: Node) -> Node:
         self.weights[str(node.target)] = self.program.weights[str(node.target)]
@@ -213,7 +313,7 @@ class _Stage:
 
     def _signature(self, returned: Sequence[object]) -> Signature:
         whole = self.program.signature
-        first, last = self.stage == 0, self.stage == self.cut.count - 1
+        first, last = self.stage == self.cut.first, self.stage == self.cut.last
         inputs = (
             whole.inputs if first else tuple(self.program.spec(n.name, n.meta["val"]) for n in self.inputs)
         )

@@ -10,7 +10,7 @@ from torch import nn
 
 from fxopt.frontend import trace
 from fxopt.passes.partition._pieces import is_size, pieces_of
-from fxopt.passes.partition._stages import stage_programs
+from fxopt.passes.partition._stages import Wires, stage_programs, wired_programs
 from fxopt.program import Program
 from fxopt.testing import programs
 from fxopt.verification import sample_inputs
@@ -155,3 +155,68 @@ def test_sizes_that_several_stages_pass_on(ends: list[int]) -> None:
     assert same_bits(program.run_flat(given_), run(stages, given_))
     carried = [sorted(n for n in inputs_of(s) if n.startswith("size_")) for s in stages[1:]]
     assert carried == [["size_batch", "size_rows"] if e < 5 else ["size_batch"] for e in ends]
+
+
+def run_wired(stages: list[Program], wires: Wires, tensors: list[torch.Tensor]) -> list[object]:
+    """One stage after the other, each on what it takes from where that was made."""
+    made: list[list[object]] = []
+
+    def at(place: tuple[int, int]) -> object:
+        stage, number = place
+        return tensors[number] if stage < 0 else made[stage][number]
+
+    for stage, taken in zip(stages, wires.taken, strict=True):
+        made.append(stage.run_flat([at(p) for p in taken]))  # type: ignore[misc]
+    return [at(p) for p in wires.returned]
+
+
+class TestSideBySide:
+    @given(programs(max_ops=8), st.data())
+    def test_any_stages_give_what_the_program_gives(self, program: Program, data: st.DataObject) -> None:
+        parts = pieces_of(program, dict.fromkeys(program.calls(), 0.0)).pieces
+        count = data.draw(st.integers(1, 5))
+        numbers = sorted(
+            data.draw(st.lists(st.integers(0, count - 1), min_size=len(parts), max_size=len(parts)))
+        )
+        stage_of = {c: k for p, k in zip(parts, numbers, strict=True) for c in p.calls}
+        stages, wires = wired_programs(program, stage_of, count)
+        for sample in sample_inputs(program.signature, seed=0):
+            tensors = list(sample.tensors)
+            assert same_bits(program.run_flat(tensors), run_wired(stages, wires, tensors))
+        for number, (stage, taken) in enumerate(zip(stages, wires.taken, strict=True)):
+            assert all(k < number for k, _ in taken)
+            read = {n.name for c in stage.calls() for n in c.all_input_nodes}
+            sizes = any(isinstance(s, torch.SymInt) for n in stage.placeholders() for s in n.meta["val"].shape)
+            assert sizes or set(inputs_of(stage)) <= read
+
+    def test_each_takes_what_it_reads(self) -> None:
+        program = trace(Skips().eval(), (torch.zeros(2, 3), torch.zeros(4)))
+        calls = {c.name: c for c in program.calls()}
+        stage_of = {calls[n]: k for k, names in enumerate([["exp", "sin", "mul"], ["sin_1"]]) for n in names}
+        stage_of |= {c: 2 for c in program.calls() if c not in stage_of}
+        stages, wires = wired_programs(program, stage_of, 3)
+        assert [inputs_of(s) for s in stages] == [["x"], ["y"], ["sin", "mul"]]
+        assert wires.taken == (((-1, 0),), ((-1, 1),), ((0, 0), (0, 1)))
+
+    def test_a_size_comes_from_the_arguments(self) -> None:
+        """What is a number or a weight, or an argument as it came, is returned too."""
+
+        class Sized(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.table = nn.Parameter(torch.randn(3))
+
+            def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[object, ...]:
+                small = x.sum(0).exp()
+                return small.sin().expand(x.shape[0], 4) * 2, y.cos(), x.shape[0] * 2, self.table, y
+
+        tensors = (torch.zeros(3, 4), torch.zeros(5))
+        program = trace(Sized().eval(), tensors, dynamic_shapes=({0: "batch"}, None))
+        calls = [c for c in program.calls() if not is_size(c)]
+        names = ["sum", "exp", "sin"]
+        stage_of = {c: 0 if c.name.rstrip("_1") in names else 1 for c in calls}
+        stages, wires = wired_programs(program, stage_of, 2)
+        given_ = [torch.randn(2, 4), torch.randn(5)]
+        assert same_bits(program.run_flat(given_), run_wired(stages, wires, given_))
+        assert inputs_of(stages[1]) == ["y", "sin", "x"]
+        assert wires.returned[-1] == (-1, 1)
