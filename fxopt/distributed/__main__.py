@@ -62,6 +62,11 @@ def _run(options: argparse.Namespace) -> dict[int, str]:
         raise InputError("--timeout is seconds above 0, --batch records from 1 up")
     path = checked_output(options.output)
     staged = open_stages(options.folder, process=int(os.environ["RANK"]))
+    if staged.wires is not None:
+        raise InputError(
+            f"the stages of {options.folder} run side by side, in one process: fxopt.load(...) runs them; processes take "
+            "batches through stages in a row, which objectives other than latency plan"
+        )
     # Read before anything starts: what does not fit the model ends every process in the same way.
     dataset = open_data(read_npz(options.data), staged.signature, options.batch)
     with joined(options.timeout) as group:

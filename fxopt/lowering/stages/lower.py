@@ -23,7 +23,7 @@ from fxopt.lowering.elsewhere import Elsewhere
 from fxopt.lowering.lower import lower
 from fxopt.lowering.stages import STAGES
 from fxopt.lowering.target import Target, get_target
-from fxopt.passes.partition import PartitionPlan, Row, plan_of, run_together
+from fxopt.passes.partition import PartitionPlan, Row, Wires, plan_of, run_together, run_wired
 from fxopt.program.devices import checked_device, memory_of
 from fxopt.program.program import Program
 from fxopt.program.signature import Signature
@@ -38,12 +38,13 @@ __all__ = ["StagedArtifact", "lower_stages", "open_stages"]
 
 
 class StagedArtifact(Artifact):
-    """The stages of a plan, run one after the other in this process.
+    """The stages of a plan, run in this process: one after the other, or side by side, in a thread for each device.
 
     Attributes:
         parts: what each device runs, in the order of `devices`: a stage, or its share of one.
         devices: where each is meant to run, those that share a stage one after the other.
         tensor_parallel: how many share a stage.
+        wires: what each takes where they run side by side, else None.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class StagedArtifact(Artifact):
         path: str | None = None,
         size: int = 0,
         signature: Signature | None = None,
+        wires: Wires | None = None,
     ) -> None:
         super().__init__("stages", signature or _whole([p.signature for p in parts]), path=path, size=size)
         self.tensor_parallel = tensor_parallel
         self.parts = tuple(parts)
         self.devices = tuple(devices)
+        self.wires = wires
 
     @property
     def stages(self) -> tuple[Artifact, ...]:
@@ -68,6 +71,8 @@ class StagedArtifact(Artifact):
 
     def run_flat(self, tensors: list[torch.Tensor]) -> list[object]:
         """Runs on the tensors of `signature.tensor_inputs`; returns the computed outputs in order."""
+        if self.wires is not None:
+            return run_wired(self.parts, self.devices, self.wires, tensors)
         width = self.tensor_parallel
         return run_together([Row(self.parts[rank::width]) for rank in range(width)], tensors)
 
@@ -172,7 +177,11 @@ def _write(
             entries.append({"file": file, "device": device, "sha256": _hash(temporary / file)})
         manifest: dict[str, object] = {"format": 1, "target": target.name, "stages": entries}
         manifest |= {} if alone else {"tensor_parallel": plan.tensor_parallel}
-        manifest["signature"] = signature_to_json(_whole(signatures))
+        wires, whole = plan.wires(), _whole(signatures)
+        if wires is not None:
+            assert plan.program is not None
+            manifest["wires"], whole = wires.to_json(), plan.program.signature
+        manifest["signature"] = signature_to_json(whole)
         manifest["plan"] = plan.to_json()
         with writing(final):
             write_file(temporary / STAGES, [json.dumps(manifest, indent=1).encode()])
@@ -224,7 +233,10 @@ def open_stages(folder: str | os.PathLike[str], *, process: int | None = None) -
         shared = int(manifest.get("tensor_parallel", 1))
         needed = [int(s["memory"]) for s in manifest["plan"]["stages"]]
         told = manifest.get("signature")
-        signature = None if told is None or process is None else signature_from_json(told)
+        drawn = manifest.get("wires")
+        wires = None if drawn is None else Wires.from_json(drawn)
+        needs_it = process is not None or wires is not None
+        signature = signature_from_json(told) if told is not None and needs_it else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError, LoweringError, ArtifactError) as error:
         raise ArtifactError(f"can't read {path}: {STAGES} in it is damaged or not fxopt's") from error
     if form != 1:
@@ -245,7 +257,9 @@ def open_stages(folder: str | os.PathLike[str], *, process: int | None = None) -
     ]
     size = sum(f.stat().st_size for f in path.iterdir() if f.is_file())
     devices = [d for _, d, _ in stages]
-    return StagedArtifact(opened, devices, shared, path=str(path), size=size, signature=signature)
+    return StagedArtifact(
+        opened, devices, shared, path=str(path), size=size, signature=signature, wires=wires
+    )
 
 
 def _check_room(devices: Mapping[int, str], needed: Sequence[int]) -> None:

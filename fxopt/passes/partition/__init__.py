@@ -10,6 +10,8 @@
 
 from fxopt.passes.partition._devices import Device, Link, read_devices
 from fxopt.passes.partition._plan import PartitionPlan, Stage
+from fxopt.passes.partition._side_by_side import run_wired
+from fxopt.passes.partition._stages import Wires
 from fxopt.passes.partition._times import Profile, Rates, read_cost
 from fxopt.passes.partition.partition import Partition, partition, plan_of
 from fxopt.passes.partition.shard_linears import Row, ShardLinears, run_together, shards
@@ -24,10 +26,12 @@ __all__ = [
     "Row",
     "ShardLinears",
     "Stage",
+    "Wires",
     "partition",
     "plan_of",
     "read_cost",
     "read_devices",
     "run_together",
+    "run_wired",
     "shards",
 ]

@@ -21,7 +21,8 @@ from fxopt.errors import InputError
 from fxopt.json_data import MEMORY_ONLY, JsonData
 from fxopt.passes.partition._factorisation import Factorisation, ways_table
 from fxopt.passes.partition._pieces import is_size
-from fxopt.passes.partition._stages import stage_programs
+from fxopt.passes.partition._side_by_side import run_wired
+from fxopt.passes.partition._stages import Wires, stage_programs, wired_programs
 from fxopt.passes.partition.shard_linears import Row, Shares, run_together
 from fxopt.program import Program
 from fxopt.program.text import aligned, human_bytes
@@ -42,6 +43,7 @@ class Stage(JsonData):
         sends: bytes to the next stage.
         weights: bytes of its weights.
         beside: the other devices that share its layers (`tensor_parallel`); times and bytes are those of each.
+        start: seconds after the first when it begins, of stages side by side.
     """
 
     device: str
@@ -52,6 +54,7 @@ class Stage(JsonData):
     sends: int
     weights: int = 0
     beside: tuple[str, ...] = ()
+    start: float = 0.0
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -70,15 +73,19 @@ class PartitionPlan(JsonData):
 
     Attributes:
         stages: in the order in which they run.
-        bottleneck: seconds of the slowest stage: in a full pipeline one result leaves every so often.
+        bottleneck: seconds of the slowest stage: in a full pipeline one result leaves every so often. Of stages side by
+            side those of a device count together.
         lower_bound: no split over these devices is under it, by the same times: seconds, for `memory` bytes.
         proof: what the bound comes from: "optimal" (the plan reaches it), "integer program", "order
             ideals" (a search through the sets of pieces that can be cut off, or the best split of the heaviest
-            pieces alone), or "simple" (the heaviest piece, and the total shared out by speed).
+            pieces alone), "critical path" (the longest way through the graph, what has to be sent on it included), or
+            "simple" (the heaviest piece, and the total shared out by speed).
         notes: what else is to be said.
         objective: what is minimised: "throughput", "latency" or "memory".
         tensor_parallel: devices that share the layers of each stage; its calls are those of `shard-linears`.
         replicas: copies of all stages, each for a share of the data; `stages` are the first one's.
+        side_by_side: whether stages that do not need one another run at the same time, each taking what it needs from
+            where it is made; a device may have several.
         tried: what `tensor_parallel="auto"` and `replicas="auto"` chose from.
         program: the program that it was made for; not written.
     """
@@ -91,12 +98,15 @@ class PartitionPlan(JsonData):
     objective: str = "throughput"
     tensor_parallel: int = 1
     replicas: int = 1
+    side_by_side: bool = False
     tried: tuple[Factorisation, ...] = ()
     program: Program | None = field(default=None, compare=False, repr=False, metadata=MEMORY_ONLY)
 
     @property
     def latency(self) -> float:
         """Seconds of one input through all stages; what is sent on is counted once."""
+        if self.side_by_side:
+            return max(s.start + s.computing for s in self.stages)
         return sum(s.computing + s.sending / 2 for s in self.stages)
 
     @property
@@ -157,7 +167,7 @@ class PartitionPlan(JsonData):
         return stage_of
 
     def programs(self) -> list[Program]:
-        """The stages as programs; each takes what the one before it returns.
+        """The stages as programs; each takes what the one before it returns, or where they run side by side what `wires` says.
 
         Raises:
             InputError: as in `of`, or several devices share a stage.
@@ -172,11 +182,24 @@ class PartitionPlan(JsonData):
         Raises:
             InputError: as in `of`.
         """
+        if self.side_by_side:
+            return [[stage] for stage in self._wired()[0]]
         parts = [
             stage_programs(shard, self._stage_of(shard), len(self.stages))
             for shard in self._shards(self.tensor_parallel)
         ]
         return [list(stage) for stage in zip(*parts, strict=True)]
+
+    def wires(self) -> Wires | None:
+        """What each of the stages side by side takes; None where each takes what the one before it returns.
+
+        Raises:
+            InputError: as in `of`.
+        """
+        return self._wired()[1] if self.side_by_side else None
+
+    def _wired(self) -> tuple[list[Program], Wires]:
+        return wired_programs(self._known_program(), self.stage_of(), len(self.stages))
 
     def _shards(self, count: int) -> list[Program]:
         """The whole program as the first devices of a stage hold it."""
@@ -184,28 +207,33 @@ class PartitionPlan(JsonData):
         return [shares.of(self.tensor_parallel, rank) for rank in range(count)]
 
     def run(self, *args: object, **kwargs: object) -> object:
-        """Runs the stages in this process, one after the other, on the model's own arguments.
+        """Runs the stages in this process, one after the other or side by side, on the model's own arguments.
 
         Raises:
             InputError: the arguments do not fit.
         """
         signature = self._known_program().signature
-        rows = [Row(row) for row in zip(*self.shards(), strict=True)]
-        flat = run_together(rows, signature.flatten_inputs(args, kwargs))
+        tensors = signature.flatten_inputs(args, kwargs)
+        if self.side_by_side:
+            programs, wires = self._wired()
+            flat = run_wired(programs, [s.device for s in self.stages], wires, tensors)
+        else:
+            flat = run_together([Row(row) for row in zip(*self.shards(), strict=True)], tensors)
         return signature.unflatten_outputs(flat)
 
     def table(self) -> str:
         """The stages of one replica, the certificate, and the ways to use the devices that were tried."""
         rows: list[tuple[str, ...]] = [
             ("stage", "device", "calls", "computing", "sending", "memory", "sends")
+            + (("begins",) if self.side_by_side else ())
         ]
         for number, s in enumerate(self.stages):
             last = number == len(self.stages) - 1
             seconds = [f"{1e3 * t:.3f} ms" for t in (s.computing, s.sending)]
             sends = "-" if last else human_bytes(s.sends)
-            rows.append(
-                (str(number), "+".join(s.devices), str(len(s.calls)), *seconds, human_bytes(s.memory), sends)
-            )
+            begins = (f"{1e3 * s.start:.3f} ms",) if self.side_by_side else ()
+            device, calls = "+".join(s.devices), str(len(s.calls))
+            rows.append((str(number), device, calls, *seconds, human_bytes(s.memory), sends, *begins))
         what = {"latency": "latency", "memory": "most weights"}.get(self.objective, "bottleneck")
         value, bound = (
             human_bytes(round(v)) if self.objective == "memory" else f"{1e3 * v:.3f} ms"

@@ -165,7 +165,9 @@ def scheduled(
     chains = _chains(work)
     coarse = work.grouped(chains)
     best = listed(work, first)
-    for begin in _beginnings(coarse, [first[chain[0]] for chain in chains] if _is_whole(chains, first) else None):
+    for begin in _beginnings(
+        coarse, [first[chain[0]] for chain in chains] if _is_whole(chains, first) else None
+    ):
         found = _climbed(coarse, begin, deadline)
         order = [piece for chain in found.order for piece in chains[chain]]
         devices = {p: d for chain, d in zip(chains, found.device_of, strict=True) for p in chain}
@@ -179,10 +181,9 @@ def scheduled(
 
 
 def runs_of(work: Work, schedule: Schedule) -> list[list[int]]:
-    """Pieces of one device that run as one, as if each began alone: others need none of them but the last, which ends them,
-    and what others make is needed by the first alone.
+    """Pieces of one device that run as one and begin as before: but for the last none is needed elsewhere.
 
-    In an order in which the runs can run.
+    What other devices make is needed by the first alone. In an order in which the runs can run.
     """
     device_of, runs = schedule.device_of, list[list[int]]()
     open_: dict[int, list[int]] = {}
@@ -207,7 +208,9 @@ def _chains(work: Work) -> list[list[int]]:
     chain_of: dict[int, int] = {}
     for piece, makers in enumerate(work.reads):
         maker = next(iter(makers)) if len(makers) == 1 else None
-        alike = maker is not None and work.barred.get(maker, frozenset()) == work.barred.get(piece, frozenset())
+        alike = maker is not None and work.barred.get(maker, frozenset()) == work.barred.get(
+            piece, frozenset()
+        )
         if maker is None or len(work.users[maker]) > 1 or not alike:
             chains.append([])
             chain_of[piece] = len(chains) - 1
@@ -270,7 +273,11 @@ class _Every:
         self.steps = 0
 
     def extend(
-        self, order: tuple[int, ...], placed: dict[int, tuple[int, float]], free: tuple[float, ...], now: float
+        self,
+        order: tuple[int, ...],
+        placed: dict[int, tuple[int, float]],
+        free: tuple[float, ...],
+        now: float,
     ) -> None:
         """Goes on from pieces on devices, each with its end, the last of which begins `now`."""
         work = self.work
@@ -279,7 +286,9 @@ class _Every:
             if work.fits(device_of):
                 self.best = min(self.best, in_order(work, order, device_of), key=lambda s: s.value)
             return
-        for piece in (p for p, makers in enumerate(work.reads) if p not in placed and makers.keys() <= placed.keys()):
+        for piece in (
+            p for p, makers in enumerate(work.reads) if p not in placed and makers.keys() <= placed.keys()
+        ):
             for here in (d for d in range(len(free)) if work.allowed(piece, d)):
                 self.steps += 1
                 if self.steps >= _MOST_STEPS:

@@ -17,6 +17,7 @@ from torch.fx import Graph, Node
 from torch.utils import _pytree as pytree
 
 from fxopt.errors import InputError
+from fxopt.json_data import JsonData
 from fxopt.ops import canonical_arguments
 from fxopt.passes.partition._pieces import is_size
 from fxopt.program import (
@@ -52,7 +53,7 @@ def stage_programs(program: Program, stage_of: Mapping[Node, int], count: int) -
 
 
 @dataclass(frozen=True)
-class Wires:
+class Wires(JsonData):
     """What stages side by side take, and what is returned: by the stage that makes it, and its place among what that returns.
 
     Attributes:
@@ -64,9 +65,7 @@ class Wires:
     returned: tuple[tuple[int, int], ...]
 
 
-def wired_programs(
-    program: Program, stage_of: Mapping[Node, int], count: int
-) -> tuple[list[Program], Wires]:
+def wired_programs(program: Program, stage_of: Mapping[Node, int], count: int) -> tuple[list[Program], Wires]:
     """One program a stage, each of which takes what it needs from where that is made.
 
     Args:
@@ -297,8 +296,15 @@ class _Stage:
         return node
 
     def _returned(self) -> list[object]:
-        passed = [self.twins[n] if n in self.twins else self._weight_output(n) for n in self.cut.returned(self.stage)]
-        return passed if self.stage == self.cut.last else passed + [self._empty(s) for s in self.cut.sizes[self.stage]]
+        passed = [
+            self.twins[n] if n in self.twins else self._weight_output(n)
+            for n in self.cut.returned(self.stage)
+        ]
+        return (
+            passed
+            if self.stage == self.cut.last
+            else passed + [self._empty(s) for s in self.cut.sizes[self.stage]]
+        )
 
     def _weight_output(self, node: Node) -> Node:
         self.weights[str(node.target)] = self.program.weights[str(node.target)]

@@ -1,7 +1,7 @@
 """`partition`: splits a program over devices, with a proof of how near the split is to the best."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Literal
@@ -11,12 +11,15 @@ from torch.fx import Node
 from fxopt.analysis.cost import Cost
 from fxopt.errors import InputError
 from fxopt.passes.partition._devices import Device, Link, Links, checked_devices
+from fxopt.passes.partition._exact import GAP
 from fxopt.passes.partition._factorisation import Factorisation, Search, doublings
 from fxopt.passes.partition._pieces import Pieces, pieces_of
 from fxopt.passes.partition._plan import PartitionPlan, Stage
 from fxopt.passes.partition._problem import OBJECTIVES, Objective, Split, barred_pieces
+from fxopt.passes.partition._schedule import Work
 from fxopt.passes.partition._search import Found, Task, search
-from fxopt.passes.partition._stages import stage_programs
+from fxopt.passes.partition._side_by_side import Fastest, fastest
+from fxopt.passes.partition._stages import stage_programs, wired_programs
 from fxopt.passes.partition._times import CostOf, Profile, read_cost, seconds_of
 from fxopt.passes.partition.shard_linears import Shares
 from fxopt.program import Program, expect_program
@@ -49,8 +52,9 @@ def partition(
     Args:
         program: stays as it is.
         devices: to split it over, or their names; their order does not matter.
-        objective: what is minimised: the load of the slowest stage (throughput), the time of one input through all stages
-            (latency), or the most bytes of weights that a stage holds (memory).
+        objective: what is minimised: the load of the slowest stage (throughput), the time of one input through all stages,
+            those that do not need one another side by side (latency; with `tensor_parallel` or `replicas` one after the
+            other), or the most bytes of weights that a stage holds (memory).
         links: between devices, one for all or by the names of both ends.
         pinned: device names by patterns of module paths (`encoder.*`), for what has to run there.
         cost: how long calls take: rates of the device of speed 1, a profile, a file of either, seconds by call (a
@@ -76,15 +80,15 @@ def partition(
         shares = Shares(program)
         chosen = _factorised(shares, found_devices, objective, links, pinned, cost, tensor_parallel, replicas)
         return _shared_plan(shares, found_devices, objective, links, cost, time_limit, chosen)
-    return _planned(
-        program,
-        found_devices,
-        objective,
-        _links(links, [d.name for d in found_devices]),
-        pinned,
-        cost,
-        time_limit,
-    )
+    found_links = _links(links, [d.name for d in found_devices])
+    plan = _planned(program, found_devices, objective, found_links, pinned, cost, time_limit)
+    if objective == "latency" and len(found_devices) > 1 and any(s.calls for s in plan.stages):
+        pieces = pieces_of(program, seconds_of(program, cost, found_links.usual))
+        barred = barred_pieces(pieces, found_devices, pinned or {})
+        plan = _side_by_side(
+            plan, Task(pieces, found_devices, found_links, barred, {}, objective), time_limit
+        )
+    return plan
 
 
 def _factorised(
@@ -179,6 +183,91 @@ def _planned(
     raise InputError(
         "no split was found whose activations fit beside the weights: " + ", ".join(map(str, plan.memory))
     )
+
+
+def _side_by_side(plan: PartitionPlan, task: Task, seconds: float) -> PartitionPlan:
+    """A plan whose stages run one after the other, or one whose stages run side by side where that is faster and fits.
+
+    The bound is one for both.
+    """
+    assert plan.program is not None
+    number = {d.name: k for k, d in enumerate(task.devices)}
+    device_of = {name: number[s.device] for s in plan.stages for name in s.calls}
+    first = [device_of[p.calls[0].name] for p in task.pieces.pieces]
+    found = proved = fastest(task, first, seconds=seconds)
+    chosen = plan
+    for _ in range(_ROUNDS):
+        if found.schedule.value >= plan.value * (1 - GAP):
+            break
+        wired, over = _wired_plan(plan, found, task.devices)
+        if not over:
+            chosen = wired
+            break
+        reserved = {n: max(b, task.reserved.get(n, 0)) for n, b in over.items()}
+        task = replace(task, reserved={**task.reserved, **reserved})
+        found = fastest(task, first, seconds=seconds)
+    of_both = min(plan.lower_bound, proved.schedule.value) if proved.is_best else 0.0
+    bound = min(max(proved.bound, of_both), chosen.value)
+    if bound >= chosen.value * (1 - 1e-9):
+        proof = "optimal"
+    else:
+        proof = plan.proof if bound == plan.lower_bound != proved.bound else "critical path"
+    return replace(chosen, lower_bound=bound, proof=proof)
+
+
+def _wired_plan(
+    row: PartitionPlan, found: Fastest, devices: Sequence[Device]
+) -> tuple[PartitionPlan, dict[str, int]]:
+    """The plan, and what activations need on the devices that are too small for it.
+
+    Stages of one device count together, as if all were under way: weights that they share are in the file of each.
+    """
+    assert row.program is not None
+    work, schedule = found.work, found.schedule
+    stage_of = {c: k for k, p in enumerate(work.pieces.pieces) for c in p.calls}
+    programs, _ = wired_programs(row.program, stage_of, len(work.pieces))
+    weights = [sum(w.bytes for w in work.pieces.weights if k in w.users) for k in range(len(programs))]
+    sending, sends = _sent(work, schedule.device_of)
+    held, live, busy = ([0.0] * len(devices) for _ in range(3))
+    stages = []
+    for number, (part, device) in enumerate(zip(programs, schedule.device_of, strict=True)):
+        alive, seconds = _live_bytes(part), work.seconds(number, device)
+        memory = weights[number] + alive
+        held[device] += memory
+        live[device] += alive
+        busy[device] += seconds + sending[number]
+        names = tuple(n.name for n in row.program.calls() if stage_of.get(n) == number)
+        stages.append(
+            Stage(
+                work.devices[device].name,
+                names,
+                seconds,
+                sending[number],
+                memory,
+                sends[number],
+                weights[number],
+                start=schedule.starts[number],
+            )
+        )
+    over = {
+        d.name: int(b)
+        for d, b, h in zip(devices, live, held, strict=True)
+        if d.memory is not None and h > d.memory
+    }
+    notes = _notes(work.pieces, tuple(range(len(stages))))
+    return replace(row, stages=tuple(stages), bottleneck=max(busy), notes=notes, side_by_side=True), over
+
+
+def _sent(work: Work, device_of: Sequence[int]) -> tuple[list[float], list[int]]:
+    """By stage: seconds of sending what comes in and goes out, and bytes that go out, to other devices."""
+    seconds, sends = [0.0] * len(device_of), [0] * len(device_of)
+    for user, makers in enumerate(work.reads):
+        for maker, size in makers.items():
+            took = work.sending(size, device_of[maker], device_of[user])
+            seconds[user] += took
+            seconds[maker] += took
+            sends[maker] += size if device_of[maker] != device_of[user] else 0
+    return seconds, sends
 
 
 def _links(links: Link | Mapping[tuple[str, str], Link] | None, names: list[str]) -> Links:

@@ -1,27 +1,20 @@
 """Schedules of one input over devices that work side by side: against every schedule, of small programs."""
 
 import itertools
-import math
 import time
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
-from fxopt.frontend import trace
 from fxopt.passes.partition import Device, Link
-from fxopt.passes.partition import _schedule as schedule_module
 from fxopt.passes.partition._devices import Links
 from fxopt.passes.partition._makespan import least_makespan
 from fxopt.passes.partition._pieces import Pieces, pieces_of
-from fxopt.passes.partition._schedule import Schedule, Work, in_order, listed, scheduled
+from fxopt.passes.partition._schedule import Schedule, Work, scheduled
 from fxopt.passes.partition._times import seconds_of
 from fxopt.program import Program
 from fxopt.testing import programs
-from tests.traced import traced
 
 FREE = Links(Link(1e15, 0.0))
 

@@ -186,7 +186,9 @@ class TestSideBySide:
         for number, (stage, taken) in enumerate(zip(stages, wires.taken, strict=True)):
             assert all(k < number for k, _ in taken)
             read = {n.name for c in stage.calls() for n in c.all_input_nodes}
-            sizes = any(isinstance(s, torch.SymInt) for n in stage.placeholders() for s in n.meta["val"].shape)
+            sizes = any(
+                isinstance(s, torch.SymInt) for n in stage.placeholders() for s in n.meta["val"].shape
+            )
             assert sizes or set(inputs_of(stage)) <= read
 
     def test_each_takes_what_it_reads(self) -> None:
