@@ -29,7 +29,7 @@ def least_makespan(work: Work) -> tuple[float, Array]:
     fastest = [max(d.speed for k, d in enumerate(devices) if work.allowed(p, k)) for p in range(count)]
     took = np.array(work.pieces.seconds) / np.array(fastest)
     links = [work.links.between(a.name, b.name) for a, b in itertools.combinations(devices, 2)]
-    latency = min((link.latency for link in links), default=math.inf)
+    latency = min((link.latency for link in links), default=float(took.sum()))
     bandwidth = max((link.bandwidth for link in links), default=math.inf)
     sent = [{m: latency + b / bandwidth for m, b in makers.items()} for makers in work.reads]
     back: list[dict[int, float]] = [{} for _ in sent]

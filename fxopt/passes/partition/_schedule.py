@@ -7,9 +7,10 @@ the devices are found by moving branches, each all that one piece dominates, for
 """
 
 import heapq
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import networkx
@@ -162,9 +163,9 @@ def scheduled(
         bound: no schedule is under it.
         deadline: of `time.monotonic`.
     """
+    best = min(listed(work, first), _earliest(work, ends), key=lambda s: s.value)
     chains = _chains(work)
     coarse = work.grouped(chains)
-    best = listed(work, first)
     for begin in _beginnings(
         coarse, [first[chain[0]] for chain in chains] if _is_whole(chains, first) else None
     ):
@@ -173,6 +174,7 @@ def scheduled(
         devices = {p: d for chain, d in zip(chains, found.device_of, strict=True) for p in chain}
         fine = in_order(work, order, [devices[p] for p in range(len(devices))])
         best = min(best, fine, key=lambda s: s.value)
+    best = min(best, _climbed(work, best.device_of, deadline), key=lambda s: s.value)
     if best.value <= bound * (1 + GAP) or len(work.pieces) > _MOST_PIECES:
         return best, False
     every = _Every(work, ends, best)
@@ -196,6 +198,25 @@ def runs_of(work: Work, schedule: Schedule) -> list[list[int]]:
         if any(device_of[u] != here for u in work.users[piece]):
             del open_[here]
     return runs
+
+
+def _earliest(work: Work, ends: Sequence[float]) -> Schedule:
+    """Each piece goes where it is done first, those with the most behind them before others; infinite where none fits."""
+    count, devices = len(work.pieces), range(len(work.devices))
+    free, done, device_of = [0.0 for _ in devices], [0.0] * count, [0] * count
+    took = [min(work.seconds(p, d) for d in devices if work.allowed(p, d)) for p in range(count)]
+    order = sorted(range(count), key=lambda p: (-took[p] - ends[p], p))
+    for piece in order:
+        options = []
+        for here in (d for d in devices if work.allowed(piece, d)):
+            sent = work.reads[piece].items()
+            arrivals = (done[m] + work.sending(b, device_of[m], here) for m, b in sent)
+            start = max(free[here], max(arrivals, default=0.0))
+            options.append((start + work.seconds(piece, here), here))
+        done[piece], device_of[piece] = min(options)
+        free[device_of[piece]] = done[piece]
+    found = in_order(work, order, device_of)
+    return found if work.fits(device_of) else replace(found, value=math.inf)
 
 
 def _is_whole(chains: Sequence[Sequence[int]], device_of: Sequence[int]) -> bool:
