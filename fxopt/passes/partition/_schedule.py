@@ -164,6 +164,8 @@ def scheduled(
         deadline: of `time.monotonic`.
     """
     best = min(listed(work, first), _earliest(work, ends), key=lambda s: s.value)
+    if best.value <= bound * (1 + GAP):
+        return best, False
     chains = _chains(work)
     coarse = work.grouped(chains)
     for begin in _beginnings(

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxopt.passes.partition import Device, Link
+from fxopt.passes.partition import _schedule as schedule_module
 from fxopt.passes.partition._devices import Links
 from fxopt.passes.partition._makespan import least_makespan
 from fxopt.passes.partition._pieces import Pieces, pieces_of
@@ -15,6 +16,7 @@ from fxopt.passes.partition._schedule import Schedule, Work, scheduled
 from fxopt.passes.partition._times import seconds_of
 from fxopt.program import Program
 from fxopt.testing import programs
+from tests.traced import traced
 
 FREE = Links(Link(1e15, 0.0))
 
@@ -117,3 +119,13 @@ class TestAgainstEverySchedule:
         assert all(map(work.allowed, range(len(work.pieces)), schedule.device_of))
         assert schedule.order in orders(work.pieces)
         assert len(ends) == len(work.pieces)
+
+
+def test_what_is_at_the_bound_is_not_searched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = traced("unet", True)
+    parts = pieces_of(program, seconds_of(program))
+    work = Work(parts, (Device("cpu:0"), Device("cpu:1")), Links(Link(latency=1.0)), {})
+    bound, ends = least_makespan(work)
+    monkeypatch.setattr(schedule_module, "_climbed", lambda *_: pytest.fail("a move was tried"))
+    found, _ = scheduled(work, [0] * len(parts), ends.tolist(), bound, deadline=time.monotonic() + 60)
+    assert found.value == pytest.approx(bound)

@@ -12,8 +12,10 @@ import fxopt
 from fxopt.errors import InputError
 from fxopt.frontend import trace
 from fxopt.passes.partition import Device, Link, PartitionPlan, Wires, partition, run_wired
+from tests.traced import inputs, same_bits, traced
 
 LINK = Link(1e12, 0.25)
+NEAR = Link(1e12, 0.0)
 
 
 class Fork(nn.Module):
@@ -99,6 +101,22 @@ class TestPlans:
         arguments = [str(tmp_path / "parts"), "--data", "x.npz", "--output", str(tmp_path / "y.npz")]
         assert command.main(arguments) == 2
         assert "run side by side, in one process: fxopt.load(...) runs them" in capsys.readouterr().err
+
+
+class TestModels:
+    @pytest.mark.parametrize(
+        ("name", "link", "gap"), [("unet", NEAR, 0.01), ("bert", NEAR, 0.025), ("bert", Link(), 0.04)]
+    )
+    def test_they_beat_a_row_and_the_gap_is_known(self, name: str, link: Link, gap: float) -> None:
+        """The bound does not see that three like products do not share out evenly over speeds of 1, 1 and 0.5."""
+        program = traced(name, True)
+        devices = [Device("cpu:0"), Device("cpu:1", speed=0.5), Device("cpu:2")]
+        plan = partition(program, devices, objective="latency", links=link, time_limit=5)
+        assert plan.lower_bound <= plan.value * (1 + 1e-9)
+        assert plan.gap < gap
+        assert plan.side_by_side == (name == "bert")
+        found = plan.run(*inputs(name, True))
+        assert same_bits(program.run_flat(inputs(name, True)), program.signature.flatten_outputs(found))
 
 
 class Stage:
