@@ -53,7 +53,8 @@ class SimplifyBroadcasts(Pass):
 def _without(rewriter: Rewriter, node: Node, place: int, x: Node) -> Node:
     """The call with one operand as it is, if that is the same."""
     args = (*node.args[:place], x, *node.args[place + 1 :])
-    dtypes = {n.meta["val"].dtype for n in (*node.all_input_nodes, x)}
+    values = [n.meta["val"] for n in (*node.all_input_nodes, x)]
+    dtypes = {v.dtype for v in values if isinstance(v, torch.Tensor)}  # others are sizes
     if not shape_of(x) and len(dtypes) > 1:
         rewriter.refuse(node, f"{x.name} is one number of another dtype", rule=_RULE)
         return node

@@ -59,7 +59,7 @@ def _axes(node: Node) -> list[int] | None:
     if given.get("dtype") is not None:
         return None
     dims, rank = given.get("dim"), len(shape_of(given["self"]))
-    if dims is None or dims == []:
+    if dims is None or dims == [] or rank == 0:  # a single number may be given axis 0, which it has not
         return list(range(rank))
     listed = dims if isinstance(dims, (list, tuple)) else [dims]
     return [d for d in listed if isinstance(d, int)]
@@ -96,12 +96,12 @@ def _of_ones(rewriter: Rewriter, node: Node) -> bool:
     """Takes the place of a reduction over axes of size 1 by a reshape; whether it was one."""
     x, axes = operand(node), _axes(node)
     shape = shape_of(x)
-    if axes is None or not axes or not all(is_one(shape[d]) for d in axes):
+    if axes is None or not all(is_one(shape[d]) for d in axes):
         return False
     if x.meta["val"].dtype != node.meta["val"].dtype:
         return False
     with rewriter.rewrite("reduce-nothing", node):
-        dropped = not bind(node).get("keepdim", False)
+        dropped = axes and not bind(node).get("keepdim", False)
         rewriter.replace(node, rewriter.call("aten.squeeze.dims", x, axes) if dropped else x)
     return True
 

@@ -55,6 +55,31 @@ def test_of_a_dynamic_size():
     at_sizes(before, after)
 
 
+SIZED = {
+    "and a size": (
+        lambda x, y: torch.add(y.expand(x.shape[0], 4), x, alpha=x.shape[0]),
+        lambda x, y: torch.add(y, x, alpha=x.shape[0]),
+    ),
+    "and a size where a number is chosen": (
+        lambda x, y: torch.where(x > 0, y.expand(x.shape[0], 4), x.shape[0]),
+        lambda x, y: torch.where(x > 0, y, x.shape[0]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_beside_a_size(name: str):
+    before, expected = (program(lambda x, f=f: f(x, x[:1]), X, dynamic=True) for f in SIZED[name])
+    after = applied(BROADCASTS, before).program
+    assert calls(after) == calls(expected)
+    at_sizes(before, after)
+
+
+def test_an_only_operand_beside_a_size_stays():
+    before = program(lambda x: x[:1].expand(x.shape[0], 4) * x.shape[0], X, dynamic=True)
+    assert unchanged(BROADCASTS, before) == []
+
+
 STAY = {
     "the only operand": (lambda x, y: y.expand(3, 4).relu(), ROW),
     "with a smaller one": (lambda x, y: y.expand(2, 3, 4) + x, ROW),

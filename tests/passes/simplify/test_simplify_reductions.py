@@ -32,6 +32,11 @@ SAME: dict[str, tuple[Fn, Fn]] = {
         lambda x: x[:1, :1, :1, :1].sum().relu(),
         lambda x: x[:1, :1, :1, :1].squeeze((0, 1, 2, 3)).relu(),
     ),
+    "of one number over its axis": (
+        lambda x: x.exp().prod().amax(0) + x.prod().sum(-1, True),
+        lambda x: x.exp().prod() + x.prod(),
+    ),
+    "of a sum over its axis": (lambda x: x.sum().sum(0).relu(), lambda x: x.sum().relu()),
     "over nothing, kept": (lambda x: x.unsqueeze(1).mean(1, True).relu(), lambda x: x.unsqueeze(1).relu()),
 }
 
