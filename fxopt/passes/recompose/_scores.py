@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
+import torch
 from torch.fx import Node
 
 from fxopt.ops import bind
@@ -47,8 +49,15 @@ class Scores:
     """From the softmax's operand to the product."""
 
 
+def _is_tensor(value: object) -> TypeGuard[Node]:
+    """Whether an operand is a tensor: no number, and no size."""
+    return isinstance(value, Node) and isinstance(value.meta["val"], torch.Tensor)
+
+
 def same_sizes(a: Node, b: Node, *, skip: int = 0) -> bool:
-    """Whether two values have the same shape, the last `skip` axes aside."""
+    """Whether two values are tensors of the same shape, the last `skip` axes aside."""
+    if not _is_tensor(a) or not _is_tensor(b):
+        return False
     first, second = (shape_of(n)[: len(shape_of(n)) - skip] for n in (a, b))
     return len(first) == len(second) and all(map(same_size, first, second))
 
@@ -87,7 +96,7 @@ def _added(rewriter: Rewriter, node: Node, known: Scores) -> Scores | None:
     if bound["alpha"] != 1 or known.scale != 1:
         return None
     for operand, mask in ((bound["self"], bound["other"]), (bound["other"], bound["self"])):
-        if isinstance(operand, Node) and isinstance(mask, Node) and same_sizes(operand, node):
+        if isinstance(operand, Node) and _is_tensor(mask) and same_sizes(operand, node):
             found = _read(rewriter, operand, _masked(known, mask, "add", operand))
             if found is not None:
                 return found

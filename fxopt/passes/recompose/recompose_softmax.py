@@ -41,8 +41,8 @@ class RecomposeSoftmax(Pass):
     `%y = div(%e, %s)`. After: `%y = softmax(%x, -1)`.
 
     It does not fire unless the largest value along the axis of the sum is subtracted (`exp` alone overflows where
-    softmax does not), for a sum over several axes or one that is not kept, nor if an inner value has another
-    user.
+    softmax does not), for a sum over several axes or one that is not kept, on integers, nor if an inner
+    value has another user.
     """
 
     contract = Contract.EQUIVALENT
@@ -71,6 +71,8 @@ def _recompose(rewriter: Rewriter, total: Node) -> None:
     assert isinstance(operand, Node)
     x = _without_shift(operand, dims)
     why = "the largest value is not subtracted: exp overflows where softmax does not" if x is None else ""
+    if x is not None and x.meta["val"].dtype != result.meta["val"].dtype:
+        why = "the quotient is in another dtype"
     why = why or other_user({exp, total}, result)
     if why or x is None:
         rewriter.refuse(result, why, rule=_RULE)

@@ -87,6 +87,20 @@ def quotient_by_two(e):
     return e / (e.sum(-1, keepdim=True) * 2)
 
 
+def test_integers_stay():
+    """Of which exp makes floats, softmax nothing."""
+    before = program(FORMS["amax"][0], (X * 3).long())
+    assert unchanged(SOFTMAX, before) == ["the quotient is in another dtype"]
+
+
+def test_a_sum_in_another_dtype_stays():
+    def function(x):
+        e = torch.exp(x - x.amax(-1, keepdim=True))
+        return e / e.sum(-1, keepdim=True, dtype=torch.float64)
+
+    assert unchanged(SOFTMAX, program(function, X)) == []
+
+
 @pytest.mark.parametrize("name", NONE)
 def test_what_is_no_softmax_stays(name: str):
     function, why = NONE[name]
