@@ -107,9 +107,10 @@ def sliced(cut: Cut) -> Resized | None:
     left = range(size) if kept is None else kept
     wanted = [chosen[p] for p in (range(len(chosen)) if made is None else made)]
     places = [i for i, p in enumerate(left) if p in set(wanted)]
-    if len(places) != len(wanted) or places != list(range(places[0], places[0] + len(places))):
+    first = places[0] if places else 0
+    if len(places) != len(wanted) or places != list(range(first, first + len(places))):
         return None
-    return cut.op, {"start": places[0], "end": places[0] + len(places), "step": 1}
+    return cut.op, {"start": first, "end": first + len(places), "step": 1}
 
 
 def split(cut: Cut) -> Resized:

@@ -443,3 +443,13 @@ def test_a_known_image_of_a_norm_keeps_what_the_norm_counts() -> None:
     before = double_program(program(function, rand(2, 4, 6, 6), **weights))
     after = PassManager.of([EliminateDeadWeights()]).run(before).program
     assert error(before, after, [rand(2, 4, 6, 6)]) < 1e-12
+
+
+def test_an_empty_slice_of_a_weight() -> None:
+    def function(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.matmul(x[:, :0], w[:0]) + b
+
+    before = double_program(program(function, rand(2, 4), w=rand(4, 3), b=rand(3)))
+    after = PassManager.of([EliminateDeadWeights()]).run(before).program
+    assert sorted(t.shape[0] for t in after.weights.values()) == [1, 3]
+    assert error(before, after, [rand(2, 4)]) == 0
