@@ -133,12 +133,49 @@ EMPTY: dict[str, Fn] = {
     "expanded": lambda x, y: x[:, :0].repeat(1, 2).expand(3, -1, -1).softmax(1),
     "cut beyond": lambda x, y: x[:, 3:1].sum(1) + x[:, 9:].sum() + x[:, :-100].sum(1),
 }  # fmt: skip
+VECTORS: dict[str, Fn] = {
+    "beside others": lambda x, y, w, b, m, c, v: F.linear(x, w, b).sum(1) * F.linear(x, v) * F.linear(x, m, c).sum(1),
+    "four": lambda x, y, v, u, b, k: F.linear(x, v) * F.linear(x, u) + F.linear(x, b).relu() * F.linear(x, k),
+    "after a layer": lambda x, y, w, v: F.linear(F.linear(x, w), v),
+    "after a layer, then folded": lambda x, y, w, v: F.linear(F.linear(x, w) * 2, v) * 3 + 1,
+    "before a layer": lambda x, y, v, w, u: F.linear(F.linear(x.repeat(1, 6).reshape(-1, 6, 6), v), w),
+    "flattened": lambda x, y, v: F.linear(x.reshape(-1, 2, 3).reshape(-1, 6), v).reshape(1, -1),
+    "flattened twice": lambda x, y, v: F.linear(torch.stack([x, y]).reshape(-1, 6), v).reshape(2, -1),
+    "of an embedding": lambda x, y, w, v: F.linear(F.embedding(x.argmax(1), w), v),
+    "normalised": lambda x, y, v, b: F.batch_norm(F.linear(x.repeat(1, 6).reshape(-1, 6, 6), v), b, b.abs() + 1),
+    "affine by column": lambda x, y, v, b: F.linear(x.repeat(1, 6).reshape(-1, 6, 6), v) * b + b,
+    "affine before": lambda x, y, v, b: F.linear(x * b + b, v),
+    "added": lambda x, y, v, two: F.linear(x, v) + two,
+    "permuted": lambda x, y, v: F.linear(x.repeat(1, 6).reshape(-1, 6, 6).permute(0, 2, 1), v),
+    "cut": lambda x, y, w, v: F.linear(F.linear(x, w)[:, :3], v[:3]) + F.linear(torch.cat([x, y], 1), v.repeat(2)),
+    "matmul": lambda x, y, w, v: torch.matmul(torch.matmul(x, w), v) * 2 + torch.matmul(v, x.mT),
+    "softmax": lambda x, y, v: F.linear(x, v).softmax(0) * F.linear(x, v).sum(),
+    "repeated": lambda x, y, v: F.linear(x, v)[:, None] * x + F.linear(x, v).unsqueeze(-1).expand(-1, 6),
+    "normalised rows": lambda x, y, b, v: F.linear(F.layer_norm(x, (6,), b, b), v),
+}  # fmt: skip
 FUNCTIONS = {
     f"{kind}: {name}": function
-    for kind, functions in (("size", SIZES), ("number", NUMBERS), ("single", SINGLE), ("empty", EMPTY))
+    for kind, functions in (
+        ("size", SIZES),
+        ("number", NUMBERS),
+        ("single", SINGLE),
+        ("empty", EMPTY),
+        ("vector", VECTORS),
+    )
     for name, function in functions.items()
 }
-WEIGHTS = {"w": W, "b": B, "two": TWO, "wide": DOUBLE, "no": NO}
+WEIGHTS = {
+    "w": W,
+    "b": B,
+    "v": rand(6, seed=4),
+    "u": rand(6, seed=5),
+    "k": rand(6, seed=6),
+    "m": rand(4, 6, seed=7),
+    "c": rand(4, seed=8),
+    "two": TWO,
+    "wide": DOUBLE,
+    "no": NO,
+}
 
 
 @pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "varies"])

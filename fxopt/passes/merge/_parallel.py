@@ -48,6 +48,8 @@ def _objection(rewriter: Rewriter, given: Arguments) -> str:
     values = [v for s in stored if (v := rewriter.value(s)) is not None and not v.is_meta]
     if len(values) < len(stored):
         return "a weight is not known at compile time"
+    if values[0].dim() == 1:
+        return "its weight is a vector: its result has no axis of outputs"
     if any(isinstance(s, Node) and len(s.users) > 1 for s in stored):
         return "a weight has another user, for which it stays"
     if values[-1].requires_grad != values[0].requires_grad:

@@ -35,7 +35,7 @@ class MergeParallelLinears(Pass):
     A layer without a bias has one of zeros. What is gained is calls, not arithmetic: each layer is one, and one more
     with a bias, the split is one. It does not fire where that saves less than two (gate and up of a gated unit), nor
     above `max_elements`, where products take so long that calls do not show; on layers whose weights are read
-    elsewhere, computed at run time or train apart; or if a bias is no vector.
+    elsewhere, computed at run time or train apart; or if a weight is a vector, or a bias is none.
     """
 
     contract = Contract.EQUIVALENT

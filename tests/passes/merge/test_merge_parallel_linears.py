@@ -193,6 +193,18 @@ def test_a_layer_that_trains_in_part_stays():
     assert sorted(unchanged(MERGE, before)) == [few(4, 1), "weight and bias do not train together"]
 
 
+def test_a_weight_that_is_a_vector_stays_beside_matrices():
+    def function(x, v, **weights):
+        return [F.linear(x, w, w[:, 0]) for w in weights.values()], F.linear(x, v)
+
+    before = program(function, X, v=rand(4), **{f"w{i}": rand(2, 4, seed=i) for i in range(3)})
+    result = applied(MERGE, PassManager.parse("fold-constants").run(before).program)
+    assert [r.reason for r in result.passes[0].refusals] == [
+        "its weight is a vector: its result has no axis of outputs"
+    ]
+    assert result.passes[0].rules == {"merge-parallel-linears": 1}
+
+
 @pytest.mark.parametrize("trains", [False, True])
 def test_what_trains_goes_on_doing_so(trains: bool):
     after = applied(MERGE, three(lambda m: m.requires_grad_(trains))).program
