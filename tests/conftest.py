@@ -8,7 +8,6 @@ import os
 
 import torch
 from hypothesis import HealthCheck, Phase, settings
-from hypothesis.internal.conjecture import providers
 
 # No deadline: the first example of a test pays for imports and caches of torch.
 settings.register_profile("dev", max_examples=20, deadline=None)
@@ -21,10 +20,5 @@ settings.register_profile(
     "fuzz", max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
-if settings().derandomize:
-    # Constants of the local modules loaded so far are drawn too, which no setting turns off: the examples would be
-    # others on each worker, after other tests.
-    assert callable(providers.is_local_module_file)
-    providers.is_local_module_file = lambda path: False
 
 torch.set_num_threads(1)

@@ -178,9 +178,9 @@ def plant(draw: Choose, b: ProgramBuilder, motif: Motif, pool: Sequence[Node]) -
 
 
 def _plant(draw: Choose, b: ProgramBuilder, example: _Example, pool: Sequence[Node]) -> list[Node]:
-    sizes = {axis: draw.of(_SIZES) for together in example.coupled for axis in together}
-    for together in example.coupled:  # one size a set
-        sizes |= dict.fromkeys(together, sizes[next(iter(together))])
+    sizes: dict[Axis, int] = {}
+    for together in example.coupled:
+        sizes |= dict.fromkeys(together, draw.of(_SIZES))
     shapes = example.sized(sizes)
     dynamic = _dynamic(b, example, shapes) if not draw.chance(4) else shapes
     for attempt in (dynamic, shapes, example.shapes):

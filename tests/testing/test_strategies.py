@@ -1,6 +1,9 @@
 """Drawn programs: valid, varied, runnable; their scripts make them again."""
 
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 
 import torch
@@ -101,3 +104,30 @@ def test_what_indexes_a_table_is_drawn_below_its_rows():
     program = b.finish(b.call("aten.embedding", b.weight((3, 2)), ids))
     [spec] = program.signature.tensor_inputs
     assert (spec.low, spec.high) == (0, 2)
+
+
+_PRINTED = """
+import random
+from fxopt.pipeline import registry
+from fxopt.testing import build_program
+from fxopt.testing.choice import Choose
+
+motifs = registry.all()["merge-parallel-linears"]().all_motifs()
+for seed in range(30):
+    print(build_program(Choose(random.Random(seed).randrange), motifs=motifs)[1])
+"""
+
+
+def test_the_same_choices_draw_the_same_program_in_every_process() -> None:
+    """The order of a set of strings is another in each: were it drawn by, CI would see other examples each time."""
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", _PRINTED],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "4")
+    )
+    assert first == second and first.count("b.finish") == 30
