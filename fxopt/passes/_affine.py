@@ -44,7 +44,7 @@ def affine_of(rewriter: Rewriter, node: Node, axis: int) -> Affine | None:
     if given.get("alpha", 1) != 1 or given.get("rounding_mode") is not None:
         return None
     pairs = [(given["self"], given["other"]), (given["other"], given["self"])]
-    for x, constant in pairs[: 2 if name in ("mul", "add") else 1]:
+    for x, constant in pairs if name in ("mul", "add") else pairs[:1]:
         if not isinstance(x, Node) or not rewriter.same_type(x.meta["val"], node.meta["val"]):
             continue
         number = _along(rewriter, constant, node, axis)

@@ -63,8 +63,6 @@ class Candidates:
         Raises:
             PassError: a rule is malformed, or its pattern does without an op that it says it needs.
         """
-        if not self._waiting:
-            return frozenset()
         self._lacks.clear()
         present = _op_names(program)
         anchors: set[int] = set()
@@ -80,8 +78,6 @@ class Candidates:
 
     def lack(self, target: object) -> bool:
         """Whether a rule waits for this op."""
-        if not self._missing:
-            return False
         known = self._lacks.get(id(target))
         if known is None:
             missing = self._missing.values()

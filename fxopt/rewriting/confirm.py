@@ -7,7 +7,7 @@ milliseconds, so that it is kept with the fake mode for all matches with the sam
 symbolic shapes, in this pass and later ones.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -149,8 +149,8 @@ def _meaning(recording: Recording) -> tuple[object, ...]:
     return (*calls, key(recording.outputs))
 
 
-def _count(results: object) -> str:
-    count = len(results) if isinstance(results, (list, tuple)) else 1
+def _count(results: Sequence[object]) -> str:
+    count = len(results)
     return f"{count} value{'' if count == 1 else 's'}"
 
 

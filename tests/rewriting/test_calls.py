@@ -8,6 +8,7 @@ from fxopt.rewriting.calls import call_name
 
 
 def test_a_call_is_named_after_its_op():
+    call_name.cache_clear()
     assert call_name(torch.ops.aten.add.Tensor) == "add"
     assert call_name(torch.ops.aten.sum.dim_IntList) == "sum"
     assert call_name(operator.getitem) == "getitem"

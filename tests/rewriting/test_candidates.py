@@ -39,6 +39,22 @@ def test_a_rule_is_prepared_where_its_ops_are():
     assert calls(before) == ["relu"]
 
 
+def test_an_op_that_no_rule_waits_for_is_not_lacked():
+    rule, _ = counting(("aten.relu",))
+    before = program(lambda x: x.neg(), rand(2))
+    candidates = Candidates([rule])
+    assert candidates.wake(before) == frozenset()
+    relu, neg = torch.ops.aten.relu.default, torch.ops.aten.neg.default
+    assert candidates.lack(relu) and not candidates.lack(neg)
+    assert not Candidates([]).lack(relu)
+
+
+def test_of_single_calls_no_user_of_a_user_is_looked_at():
+    candidates = Candidates([Rule(lambda x: x.neg(), lambda x: x, name="negation")])
+    candidates.wake(program(lambda x: x.neg(), rand(2)))
+    assert (candidates.depth, candidates.fan_out) == (1, 0)
+
+
 def test_a_rule_that_needs_nothing_is_always_prepared():
     rule, runs = counting(())
     apply_rules(Rewriter(program(lambda x: x.neg(), rand(2))), [rule])

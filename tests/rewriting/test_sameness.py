@@ -28,6 +28,7 @@ BATCH = B.batch
         (BATCH - BATCH, 0, True),
         (BATCH - BATCH, 0.0, False),
         (None, None, True),
+        ([1, 2], 3, False),
     ],
 )
 def test_sizes(a: object, b: object, same: bool):

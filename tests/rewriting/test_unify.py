@@ -37,6 +37,16 @@ def test_literals_that_differ_are_wild() -> None:
     assert unified((a,), (b,)) == (expected,)
 
 
+def test_a_literal_and_a_list_are_wild() -> None:
+    listed = Listed((Literal(1), Literal(2)))
+    for a, b in ((Literal(1), listed), (listed, Literal(1))):
+        assert unified((node(a),), (node(b),)) == (node(Wild()),)
+
+
+def test_a_literal_in_a_list_is_bound() -> None:
+    assert binds_literal((node(Listed((Literal(1), DIM))),), "dim")
+
+
 def test_a_literal_that_follows_the_change_is_bound() -> None:
     change = Changed(Parameter("dim", ArgumentKind.INT), 1, 2)
     found = unified((node(Literal(1), Literal(1.0)),), (node(Literal(2), Literal(1.0)),), change)

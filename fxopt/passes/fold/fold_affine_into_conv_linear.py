@@ -71,8 +71,6 @@ class FoldAffineIntoConvLinear(Pass):
     def run(self, rewriter: Rewriter) -> None:
         """One sweep in graph order: a chain folds call by call."""
         for node in rewriter.nodes():
-            if node._erased:
-                continue
             product = product_of(rewriter, node)
             if product is not None:
                 fold_before(rewriter, product, _NAME, lambda n, axis: affine_of(rewriter, n, axis))
@@ -128,7 +126,7 @@ def _moved(rewriter: Rewriter, x: Node, moves: list[Node]) -> Node:
 
 
 def _fold_after(rewriter: Rewriter, node: Node) -> None:
-    """Takes a scale or a shift into the product that it is of."""
+    """Takes a scale or a shift into the product that it is of; where two products meet, neither is a constant."""
     for x in node.all_input_nodes:
         chain = _chain(x)
         product = product_of(rewriter, chain[-1])
@@ -136,13 +134,13 @@ def _fold_after(rewriter: Rewriter, node: Node) -> None:
             continue
         found = affine_of(rewriter, node, product.axis)
         if found is None or found.x is not x or (len(chain) > 1 and not found.uniform):
-            continue
+            return
         rows = [-1] + [1] * (product.weight.dim() - 1)
         weight, bias = product.weight * found.scale.reshape(rows), product.bias * found.scale + found.shift
         why = _objection(x, weight, bias, product)
         if why:
             rewriter.refuse(node, why, rule=_NAME)
-            continue
+            return
         with rewriter.rewrite(_NAME, node):
             source = product.node.args[0]
             assert isinstance(source, Node)

@@ -52,14 +52,14 @@ class MergeParallelConvs(Pass):
         """One sweep: what a merged convolution gives is read by others."""
         convs = [n for n in rewriter.nodes() if aten_name(n) in _CONVS and _gathers(n)]
         for layers in groups_of(rewriter, convs, _geometry, _NAME):
-            root, given = min(layers), bind(layers[0])
+            root = min(layers)
             elements = sum(bind(n)["weight"].meta["val"].numel() for n in layers)  # type: ignore[attr-defined]
             if elements > self.max_elements:
                 why = f"the weights have {elements} elements, more than {self.max_elements}: the windows do not show"
                 rewriter.refuse(root, why, rule=_NAME)
                 continue
             with rewriter.rewrite(_NAME, root):
-                whole = rewriter.call(root.target, **{**given, **stacked_weights(rewriter, layers)})
+                whole = rewriter.call(root.target, **{**bind(root), **stacked_weights(rewriter, layers)})
                 replace_by_pieces(rewriter, layers, whole, _channels(root))
 
 

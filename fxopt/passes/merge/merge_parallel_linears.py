@@ -48,13 +48,13 @@ class MergeParallelLinears(Pass):
     def run(self, rewriter: Rewriter) -> None:
         """One sweep: what a merged layer gives is read by other layers."""
         for layers in groups_of(rewriter, rewriter.nodes(_LINEAR), lambda given: None, _NAME):
-            why = self._objection(layers)
+            root, why = min(layers), self._objection(layers)
             if why:
-                rewriter.refuse(min(layers), why, rule=_NAME)
+                rewriter.refuse(root, why, rule=_NAME)
                 continue
-            with rewriter.rewrite(_NAME, min(layers)):
+            with rewriter.rewrite(_NAME, root):
                 weights = stacked_weights(rewriter, layers)
-                whole = rewriter.call(_LINEAR, layers[0].args[0], weights["weight"], weights["bias"])
+                whole = rewriter.call(_LINEAR, root.args[0], weights["weight"], weights["bias"])
                 replace_by_pieces(rewriter, layers, whole, len(shape_of(whole)) - 1)
 
     def _objection(self, layers: list[Node]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from fxopt.ops import OpInfo, info
 from fxopt.passes.eliminate.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from fxopt.program import origins_of
 from fxopt.testing import ProgramBuilder, check_pass
@@ -104,6 +105,20 @@ def test_an_op_of_a_user_that_may_count_its_calls_stays():
     try:
         op = torch.ops.fxopt_cse_test.count
         assert unchanged(CSE, program(lambda x: op(x) + op(x), X)) == []
+    finally:
+        library._destroy()
+
+
+def test_an_op_of_a_user_that_is_said_to_be_pure_is_merged(monkeypatch: pytest.MonkeyPatch):
+    name = "fxopt_cse_pure_test.twice"
+    monkeypatch.setitem(info._TABLE, name, OpInfo(op=name, pure=True))
+    library = torch.library.Library("fxopt_cse_pure_test", "DEF")
+    library.define("twice(Tensor x) -> Tensor")
+    library.impl("twice", lambda x: x * 2, "CPU")
+    library.impl("twice", torch.empty_like, "Meta")
+    try:
+        op = torch.ops.fxopt_cse_pure_test.twice
+        assert calls(applied(CSE, program(lambda x: op(x) + op(x), X)).program) == ["twice", "add"]
     finally:
         library._destroy()
 

@@ -122,6 +122,7 @@ OTHERS: dict[str, Fn] = {
     "a sum through a reshape": lambda x, w, b, s: F.linear(x, w, b).reshape(1, 9) + 1,
     "another dtype": lambda x, w, b, s: F.linear(x, w, b) * s.double(),
     "an activation between": lambda x, w, b, s: F.linear(x, w, b).relu() * s,
+    "an activation between, a number": lambda x, w, b, s: F.linear(x, w, b).relu() * 0.5,
     "an operand": lambda x, w, b, s: F.linear(x, w, b) * x[:, :3],
 }
 
@@ -226,6 +227,14 @@ def test_by_channel_through_averages_and_flattenings(name: str):
     before = program(function, IMAGE, s=INPUT_COLUMN, **weights, dynamic=True)
     after = PassManager.parse("eliminate-dead-code").run(applied(FOLD, before).program).program
     assert not {"mul", "div", "add", "sub"} & set(calls(after))
+
+
+def test_two_channels_of_rows_through_a_flattening():
+    before = program(
+        lambda x, w, b, s: F.linear((x * s + s).flatten(1), w, b),
+        rand(3, 2, 5), w=rand(3, 10), b=rand(3), s=rand(2, 1, seed=1), dynamic=True,
+    )  # fmt: skip
+    assert calls(applied(FOLD, before).program) == ["flatten", "linear"]
 
 
 STAYS: dict[str, tuple[Fn, dict[str, torch.Tensor]]] = {

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
+from fxopt.ops import OpInfo, info
 from fxopt.passes.fold.fold_constants import FoldConstants, _one_thread, _plain
 from fxopt.pipeline import PassManager
 from fxopt.program import origins_of
@@ -198,6 +199,20 @@ def test_an_op_of_a_user_that_may_count_its_calls_stays():
     try:
         before = program(lambda x, w: x + torch.ops.fxopt_fold_test.count(w), X, w=rand(4))
         assert unchanged(FOLD, before) == []
+    finally:
+        library._destroy()
+
+
+def test_an_op_of_a_user_that_is_said_to_be_pure_is_folded(monkeypatch: pytest.MonkeyPatch):
+    name = "fxopt_fold_pure_test.twice"
+    monkeypatch.setitem(info._TABLE, name, OpInfo(op=name, pure=True))
+    library = torch.library.Library("fxopt_fold_pure_test", "DEF")
+    library.define("twice(Tensor x) -> Tensor")
+    library.impl("twice", lambda x: x * 2, "CPU")
+    library.impl("twice", torch.empty_like, "Meta")
+    try:
+        before = program(lambda x, w: x + torch.ops.fxopt_fold_pure_test.twice(w), X, w=rand(4))
+        assert calls(applied(FOLD, before).program) == ["add"]
     finally:
         library._destroy()
 

@@ -100,5 +100,19 @@ def test_a_linear_layer_after():
     assert unchanged(MERGE, program(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(3, 4)), X)) == []
 
 
+@pytest.mark.parametrize(
+    "model",
+    [nn.Sequential(nn.Linear(5, 6), nn.Conv1d(6, 6, 1)), nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 2))],
+    ids=["before", "two"],
+)
+def test_linear_layers_stay(model: nn.Module):
+    assert unchanged(MERGE, program(model, rand(2, 6, 5))) == []
+
+
+def test_one_channel():
+    model = pair({"kernel_size": 3}, POINT, 1, 1, 1)
+    assert calls(applied(MERGE, program(model, X[:, :1])).program) == ["conv2d"]
+
+
 def test_drawn_programs():
     check_pass(MERGE, examples=20, targets=(), min_fired=0.02)

@@ -116,6 +116,15 @@ def test_large_ones_stay():
     assert why == "the weights have 108 elements, more than 107: the windows do not show"
 
 
+def test_small_ones_beside_large_ones_are_merged():
+    def function(x, t, u, v, w):
+        return F.conv2d(x, t), F.conv2d(x, u), F.conv2d(x, v), F.conv2d(x, w)
+
+    before = program(function, X, t=rand(9, 3, 3, 3), u=rand(9, 3, 3, 3), v=V, w=W)
+    after = applied(MergeParallelConvs(max_elements=108), before).program
+    assert sorted(calls(after)[:4]) == ["conv2d", "conv2d", *MERGED]
+
+
 def test_96_channels_of_64_are_small_512_of_256_large():
     assert 9 * 64 * 96 <= MERGE.max_elements < 9 * 256 * 512
 

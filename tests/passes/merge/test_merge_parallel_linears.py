@@ -128,6 +128,16 @@ def test_rows_stand_as_the_outputs_come_upon_them():
     assert torch.equal(after.weights["v_u_w"], torch.cat([weights[n] for n in "vuw"]))
 
 
+def test_what_outputs_come_upon_twice_stands_where_the_first_does():
+    def function(x, u, v, w, b):
+        first, second, third = (F.linear(x, m, n) for m, n in ((u, b), (v, b.neg()), (w, b.exp())))
+        return first, second, first * third
+
+    weights = {n: rand(2, 4, seed=i) for i, n in enumerate("uvw")}
+    before = PassManager.parse("fold-constants").run(program(function, X, **weights, b=rand(2))).program
+    assert "u_v_w" in applied(MERGE, before).program.weights
+
+
 def test_shards_cut_through_what_was_merged():
     class Attention(nn.Module):
         def __init__(self) -> None:
@@ -168,6 +178,27 @@ def test_large_layers_stay():
     assert calls(applied(MergeParallelLinears(max_elements=40), before).program)[:2] == MERGED
     [why] = unchanged(MergeParallelLinears(max_elements=39), before)
     assert why == "the weights have 40 elements: above 39 the calls do not show"
+
+
+def test_65536_elements_are_small():
+    def merged(rows: int) -> list[str]:
+        weights = {n: rand(*shape, 1) for n, shape in (("u", (rows - 2,)), ("v", (1,)), ("w", (1,)))}
+        before = program(lambda x, **k: [F.linear(x, w, w[:, 0]) for w in k.values()], rand(1, 1), **weights)
+        folded = PassManager.parse("fold-constants").run(before).program
+        return calls(PassManager.of([MERGE]).run(folded).program)[:2]
+
+    assert merged(65536) == MERGED
+    assert merged(65537) == ["linear"] * 2
+
+
+def test_small_layers_beside_large_ones_are_merged():
+    def function(x, y, **k):
+        return [F.linear(t, w, w[:, 0]) for t, w in zip((x, x, x, y, y, y), k.values(), strict=True)]
+
+    weights = {f"w{i}": rand(5 if i < 3 else 2, 4, seed=i) for i in range(6)}
+    before = PassManager.parse("fold-constants").run(program(function, X, X + 1, **weights)).program
+    after = applied(MergeParallelLinears(max_elements=24), before).program
+    assert sorted(calls(after)[:5]) == [*["linear"] * 4, "split_with_sizes"]
 
 
 def test_queries_keys_and_values_of_128_are_small_of_160_large():
