@@ -4,6 +4,7 @@
 PIPELINE = (
     "eliminate-dead-code,"
     "eliminate-identities{exact=true,keep_dropout=true,keep_weights=true},"
+    "simplify-symbolic-arithmetic,"
     "simplify-reshapes,"
     "fold-constants{keep_shared=true},"
     "eliminate-common-subexpressions,"

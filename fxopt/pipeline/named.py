@@ -87,13 +87,16 @@ def _half(dtype: str) -> Callable[[dict[str, object]], str]:
 
 _CLEAN = (
     "eliminate-dead-code,eliminate-identities{exact=true,keep_dropout=true,keep_weights=true},"
-    "simplify-reshapes,fold-constants{keep_shared=true},eliminate-common-subexpressions,eliminate-dead-code"
+    "simplify-symbolic-arithmetic,simplify-reshapes,fold-constants{keep_shared=true},"
+    "eliminate-common-subexpressions,eliminate-dead-code"
 )
 _O1_PHASES: tuple[tuple[str, ...], ...] = (
     # 1. Clean: what does nothing stands between the calls that later phases look for.
     ("eliminate-dead-code", "eliminate-identities", "eliminate-dead-outputs"),
-    # 2. Simplify moves: one spelling of each chain, so that patterns need only one.
+    # 2. Simplify sizes and moves: one spelling of each chain, so that patterns need only one. Sizes first: of two that
+    # are equal, the moves of one shape are seen to be equal.
     (
+        "simplify-symbolic-arithmetic",
         "simplify-einsum",
         "simplify-reshapes",
         "simplify-broadcasts",

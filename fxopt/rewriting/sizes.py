@@ -29,25 +29,34 @@ def read_symbol(symbol: sympy.Expr, sources: Iterable[Node]) -> tuple[Node, int]
     return None
 
 
-def size_node(call: Call, expression: sympy.Expr, sources: list[Node]) -> Node | int:
+def size_node(
+    call: Call,
+    expression: sympy.Expr,
+    sources: list[Node],
+    known: Callable[[sympy.Expr], Node | None] = lambda _: None,
+) -> Node | int:
     """A node (or number) of a size expression.
 
     Args:
         call: makes a call, as `Rewriter.call` does.
         expression: over the fake mode's symbols.
         sources: tensor nodes whose sizes may be read.
+        known: the node of an expression that is there already, if one is.
 
     Raises:
         NoSize: a symbol is no size of any source, or the expression has another function.
     """
     if expression.is_Integer:
         return int(expression)
+    there = known(expression)
+    if there is not None:
+        return there
     found = read_symbol(expression, sources)
     if found is not None:
         return call(torch.ops.aten.sym_size.int, *found)
 
     def node(e: sympy.Expr) -> Node | int:
-        return size_node(call, e, sources)
+        return size_node(call, e, sources, known)
 
     if isinstance(expression, sympy.Add):
         return _chain(call, operator.add, [node(e) for e in expression.args])

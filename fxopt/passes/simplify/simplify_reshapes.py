@@ -1,4 +1,4 @@
-"""Merges reshapes, permutations and expansions, and computes their sizes from as little as possible."""
+"""Merges reshapes, permutations and expansions, and infers of their sizes what can be."""
 
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -17,7 +17,6 @@ from fxopt.passes._moves import (
     permutation,
     stated_shape,
 )
-from fxopt.passes.simplify._sizes import read_sizes_from_inputs
 from fxopt.pipeline import Contract, Pass, register_pass
 from fxopt.program import infer_value
 from fxopt.rewriting import Rewriter
@@ -38,8 +37,7 @@ class SimplifyReshapes(Pass):
 
     Reshape, flatten, unflatten, squeeze, unsqueeze and a permutation that only moves axes of size 1 keep the
     order of the elements: a chain of them is one reshape, or nothing where it comes back to a shape it had.
-    Equal sizes are computed once, and read from an input that has them; a reshape with one dynamic size says
-    -1 instead, an expand where the size stays, and the arithmetic goes.
+    A reshape with one dynamic size says -1 instead, an expand where the size stays, and the arithmetic goes.
 
     A chain stays where another call needs its inner value, where several dynamic sizes can't be stated, and
     where a squeeze names a dynamic axis, which at size 1 it removes.
@@ -55,8 +53,7 @@ class SimplifyReshapes(Pass):
     )
 
     def run(self, rewriter: Rewriter) -> None:
-        """Sizes first, then one sweep in graph order, so that a call finds its operand merged."""
-        read_sizes_from_inputs(rewriter)
+        """In graph order, so that a call finds its operand merged."""
         for node in rewriter.nodes():
             if node._erased or not is_op(node, *_MOVES):
                 continue

@@ -208,38 +208,6 @@ def test_a_full_slice_goes_and_a_part_stays():
     assert unchanged(SIMPLIFY, before) == []
 
 
-def test_sizes_are_read_from_the_input_once():
-    """A convolution is not kept alive, nor the arithmetic repeated, for a size that the input has."""
-    b = ProgramBuilder()
-    x = b.input((b.batch, 4))
-    y = b.call("aten.relu", x)
-    first, second = b.call("aten.sym_size.int", y, 0), b.call("aten.sym_size.int", x, 0)
-    twice = b.call(operator.add, first, second)
-    again = b.call(operator.add, second, first)
-    row = b.weight((1, 4))
-    before = b.finish(
-        y,
-        b.call("aten.expand", row, [twice, 4]),
-        b.call("aten.expand", row, [again, 4]),
-        b.call("aten.expand", row, [first, 4]),
-    )
-    after = simplified(before)
-    assert calls(after).count("sym_size") == 1
-    assert calls(after).count("add") == 1
-    [read] = [n for n in after.calls() if n.target is torch.ops.aten.sym_size.int]
-    assert read.args[0] is after.placeholders()[0]
-
-
-def test_a_size_is_read_from_the_axis_that_has_it():
-    b = ProgramBuilder()
-    x = b.input((4, b.batch))
-    size = b.call("aten.sym_size.int", b.call("aten.relu", x), 1)
-    before = b.finish(b.call("aten.expand", b.weight((1, 4)), [size, 4]))
-    after = simplified(before)
-    [read] = [n for n in after.calls() if n.target is torch.ops.aten.sym_size.int]
-    assert read.args == (after.placeholders()[0], 1)
-
-
 def test_an_expansion_to_a_dynamic_size_keeps_it_when_merged():
     b = ProgramBuilder()
     x = b.input((b.batch, 4))
