@@ -1,6 +1,5 @@
 """simplify-reshapes: chains of moves become one or none, at every size of a dynamic batch."""
 
-import operator
 from collections.abc import Callable
 
 import pytest
