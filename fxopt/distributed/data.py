@@ -228,8 +228,11 @@ class Calls(DataSet):
         return _digest([(leaf, ";") for item in self.items for leaf in pytree.tree_leaves(item)])
 
     def outputs(self, pieces: Sequence[Piece]) -> object:
-        """A result for each call; None for one that was set aside."""
-        return [None if p.outputs is None else self.signature.unflatten_outputs(p.outputs) for p in pieces]
+        """A result for each call, in memory of its own; None for one that was set aside."""
+        return [
+            None if p.outputs is None else self.signature.unflatten_outputs([_copy(v) for v in p.outputs])
+            for p in pieces
+        ]
 
     def arrays(self, pieces: Sequence[Piece]) -> dict[str, torch.Tensor]:
         """Stacked where all have one shape; else `NAME.values`, one after the other, flat, and `NAME.shapes`."""
@@ -262,6 +265,10 @@ def _result(piece: Piece, index: int, like: torch.Tensor) -> torch.Tensor:
     if piece.outputs is not None:
         return torch.as_tensor(piece.outputs[index])
     return _filler(like, like.shape)
+
+
+def _copy(value: object) -> object:
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def _filler(like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

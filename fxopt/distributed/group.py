@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.distributed_c10d import _get_default_store
 
+from fxopt.distributed.wire import Receiver, Sender
 from fxopt.errors import FxoptError, InputError
 
 __all__ = ["Alone", "Group", "ProcessLost", "joined", "neighbours"]
@@ -67,11 +68,11 @@ class Alone:
         """A group of some of the processes, for collectives."""
         raise AssertionError("there is no other")
 
-    def send(self, content: bytes, rank: int) -> None:
-        """Sends bytes to another process."""
+    def send(self, text: str, tensors: Sequence[torch.Tensor], rank: int) -> None:
+        """Sends a text and tensors to another process."""
         raise AssertionError("there is no other")
 
-    def receive(self, rank: int) -> bytes:
+    def receive(self, rank: int) -> tuple[str, list[torch.Tensor]]:
         """Receives what another process sends."""
         raise AssertionError("there is no other")
 
@@ -175,21 +176,22 @@ class Group(Alone):
         found: dist.ProcessGroup = dist.new_group(list(ranks), backend="gloo", timeout=wait)
         return found
 
-    def send(self, content: bytes, rank: int) -> None:
-        """Sends bytes to another process."""
-        tensor = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    def send(self, text: str, tensors: Sequence[torch.Tensor], rank: int) -> None:
+        """Sends a text and tensors to another process."""
+        sender = Sender(rank, self._group)
         with neighbours():
-            dist.send(torch.tensor([len(content)]), rank, group=self._group)
-            dist.send(tensor, rank, group=self._group)
+            sender.send_text(text)
+            sender.send(tensors)
+            sender.wait()
 
-    def receive(self, rank: int) -> bytes:
+    def receive(self, rank: int) -> tuple[str, list[torch.Tensor]]:
         """Receives what another process sends."""
-        length = torch.empty(1, dtype=torch.int64)
+        receiver = Receiver(rank, self._group)
         with neighbours():
-            dist.recv(length, rank, group=self._group)
-            tensor = torch.empty(int(length), dtype=torch.uint8)
-            dist.recv(tensor, rank, group=self._group)
-        return tensor.numpy().tobytes()
+            text, tensors = receiver.receive(), receiver.receive()
+        assert isinstance(text, str)
+        assert isinstance(tensors, list)
+        return text, tensors
 
     def leave(self, *, together: bool) -> None:
         """Ends the watch, and the group if it was made here; `together`, not before the others have read the store."""

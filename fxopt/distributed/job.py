@@ -7,12 +7,13 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from fxopt.distributed.data import DataSet, Model, Piece
 from fxopt.distributed.group import Alone
-from fxopt.distributed.parts import Folder, Memory, Parts, packed
+from fxopt.distributed.parts import Folder, Memory, Parts, flattened, restored
 from fxopt.distributed.shards import by_cost, shards
 from fxopt.errors import InputError
 from fxopt.lowering.stages import STAGES
@@ -74,7 +75,7 @@ class Job:
 
     def put(self, shard: int, pieces: Sequence[Piece]) -> None:
         """Keeps a shard's results."""
-        self.parts.put(shard, packed(pieces))
+        self.parts.put(shard, pieces)
         done, now = self.resumed + self.group.finish_one(), time.monotonic()
         if now - self._spoken > _SPOKEN:
             self._spoken = now
@@ -97,14 +98,28 @@ class Job:
     def _collect(self) -> None:
         """Sends the parts to the first process that does not see them: it may share no folder with others."""
         held = self.group.gathered(self.parts.done())
-        for shard in range(len(self.shards)):
-            if shard in held[0]:
-                continue
-            owner = next(rank for rank, theirs in enumerate(held) if shard in theirs)
-            if self.group.rank == owner:
-                self.group.send(self.parts.content(shard), 0)
-            elif self.group.rank == 0:
-                self.parts.put(shard, self.group.receive(owner))
+        seen = set(held[0])
+        for owner, theirs in enumerate(held):
+            wanted = sorted(theirs - seen)
+            seen |= theirs
+            if wanted and self.group.rank == owner:
+                self._send(wanted)
+            elif wanted and self.group.rank == 0:
+                self._receive(owner)
+
+    def _send(self, wanted: Sequence[int]) -> None:
+        """All at once: a message takes its time, however small."""
+        pieces = {shard: self.parts.pieces(shard) for shard in wanted}
+        text, tensors = flattened([p for of_shard in pieces.values() for p in of_shard])
+        lengths = {shard: len(of_shard) for shard, of_shard in pieces.items()}
+        self.group.send(json.dumps([list(lengths.items()), list(tensors), text]), list(tensors.values()), 0)
+
+    def _receive(self, owner: int) -> None:
+        told, tensors = self.group.receive(owner)
+        lengths, names, text = json.loads(told)
+        pieces = iter(restored(text, dict(zip(names, tensors, strict=True))))
+        for shard, length in lengths:
+            self.parts.put(shard, list(islice(pieces, length)))
 
     def _outcome(self) -> Outcome:
         pieces = [piece for shard in range(len(self.shards)) for piece in self.parts.pieces(shard)]

@@ -8,6 +8,7 @@ import json
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fxopt.distributed.data import Piece
 from fxopt.errors import ArtifactError, InputError
 from fxopt.program.writing import hidden_name, replacing, write_file, writing
 
-__all__ = ["Folder", "Memory", "Parts"]
+__all__ = ["Folder", "Memory", "Parts", "flattened", "restored"]
 
 _RUN = "run.json"
 _SUFFIX = ".safetensors"
@@ -33,39 +34,38 @@ class Parts(ABC):
         """The numbers of those that are here."""
 
     @abstractmethod
-    def put(self, shard: int, content: bytes) -> None:
-        """Keeps a shard's results, as `packed` made them."""
+    def put(self, shard: int, pieces: Sequence[Piece]) -> None:
+        """Keeps a shard's results."""
 
     @abstractmethod
-    def content(self, shard: int) -> bytes:
-        """What was put."""
+    def pieces(self, shard: int) -> Sequence[Piece]:
+        """The results of a shard that is here."""
 
     @abstractmethod
     def remove(self) -> None:
         """Removes all: the results stand elsewhere now."""
-
-    def pieces(self, shard: int) -> list[Piece]:
-        """The results of a shard that is here."""
-        return unpacked(self.content(shard))
 
 
 class Memory(Parts):
     """Nothing is kept beyond the run."""
 
     def __init__(self) -> None:
-        self._contents: dict[int, bytes] = {}
+        self._pieces: dict[int, Sequence[Piece]] = {}
 
     def done(self) -> set[int]:
         """The numbers of those that are here."""
-        return set(self._contents)
+        return set(self._pieces)
 
-    def put(self, shard: int, content: bytes) -> None:
-        """Keeps a shard's results."""
-        self._contents[shard] = content
+    def put(self, shard: int, pieces: Sequence[Piece]) -> None:
+        """Keeps a shard's results as they are, but for those that would hold much more memory than their own."""
+        self._pieces[shard] = [
+            piece if piece.outputs is None else replace(piece, outputs=tuple(map(_kept, piece.outputs)))
+            for piece in pieces
+        ]
 
-    def content(self, shard: int) -> bytes:
+    def pieces(self, shard: int) -> Sequence[Piece]:
         """What was put."""
-        return self._contents[shard]
+        return self._pieces[shard]
 
     def remove(self) -> None:
         """Nothing is elsewhere."""
@@ -117,7 +117,7 @@ class Folder(Parts):
         files = (f for f in self.path.glob(f"[0-9]*{_SUFFIX}") if _is_whole(f))
         return {int(f.stem) for f in files}
 
-    def put(self, shard: int, content: bytes) -> None:
+    def put(self, shard: int, pieces: Sequence[Piece]) -> None:
         """Writes a shard's file, whole or not at all.
 
         Raises:
@@ -127,12 +127,12 @@ class Folder(Parts):
         temporary = hidden_name(file)
         with writing(file):
             # Not through to the disk, which is dear: what a lost machine leaves of it is seen, and made again.
-            temporary.write_bytes(content)
+            temporary.write_bytes(packed(pieces))
             temporary.replace(file)
 
-    def content(self, shard: int) -> bytes:
-        """The bytes of a shard's file."""
-        return self._file(shard).read_bytes()
+    def pieces(self, shard: int) -> Sequence[Piece]:
+        """What a shard's file holds."""
+        return unpacked(self._file(shard).read_bytes())
 
     def remove(self) -> None:
         """Removes the folder."""
@@ -150,27 +150,17 @@ def _is_whole(file: Path) -> bool:
 
 def packed(pieces: Sequence[Piece]) -> bytes:
     """Results as the bytes of a safetensors file: tensors by `PIECE.OUTPUT`, the rest in its metadata."""
-    tensors: dict[str, torch.Tensor] = {}
     taken: set[int] = set()
-    entries: list[dict[str, object]] = []
-    for number, piece in enumerate(pieces):
-        values = piece.outputs or ()
-        scalars = {str(i): v for i, v in enumerate(values) if not isinstance(v, torch.Tensor)}
-        tensors |= {
-            f"{number}.{i}": _alone(v.detach().cpu().contiguous(), taken)
-            for i, v in enumerate(values)
-            if isinstance(v, torch.Tensor)
-        }
-        count = None if piece.outputs is None else len(values)
-        entries.append(
-            {
-                "records": [piece.start, piece.stop],
-                "outputs": count,
-                "scalars": scalars,
-                "reason": piece.reason,
-            }
-        )
-    return save(tensors, {"pieces": json.dumps(entries)})
+    text, tensors = flattened(pieces)
+    alone = {name: _alone(t.cpu().contiguous(), taken) for name, t in tensors.items()}
+    return save(alone, {"pieces": text})
+
+
+def _kept(value: object) -> object:
+    if not isinstance(value, torch.Tensor):
+        return value
+    tensor = value.detach().cpu()
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def _alone(tensor: torch.Tensor, taken: set[int]) -> torch.Tensor:
@@ -184,9 +174,31 @@ def _alone(tensor: torch.Tensor, taken: set[int]) -> torch.Tensor:
 def unpacked(content: bytes) -> list[Piece]:
     """The pieces again."""
     length = int.from_bytes(content[:8], "little")
-    entries = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["pieces"])
-    tensors = load(content)
-    return [_piece(str(number), entry, tensors) for number, entry in enumerate(entries)]
+    text = json.loads(content[8 : 8 + length])["__metadata__"]["pieces"]
+    return restored(text, load(content))
+
+
+def flattened(pieces: Sequence[Piece]) -> tuple[str, dict[str, torch.Tensor]]:
+    """Results as tensors by `PIECE.OUTPUT`, in order, and a text of the rest."""
+    tensors: dict[str, torch.Tensor] = {}
+    entries: list[dict[str, object]] = []
+    for number, piece in enumerate(pieces):
+        values = piece.outputs or ()
+        tensors |= {f"{number}.{i}": v.detach() for i, v in enumerate(values) if isinstance(v, torch.Tensor)}
+        entries.append(
+            {
+                "records": [piece.start, piece.stop],
+                "outputs": None if piece.outputs is None else len(values),
+                "scalars": {str(i): v for i, v in enumerate(values) if not isinstance(v, torch.Tensor)},
+                "reason": piece.reason,
+            }
+        )
+    return json.dumps(entries), tensors
+
+
+def restored(text: str, tensors: Mapping[str, torch.Tensor]) -> list[Piece]:
+    """The pieces that `flattened` was given."""
+    return [_piece(str(number), entry, tensors) for number, entry in enumerate(json.loads(text))]
 
 
 def _piece(number: str, entry: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Piece:

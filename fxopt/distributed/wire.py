@@ -16,7 +16,8 @@ __all__ = ["Receiver", "Sender"]
 
 _DTYPES = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-    torch.uint8, torch.bool,
+    torch.uint8, torch.bool, torch.complex64, torch.complex128, torch.float8_e4m3fn, torch.float8_e5m2,
+    torch.uint16, torch.uint32, torch.uint64,
 )  # fmt: skip
 _END, _TEXT = -1, -2
 
@@ -26,15 +27,20 @@ _AHEAD = 4
 
 
 class Sender:
-    """Sends lists of tensors to the next rank; what is under way is kept until it has gone."""
+    """Sends lists of tensors to another rank; what is under way is kept until it has gone.
 
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
+    Args:
+        rank: to whom.
+        group: over which; the default one if none is given.
+    """
+
+    def __init__(self, rank: int, group: dist.ProcessGroup | None = None) -> None:
+        self.rank, self.group = rank, group
         self._under_way: deque[list[tuple[dist.Work | None, torch.Tensor]]] = deque()
 
     def send(self, tensors: Sequence[torch.Tensor]) -> None:
         """Begins to send; waits until at most a few lists are under way."""
-        self._wait(_AHEAD - 1)
+        self.wait(_AHEAD - 1)
         self._under_way.append([])
         header = [n for t in tensors for n in (_DTYPES.index(t.dtype), t.dim(), *t.shape)]
         self._post(torch.tensor([len(tensors), len(header)]))
@@ -46,7 +52,7 @@ class Sender:
 
     def send_text(self, text: str) -> None:
         """Begins to send a text in a list's place."""
-        self._wait(_AHEAD - 1)
+        self.wait(_AHEAD - 1)
         self._under_way.append([])
         content = text.encode()
         self._post(torch.tensor([_TEXT, len(content)]))
@@ -57,12 +63,12 @@ class Sender:
         """Says that nothing more comes."""
         self._under_way.append([])
         self._post(torch.tensor([_END, 0]))
-        self._wait(0)
+        self.wait()
 
     def _post(self, tensor: torch.Tensor) -> None:
-        self._under_way[-1].append((dist.isend(tensor, self.rank), tensor))
+        self._under_way[-1].append((dist.isend(tensor, self.rank, group=self.group), tensor))
 
-    def _wait(self, left: int) -> None:
+    def wait(self, left: int = 0) -> None:
         """Until at most so many lists are left under way."""
         while len(self._under_way) > left:
             for work, _ in self._under_way[0]:
@@ -72,10 +78,15 @@ class Sender:
 
 
 class Receiver:
-    """Receives what a `Sender` of the rank before sends."""
+    """Receives what a `Sender` of another rank sends.
 
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
+    Args:
+        rank: from whom.
+        group: over which; the default one if none is given.
+    """
+
+    def __init__(self, rank: int, group: dist.ProcessGroup | None = None) -> None:
+        self.rank, self.group = rank, group
 
     def receive(self) -> list[torch.Tensor] | str | None:
         """The next list, or the text in its place; None at the end."""
@@ -89,22 +100,22 @@ class Receiver:
 
     def _numbers(self, count: int) -> list[int]:
         numbers = torch.empty(count, dtype=torch.int64)
-        dist.recv(numbers, self.rank)
+        dist.recv(numbers, self.rank, group=self.group)
         return [int(n) for n in numbers]
 
     def _bytes(self, count: int) -> bytes:
         content = torch.empty(count, dtype=torch.uint8)
         if count:
-            dist.recv(content, self.rank)
+            dist.recv(content, self.rank, group=self.group)
         return content.numpy().tobytes()
 
     def _tensor(self, dtype: torch.dtype, shape: list[int]) -> torch.Tensor:
         tensor = torch.empty(shape, dtype=dtype)
         if tensor.numel():
-            dist.recv(tensor.view(-1).view(torch.uint8), self.rank)
+            dist.recv(tensor.view(-1).view(torch.uint8), self.rank, group=self.group)
         return tensor
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     """The elements in order, as bytes: the tensor's own memory where they lie so."""
-    return tensor.detach().contiguous().view(-1).view(torch.uint8)
+    return tensor.detach().resolve_conj().resolve_neg().contiguous().view(-1).view(torch.uint8)

@@ -49,6 +49,15 @@ def test_a_list_of_calls_gives_a_list_of_results(artifact: Artifact) -> None:
         torch.testing.assert_close(got, words()(x))
 
 
+def test_results_of_calls_have_memory_of_their_own() -> None:
+    program = fxopt.trace(torch.nn.Flatten(0).eval(), (torch.zeros(3),))
+    x = torch.ones(3)
+    first, other = fxopt.run(program, [(x,), (x,)]).outputs  # type: ignore[misc]  # a list
+    x.zero_()
+    first[0] = 2.0
+    assert (first.tolist(), other.tolist()) == ([2.0, 1.0, 1.0], [1.0] * 3)
+
+
 def test_programs_and_files_run_too(tmp_path: Path) -> None:
     file = tmp_path / "words.fxopt"
     fxopt.lower(words(), "eager", path=file)

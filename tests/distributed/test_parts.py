@@ -1,10 +1,9 @@
-"""Results as bytes and back, whatever memory they share; lists of tensors between neighbours."""
+"""Results as bytes and back, whatever memory they share, and what is kept in memory."""
 
 import torch
 
 from fxopt.distributed.data import Piece
-from fxopt.distributed.parts import packed, unpacked
-from fxopt.distributed.wire import _bytes
+from fxopt.distributed.parts import Memory, packed, unpacked
 
 
 def test_results_that_share_memory() -> None:
@@ -29,9 +28,16 @@ def test_results_that_share_memory() -> None:
             assert same
 
 
-def test_bytes_are_those_of_the_elements_in_order() -> None:
-    x = torch.arange(6, dtype=torch.int16).reshape(2, 3)
-    assert _bytes(x).data_ptr() == x.data_ptr()
-    assert _bytes(x.mT).view(torch.int16).tolist() == [0, 3, 1, 4, 2, 5]
-    assert _bytes(x[:, 1]).view(torch.int16).tolist() == [1, 4]
-    assert _bytes(torch.tensor(5, dtype=torch.int16)).tolist() == [5, 0]
+def test_a_small_view_does_not_keep_a_large_tensor() -> None:
+    parts, x = Memory(), torch.rand(8, 4)
+    parts.put(0, [Piece(0, 8, (x[:, 0], x, 3)), Piece(8, 9, None, "no")])
+    first, other = parts.pieces(0)
+    assert first.outputs is not None
+    view, whole, number = first.outputs
+    assert isinstance(view, torch.Tensor)
+    assert isinstance(whole, torch.Tensor)
+    assert view.tolist() == x[:, 0].tolist()
+    assert view.untyped_storage().nbytes() == 8 * 4
+    assert whole.data_ptr() == x.data_ptr()
+    assert number == 3
+    assert (other.outputs, other.reason) == (None, "no")
