@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import networkx
 import numpy as np
+import torch
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 from fxopt.analysis.channels import Axis, Coupling, Layer, Product, Reading, layers_of
 from fxopt.program import Program
@@ -134,6 +136,7 @@ class _Uses:
 
     def __init__(self, coupling: Coupling, layers: Sequence[Layer]) -> None:
         self.layers, self._labels = layers, coupling.labels
+        self._known = coupling.demand.constants.known
         self._layer_of = np.full(coupling.labels.size, -1)
         for number, layer in enumerate(layers):
             self._layer_of[layer.labels] = number
@@ -179,7 +182,7 @@ class _Uses:
         for node, product in self._sums[number].items():
             if product is None:
                 return f"{node.name} sums over its channels, and is no product with a weight"
-            if product.bias is not None and product.bias.node.op != "get_attr":
+            if product.bias is not None and not self._can_be_left_out(product.bias.node):
                 return f"the bias of {node.name} is computed"
         if -1 in self._beside(number):
             return "what reads its channels also reads some that stay whole"
@@ -190,6 +193,18 @@ class _Uses:
             if len(layer.labels) % ranks
             else ""
         )
+
+    def _can_be_left_out(self, bias: Node) -> bool:
+        """Whether all ranks but one can add zeros: a weight, or what a call (rounding) makes of one, zeros of zeros."""
+        if bias.op == "get_attr":
+            return True
+        first = bias.args[0] if bias in self._known else None
+        if not isinstance(first, Node) or first.op != "get_attr":
+            return False
+        others = map_arg(bias.args[1:], self._known.__getitem__)
+        kwargs = map_arg(bias.kwargs, self._known.__getitem__)
+        made = bias.target(torch.zeros_like(self._known[first]), *others, **kwargs)  # type: ignore[operator]  # of a call
+        return not made.any()
 
     def shared(self, layers: Sequence[Layer]) -> Shared:
         """Layers of which none has a problem."""

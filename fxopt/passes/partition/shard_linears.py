@@ -213,7 +213,14 @@ class _Sharer(Cutter):
         """What goes is another rank's; the bias is added by the first alone."""
         if product is not self.partial.get(product.reading.node) or product.bias is None:
             return
-        tensor = self._tensor(product.bias.node)
-        share = tensor.detach().clone() if self.rank == 0 else torch.zeros_like(tensor)
-        old = product.bias.node
-        renewed[old] = self.rewriter.constant(share, name=str(old.target), successor_of=old)
+        renewed[product.bias.node] = self._share(product.bias.node)
+
+    def _share(self, bias: Node) -> Node:
+        """The bias, or zeros, rounded as it is."""
+        if bias.op == "get_attr":
+            tensor = self._tensor(bias)
+            share = tensor.detach().clone() if self.rank == 0 else torch.zeros_like(tensor)
+            return self.rewriter.constant(share, name=str(bias.target), successor_of=bias)
+        weight, *others = bias.args
+        assert isinstance(weight, Node)
+        return self.rewriter.call(bias.target, self._share(weight), *others, **bias.kwargs)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from torch import nn
 
+from fxopt import run_pipeline
 from fxopt.dialect import violations
 from fxopt.errors import InputError, PipelineError
 from fxopt.ops.collectives import side_by_side
@@ -110,6 +111,14 @@ class TestTheSameFunction:
             (32 // ranks, 6), (16 // ranks, 6), (16 // ranks, 6), (6, 32 // ranks),
         ]  # fmt: skip
         assert sums(parts[0]) == 1
+
+    @pytest.mark.parametrize("scheme", ["int8", "int8{io=int8}"])
+    def test_rounded_activations_and_biases(self, ranks: int, scheme: str) -> None:
+        data = [rand(2, 3, 6) for _ in range(40)]
+        rounded = run_pipeline(program(Attention().eval(), data[0]), scheme, calibration=data)
+        parts = checked(rounded, ranks)
+        assert sums(parts[0]) == 1
+        assert 2 * held(parts[0]) < 1.5 * held(rounded)
 
     def test_what_is_joined_goes_together(self, ranks: int) -> None:
         def net(x: torch.Tensor, a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
@@ -233,6 +242,31 @@ class TestWhatStaysWhole:
 
         whole = program(net, rand(2, 4), w=rand(8, 4), v=rand(2, 8), b=rand(2))
         assert refusals(whole, 2) == {"w": "the bias of linear_1 is computed"}
+
+    def test_scales_that_are_chosen_from_all_channels(self) -> None:
+        net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4)).eval()
+        rounded = run_pipeline(program(net, rand(2, 4)), "int8-dynamic")
+        with pytest.raises(InputError, match="choose_qparams_1 at 2 keeps its rows together"):
+            shards(rounded, 2)
+
+    def test_a_bias_that_hangs_on_an_input_or_on_two_weights(self) -> None:
+        def inputs(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return F.linear(F.linear(x, w).relu(), v, y.neg())
+
+        def weights(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor, **b: torch.Tensor) -> torch.Tensor:
+            return F.linear(F.linear(x, w).relu(), v, b["b"] - b["c"])
+
+        told = {"w": "the bias of linear_1 is computed"}
+        assert refusals(program(inputs, rand(2, 4), rand(2), w=rand(8, 4), v=rand(2, 8)), 2) == told
+        whole = program(weights, rand(2, 4), w=rand(8, 4), v=rand(2, 8), b=rand(2), c=rand(2))
+        assert refusals(whole, 2) == told
+
+    def test_a_bias_that_a_call_makes_of_a_weight_zeros_of_zeros(self) -> None:
+        def net(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return F.linear(F.linear(x, w).relu(), v, b.mul(2.0))
+
+        for part in checked(program(net, rand(2, 4), w=rand(8, 4), v=rand(2, 8), b=rand(2)), 2):
+            assert sums(part) == 1
 
     @pytest.mark.parametrize(("ranks", "rank"), [(0, 0), (2, 2), (2, -1)])
     def test_a_rank_that_is_none(self, ranks: int, rank: int) -> None:
