@@ -32,7 +32,7 @@ from fxopt.ops import (
 from fxopt.ops.sizes import Size
 from fxopt.program import Program
 
-__all__ = ["Cost", "CostSummary", "NodeCost"]
+__all__ = ["Cost", "CostSummary", "NodeCost", "owners"]
 
 
 @dataclass(frozen=True)
@@ -195,16 +195,27 @@ def _views(program: Program) -> dict[Node, object]:
     return views
 
 
+def owners(program: Program) -> dict[Node, Node]:
+    """The call, or input, in whose memory each call's result lies."""
+    return _owners(program, _views(program))
+
+
+def _owners(program: Program, views: Mapping[Node, object]) -> dict[Node, Node]:
+    owner: dict[Node, Node] = {}
+    for node in program.calls():
+        first = node.all_input_nodes[0] if node in views else node
+        owner[node] = owner.get(first, first)
+    return owner
+
+
 def _storages(program: Program, views: Mapping[Node, object]) -> tuple[_Storage, ...]:
     """What each call allocates; a view belongs to the memory of what it views."""
     calls = list(program.calls())
     place = {n: i for i, n in enumerate(calls)}
     place[program.graph.output_node()] = len(calls)
-    owner: dict[Node, Node] = {}
+    owner = _owners(program, views)
     last: dict[Node, int] = {}
     for node in calls:
-        first = node.all_input_nodes[0] if node in views else node
-        owner[node] = owner.get(first, first)
         last[owner[node]] = max(last.get(owner[node], 0), *(place[u] for u in node.users), place[node])
     return tuple(_Storage(tensor_bytes(n.meta["val"]), place[n], last[n]) for n in calls if owner[n] is n)
 

@@ -24,6 +24,8 @@ _TOLERANCE = 1e-6
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+Part = tuple[dict[int, float], float]
+"""Factors by unknown, and a constant."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class _Model:
         self.shared = [w for w in problem.pieces.weights if len(w.users) > 1] if self._limited() else []
         self.crossing = self.count * boundaries
         self.holding = self.crossing + len(self.tensors) * boundaries
-        self.least = self.holding + len(self.shared) * self.stages
+        self.full = self.holding + len(self.shared) * self.stages
+        self.least = self.full + self.stages
         self.unknowns = self.least + 1
         self.scale = max(problem.simple_bound(), 1e-12)
         """Seconds or bytes are counted in these, so that tolerances suit programs of any size."""
@@ -62,7 +65,7 @@ class _Model:
             self.problem.room(k) is not None for k in range(self.stages)
         )
 
-    def before(self, piece: int, boundary: int, factor: float) -> tuple[dict[int, float], float]:
+    def before(self, piece: int, boundary: int, factor: float) -> Part:
         """`factor * y[piece, boundary]` as terms and a constant."""
         if piece < 0 or boundary >= self.stages - 1:
             return {}, factor
@@ -70,9 +73,7 @@ class _Model:
             return {}, 0.0
         return {piece * (self.stages - 1) + boundary: factor}, 0.0
 
-    def add(
-        self, parts: Iterable[tuple[dict[int, float], float]], *, low: float = -np.inf, high: float = np.inf
-    ) -> None:
+    def add(self, parts: Iterable[Part], *, low: float = -np.inf, high: float = np.inf) -> None:
         """One row: the sum of the parts lies between low and high."""
         row: dict[int, float] = {}
         constant = 0.0
@@ -132,9 +133,9 @@ class _Model:
                     low=0.0,
                 )
 
-    def _load(self, stage: int, boundaries: Iterable[int]) -> list[tuple[dict[int, float], float]]:
+    def _load(self, stage: int, boundaries: Iterable[int]) -> list[Part]:
         """The seconds of a stage, and of what crosses some boundaries, with a minus."""
-        parts: list[tuple[dict[int, float], float]] = []
+        parts: list[Part] = []
         speed = self.problem.devices[stage].speed * self.scale
         for piece, seconds in enumerate(self.problem.pieces.seconds):
             if seconds:
@@ -153,22 +154,47 @@ class _Model:
 
     def _memory(self, stage: int) -> None:
         room = self.problem.room(stage)
-        unit = self.scale if room is None or self.problem.objective == "memory" else max(room, 1)
-        parts: list[tuple[dict[int, float], float]] = []
+        parts = self._held(stage)
+        if room is not None:
+            unit = max(room, 1)
+            self.add(_scaled(parts, 1 / unit), high=room / unit)
+            self._live(stage, unit, parts)
+        if self.problem.objective == "memory":
+            self.add([*_scaled(parts, 1 / self.scale), ({self.least: -1.0}, 0.0)], high=0.0)
+
+    def _held(self, stage: int) -> list[Part]:
+        """Bytes of weights."""
+        parts: list[Part] = []
         for weight in self.problem.pieces.weights:
             if len(weight.users) == 1:
-                parts += self._here(weight.users[0], stage, weight.bytes / unit)
+                parts += self._here(weight.users[0], stage, weight.bytes)
         for index, weight in enumerate(self.shared):
             held = self.holding + index * self.stages + stage
-            parts.append(({held: weight.bytes / unit}, 0.0))
+            parts.append(({held: float(weight.bytes)}, 0.0))
             for user in weight.users:
                 self.add([({held: 1.0}, 0.0), *self._here(user, stage, -1.0)], low=0.0)
-        if room is not None:
-            self.add(parts, high=room / unit)
-        if self.problem.objective == "memory":
-            self.add([*parts, ({self.least: -1.0}, 0.0)], high=0.0)
+        return parts
 
-    def _here(self, piece: int, stage: int, factor: float) -> list[tuple[dict[int, float], float]]:
+    def _live(self, stage: int, room: int, weights: list[Part]) -> None:
+        """What is alive while a piece runs has room beside weights and what comes in, which take `full` of it."""
+        live = self.problem.live
+        if live is None:
+            return
+        taken: list[Part] = [({}, float(live.arguments))]
+        if stage:
+            taken = [({self.sent(i, stage - 1): float(t.bytes)}, 0.0) for i, t in enumerate(self.tensors)]
+        held = _scaled([*weights, *taken], 1 / room)
+        self.add([*held, ({self.full + stage: -1.0}, 0.0)], high=0.0)
+        for piece in range(self.count):
+            alive = live.alive[piece] / room
+            makers = np.nonzero(alive)[0]
+            others = float(alive[makers].sum() - alive[piece])
+            parts = [part for m in makers for part in self._here(int(m), stage, float(alive[m]))]
+            self.add(
+                [({self.full + stage: 1.0}, 0.0), *parts, *self._here(piece, stage, others)], high=1 + others
+            )
+
+    def _here(self, piece: int, stage: int, factor: float) -> list[Part]:
         return [self.before(piece, stage, factor), self.before(piece, stage - 1, -factor)]
 
     def bounds(self, best: float, sides: tuple[Flags, Flags] | None) -> tuple[Array, Array]:
@@ -190,6 +216,10 @@ class _Model:
             columns += list(row)
             values += list(row.values())
         return values, (rows, columns)
+
+
+def _scaled(parts: Iterable[Part], factor: float) -> list[Part]:
+    return [({i: f * factor for i, f in terms.items()}, number * factor) for terms, number in parts]
 
 
 def solve(

@@ -145,7 +145,8 @@ def stage_costs(problem: Problem, stage: int, links: Ends, places: Places) -> Ar
     wrong = places.sums([not problem.allowed(i, stage) for i in range(len(problem.pieces))])
     costs[wrong[:, None] < wrong[None, :]] = np.inf
     if room is not None:
-        costs[held > room] = np.inf
+        live = 0.0 if problem.live is None else problem.live.between(places.inside, places.bytes)
+        costs[held + live > room] = np.inf
     return costs
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from fxopt.errors import InputError, nearest
 from fxopt.ops import op_key
 from fxopt.passes.partition._devices import Device, Link, Links
+from fxopt.passes.partition._live import Live
 from fxopt.passes.partition._pieces import Pieces
 
 __all__ = ["OBJECTIVES", "Objective", "Problem", "Split", "barred_pieces"]
@@ -45,6 +46,7 @@ class Problem:
         barred: names of the devices where a piece can't run, by piece.
         reserved: bytes of each device, by name, that are kept for activations.
         objective: what is minimised.
+        live: what activations need at the least; where it is not given, the rooms are for weights alone.
     """
 
     pieces: Pieces
@@ -53,13 +55,14 @@ class Problem:
     barred: Mapping[int, frozenset[str]] = field(default_factory=dict)
     reserved: Mapping[str, int] = field(default_factory=dict)
     objective: Objective = "throughput"
+    live: Live | None = None
 
     def link(self, boundary: int) -> Link:
         """Between stage `boundary` and the next."""
         return self.links.between(self.devices[boundary].name, self.devices[boundary + 1].name)
 
     def room(self, stage: int) -> int | None:
-        """Bytes of weights that a stage may hold."""
+        """Bytes of weights, and of what is known of activations, that a stage may hold."""
         device = self.devices[stage]
         return None if device.memory is None else device.memory - self.reserved.get(device.name, 0)
 
@@ -127,6 +130,17 @@ class Problem:
             for stage in {stage_of[u] for u in weight.users}:
                 held[stage] += weight.bytes
         return held
+
+    def held_bytes(self, stage_of: Sequence[int]) -> list[int]:
+        """Bytes of weights, and of what is known of activations, by stage."""
+        held = self.weight_bytes(stage_of)
+        if self.live is None:
+            return held
+        members: list[list[int]] = [[] for _ in held]
+        for piece, stage in enumerate(stage_of):
+            members[stage].append(piece)
+        taken = [self.live.arguments, *self.crossing_bytes(stage_of)]
+        return [h + self.live.of(m, t) for h, m, t in zip(held, members, taken, strict=True)]
 
 
 def barred_pieces(

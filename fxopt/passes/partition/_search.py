@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from fxopt.errors import InputError
 from fxopt.passes.partition._devices import Device, Link, Links
 from fxopt.passes.partition._exact import GAP, Solved, solve
+from fxopt.passes.partition._live import Live
 from fxopt.passes.partition._order import split_in_order
 from fxopt.passes.partition._pieces import Pieces, renumbered
 from fxopt.passes.partition._places import Places, all_places, order_places
@@ -18,9 +19,9 @@ from fxopt.passes.partition._problem import Objective, Problem, Split
 from fxopt.passes.partition._rows import most_places, split_over_kinds
 from fxopt.passes.partition._windows import Flags, Lattice
 
-__all__ = ["Found", "Task", "search"]
+__all__ = ["MOST_EXACT", "Found", "Task", "search"]
 
-_MOST_EXACT = 900
+MOST_EXACT = 900
 """Pieces up to which the integer program is tried as it is."""
 _COARSE = 300
 _MOST_IDEALS = 2000
@@ -48,6 +49,7 @@ class Task:
         barred: names of the devices where a piece can't run, by piece.
         reserved: bytes by device name, kept for activations.
         objective: what is minimised.
+        live: what activations need at the least, where memory is short.
     """
 
     pieces: Pieces
@@ -56,10 +58,11 @@ class Task:
     barred: Mapping[int, frozenset[str]]
     reserved: Mapping[str, int]
     objective: Objective = "throughput"
+    live: Live | None = None
 
     def over(self, row: tuple[Device, ...]) -> Problem:
         """The problem for one row of devices."""
-        return Problem(self.pieces, row, self.links, self.barred, self.reserved, self.objective)
+        return Problem(self.pieces, row, self.links, self.barred, self.reserved, self.objective, self.live)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,8 @@ def search(task: Task, *, seconds: float) -> Found:
     all_tried = len(rows) <= _MOST_ROWS
     chosen = rows if all_tried or best is None else [best[0].devices]
     best, bounds, proved = _refined([task.over(r) for r in chosen[:_MOST_ROWS]], best, deadline)
+    if best is None and min(bounds) < math.inf:
+        raise InputError("no split was found in the time that the search has; " + _rooms(task))
     if best is None:
         raise InputError(_no_room(task))
     total, proof = _floor(task), "simple"
@@ -119,7 +124,7 @@ def search(task: Task, *, seconds: float) -> Found:
 def _ideals(problem: Problem, kinds: list[list[Device]], share: float) -> Places | None:
     """All places to cut the heaviest pieces at, if those are few enough to try."""
     count = len(problem.pieces)
-    if count > _MOST_EXACT:
+    if count > MOST_EXACT:
         return None
     heaviest = sorted(range(count), key=lambda i: -problem.pieces.seconds[i])
     return all_places(
@@ -183,7 +188,7 @@ def _refined(
     the integer program; one that is not done in its time is asked again, for longer.
     """
     bounds = [_alone(p) if len(p.devices) == 1 else p.simple_bound() for p in problems]
-    exact = bool(problems) and len(problems[0].pieces) <= _MOST_EXACT
+    exact = bool(problems) and len(problems[0].pieces) <= MOST_EXACT
     solver, proof = find_spec("scipy") is not None, "order ideals"
     windows = _Windows(problems) if exact and problems[0].objective == "throughput" else None
     queue = [(b, _FIRST_SECONDS, i) for i, b in enumerate(bounds) if len(problems[i].devices) > 1]
@@ -227,6 +232,7 @@ class _Windows:
         self.problems, self.lattice = problems, Lattice(problems[0].pieces)
         self.too_wide: dict[tuple[int, int], float] = {}
         """By row and sets that were looked at: the least value that was asked for in vain."""
+        self.most = [_most(problem) for problem in problems]
 
     def asked(self, number: int, bound: float, limit: float, most: int) -> Solved | None:
         """A split of a row that is under the limit, or a higher bound; None where neither is found."""
@@ -235,7 +241,8 @@ class _Windows:
             if target < self.too_wide.get((number, most), math.inf):
                 tried = self.lattice.split(self.problems[number], target, most=most)
                 if tried.done:
-                    return Solved(tried.split, bound if tried.split is not None else target)
+                    refuted = target if target < self.most[number] else math.inf
+                    return Solved(tried.split, bound if tried.split is not None else refuted)
                 self.too_wide[number, most] = target
             target = _between(bound, target)
         return None
@@ -255,9 +262,19 @@ def _between(bound: float, limit: float) -> float:
     return (bound + limit) / 2 if limit < math.inf else 2 * bound
 
 
+def _most(problem: Problem) -> float:
+    """No split is over it: all on the slowest device, and everything sent twice."""
+    sent = sum(tensor.bytes for tensor in problem.pieces.tensors)
+    sending = sum(problem.link(b).seconds(sent) for b in range(len(problem.devices) - 1))
+    return sum(problem.pieces.seconds) / min(d.speed for d in problem.devices) + 2 * sending
+
+
 def _alone(problem: Problem) -> float:
-    """The whole on one device."""
-    return problem.value([0] * len(problem.pieces))
+    """The whole on one device; infinite where it does not fit."""
+    whole, room = (0,) * len(problem.pieces), problem.room(0)
+    right = room is None or problem.held_bytes(whole)[0] <= room
+    right &= all(problem.allowed(p, 0) for p in range(len(whole)))
+    return problem.value(whole) if right else math.inf
 
 
 def _rows(task: Task) -> list[tuple[Device, ...]]:
@@ -324,12 +341,13 @@ def _fine(problem: Problem, coarse: Problem, split: Split) -> Split:
 
 
 def _no_room(task: Task) -> str:
+    return f"no split fits: {_rooms(task)}"
+
+
+def _rooms(task: Task) -> str:
     rooms = [d.memory for d in task.devices]
     total = sum(w.bytes for w in task.pieces.weights)
     largest = max(task.pieces.weights, key=lambda w: w.bytes, default=None)
     said = "" if largest is None else f"; the largest, {largest.node.target}, has {largest.bytes:,} bytes"
     given = ", ".join("no limit" if r is None else f"{r:,}" for r in rooms)
-    return (
-        f"no split fits: the weights have {total:,} bytes, the devices {given}, of which "
-        f"activations take a part{said}"
-    )
+    return f"the weights have {total:,} bytes, the devices {given}, of which activations take a part{said}"

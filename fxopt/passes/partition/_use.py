@@ -13,11 +13,12 @@ from fxopt.errors import InputError
 from fxopt.passes.partition._devices import Device, Link, Links, checked_devices
 from fxopt.passes.partition._exact import GAP
 from fxopt.passes.partition._factorisation import Factorisation, Search, doublings
+from fxopt.passes.partition._live import live_of
 from fxopt.passes.partition._pieces import Pieces, pieces_of
 from fxopt.passes.partition._plan import PartitionPlan, Stage
 from fxopt.passes.partition._problem import OBJECTIVES, Objective, Split, barred_pieces
 from fxopt.passes.partition._schedule import Work
-from fxopt.passes.partition._search import Found, Task, search
+from fxopt.passes.partition._search import MOST_EXACT, Found, Task, search
 from fxopt.passes.partition._side_by_side import Fastest, fastest
 from fxopt.passes.partition._stages import stage_programs, wired_programs
 from fxopt.passes.partition._times import CostOf, Profile, read_cost, seconds_of
@@ -167,7 +168,9 @@ def _planned(
 ) -> PartitionPlan:
     pieces = pieces_of(program, seconds_of(program, cost, links.usual))
     barred = barred_pieces(pieces, found_devices, pinned or {})
-    task = Task(pieces, found_devices, links, barred, {}, objective)
+    short = any(d.memory is not None for d in found_devices) and len(pieces) <= MOST_EXACT
+    live = live_of(program, pieces) if short else None
+    task = Task(pieces, found_devices, links, barred, {}, objective, live)
     if not len(pieces):  # a model that returns what it takes
         nothing = Found(task.over(found_devices[:1]), Split((), 0.0), 0.0, "optimal")
         return _plan(program, nothing, nothing)[0]
@@ -179,7 +182,10 @@ def _planned(
             return plan
         reserved = {n: max(b, task.reserved.get(n, 0)) for n, b in over.items()}
         task = replace(task, reserved={**task.reserved, **reserved})
-        found = search(task, seconds=time_limit)
+        try:
+            found = search(task, seconds=time_limit)
+        except InputError:  # of less room than there is
+            break
     raise InputError(
         "no split was found whose activations fit beside the weights: " + ", ".join(map(str, plan.memory))
     )
@@ -282,11 +288,11 @@ def _links(links: Link | Mapping[tuple[str, str], Link] | None, names: list[str]
 
 
 def _plan(program: Program, found: Found, first: Found) -> tuple[PartitionPlan, dict[str, int]]:
-    """The plan, and what activations need on the devices that are too small for it."""
+    """The plan, and by how much the devices that are too small for it hold more than the search knew of."""
     problem, stage_of = found.problem, found.split.stage_of
     calls = _by_call(problem.pieces, stage_of)
     programs = stage_programs(program, calls, len(problem.devices))
-    weights = problem.weight_bytes(stage_of)
+    weights, known = problem.weight_bytes(stage_of), problem.held_bytes(stage_of)
     sends = [*problem.crossing_bytes(stage_of), 0]
     stages, over = [], {}
     for number, (part, (computing, sending)) in enumerate(
@@ -295,7 +301,7 @@ def _plan(program: Program, found: Found, first: Found) -> tuple[PartitionPlan, 
         device, live = problem.devices[number], _live_bytes(part)
         memory = weights[number] + live
         if device.memory is not None and memory > device.memory:
-            over[device.name] = live
+            over[device.name] = memory - known[number]
         names = tuple(n.name for n in program.calls() if calls.get(n) == number)
         stages.append(Stage(device.name, names, computing, sending, memory, sends[number], weights[number]))
     value = problem.value(stage_of)

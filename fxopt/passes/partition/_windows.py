@@ -300,9 +300,26 @@ class _Row:
             room = self.problem.room(stage)
             if room is not None:
                 right &= self._held(own) <= room
+                self._check_live(right, stage, before.at(rows), after.at(near), room)
             found = right.any(axis=0)
             parent[near[found]] = rows[right.argmax(axis=0)[found]]
         return parent
+
+    def _check_live(self, right: Flags, stage: int, before: _Sets, after: _Sets, room: float) -> None:
+        """Takes out stages, from each set to each other, whose weights and activations have no room."""
+        live, count = self.problem.live, self.lattice.count
+        if live is None:
+            return
+        start, end = (_flags(sets.inside, count) for sets in (before, after))
+        made_before, made_after = live.before(start), live.before(end)
+        taken = before.sent if stage else np.full(1, float(live.arguments))
+        rows, columns = np.nonzero(right)
+        step = max(1, _BLOCK // count)
+        for first in range(0, len(rows), step):
+            row, column = rows[first : first + step], columns[first : first + step]
+            made = (made_after[column] - made_before[row]) * (end[column] & ~start[row])
+            held = self._held(after.inside[column] & ~before.inside[row])
+            right[row, column] = held + taken[row] + made.max(axis=1) <= room
 
     def _held(self, own: Words) -> Array:
         """Bytes of weights that some pieces read."""

@@ -202,7 +202,7 @@ class TestLongPrograms:
     @pytest.mark.parametrize("most", [3, 900])
     def test_the_search_over_coarse_pieces(self, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
         """As good here; but coarse pieces prove nothing of the fine ones."""
-        monkeypatch.setattr(search_module, "_MOST_EXACT", most)
+        monkeypatch.setattr(search_module, "MOST_EXACT", most)
         monkeypatch.setattr(search_module, "_MOST_CUTS", 3)
         monkeypatch.setattr(search_module, "_LEAST_CUTS", 60)
         named = {("cpu:0", "cpu:1"): Link(1e12, 0.0), ("cpu:0", "cpu:2"): Link(1e12, 0.0)}
