@@ -99,15 +99,20 @@ _PROBES = (
     _window(F.avg_pool2d),
     _elementwise(F.relu),
     _elementwise(torch.add, 2),
+    _elementwise(torch.mul, 2),
+    _elementwise(torch.neg),
     _elementwise(F.gelu),
     _elementwise(torch.tanh),
     _elementwise(lambda x: F.layer_norm(x, x.shape[-1:])),
+    _elementwise(lambda x: F.rms_norm(x, x.shape[-1:])),
     _elementwise(lambda x: F.softmax(x, -1)),
     _elementwise(lambda x: torch.cat([x, x], 0)),
     _elementwise(lambda x: x.mean(-1)),
     _elementwise(lambda x: x.reshape(-1)),
     _elementwise(lambda x: x.permute(1, 0)),
     _elementwise(lambda x: x[1:]),
+    _elementwise(lambda x: x.unsqueeze(0)),
+    _elementwise(lambda x: x.expand(2, *x.shape)),
 )
 
 
@@ -165,13 +170,11 @@ def calibrate() -> Rates:
 
 
 def _overheads() -> list[float]:
-    """Seconds of each small call, called in turns as in a program, where another's code is in the caches."""
-    calls = [_Call.of(p, p.small).run for p in _PROBES]
-    laps: list[list[float]] = []
-    for _ in range(_TURNS):
-        clock = own_time(seconds_of(lambda: None, 1))
-        laps.append([own_time(seconds_of(call, 1)) - clock for call in calls])
-    return [max(median(times), 0.0) for times in zip(*laps, strict=True)]
+    """Seconds of each small call, called in turns as in a program, where another's code is in the caches: the least."""
+    calls = [lambda: None, *(_Call.of(p, p.small).run for p in _PROBES)]
+    laps = [[own_time(seconds_of(call, 1)) for call in calls] for _ in range(_TURNS)]
+    clock, *least = map(min, zip(*laps, strict=True))
+    return [max(seconds - clock, 0.0) for seconds in least]
 
 
 def described_machine() -> str:

@@ -1,5 +1,6 @@
 """`calibrate` and `profile`: what a machine's kernels do, and how long one model's calls take."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from torch import nn
 
 from fxopt.errors import ArtifactError, InputError
 from fxopt.frontend import trace
-from fxopt.measure import calibrate, profile, seconds_of
+from fxopt.measure import calibrate, calibration, profile, seconds_of
 from fxopt.measure.calibration import own_time
+from fxopt.measure.clock import Lap
 from fxopt.passes.partition import Profile, Rates, partition, read_cost
 from fxopt.passes.partition._times import seconds_of as seconds_by_call
 from fxopt.pipeline import PassManager
@@ -45,6 +47,8 @@ class TestCalibrate:
     def test_each_kind_has_rates(self, rates: Rates) -> None:
         kinds = {"product", "convolution", "pointwise convolution", "grouped convolution", "window", "view"}
         assert kinds | {"elementwise", "other", "aten.gelu", "transposed convolution"} <= rates.kinds.keys()
+        ops = {"mul", "neg", "rms_norm", "unsqueeze", "expand"}
+        assert {f"aten.{op}" for op in ops} <= rates.kinds.keys()
         assert "aten.conv2d" not in rates.kinds
         assert rates.flops == rates.kinds["product"].flops
         assert rates.bandwidth == rates.kinds["elementwise"].bandwidth
@@ -55,6 +59,16 @@ class TestCalibrate:
         assert all(0 <= r.overhead < 1e-2 for r in rates.kinds.values())
         assert rates.kinds["convolution"].flops > rates.kinds["aten.max_pool2d"].flops
         assert "threads, torch" in rates.machine
+
+    def test_a_call_costs_the_least_of_its_turns_without_the_clock(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        laps = itertools.cycle(
+            [2.0, 9.0, 3.0, 1.0, 7.0, 0.5]
+        )  # the clock, a call, one as dear as the clock; twice
+        monkeypatch.setattr(calibration, "seconds_of", lambda run, calls: Lap(*[next(laps)] * 2))
+        monkeypatch.setattr(calibration, "_PROBES", calibration._PROBES[:2])
+        assert calibration._overheads() == [6.0, 0.0]
 
     def test_the_file_is_a_cost(self, rates: Rates, tmp_path: Path) -> None:
         file = tmp_path / "rates.json"
