@@ -84,6 +84,21 @@ def test_as_many_rewrites_as_are_allowed_are_no_error_and_one_more_is() -> None:
         run(bound + 1)
 
 
+def test_a_pattern_whose_results_change_places_is_refused() -> None:
+    """Of one rank the first result is the inner call, of another the outer one."""
+
+    def pattern(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = x.sin()
+        z = y.exp()
+        return (y, z) if x.dim() < 3 else (z, y)
+
+    r = Rule(pattern, lambda x: (x.cos(), x.tan()), name="r")
+    reasons = [told(program(lambda x: (y := x.sin(), y.exp()), rand(*s)), r) for s in ((2, 3), (2, 3, 4, 5))]
+    assert sorted(why for each in reasons for _, _, why in each) == [
+        "on these values the pattern returns other results"
+    ]
+
+
 def test_a_weight_without_values_refuses_a_guard_that_asks_for_them() -> None:
     def guard(match: Match) -> Refused | None:
         w = match["w"]

@@ -118,7 +118,7 @@ def _summand(rewriter: Rewriter, node: Node, constant: Mapping[Node, _Constant])
         left, right = bound[kept], bound[zero]
         if not isinstance(left, Node) or not isinstance(right, Node) or right not in constant:
             continue
-        plain = kept == "self" or bound.get("alpha", 1) == 1
+        plain = kept == "self" or bound["alpha"] == 1
         is_sum = plain and not constant[right].values.any()
         if is_sum and rewriter.same_type(left.meta["val"], node.meta["val"]):
             return left

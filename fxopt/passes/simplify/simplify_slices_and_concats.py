@@ -115,8 +115,6 @@ def _merge_pieces(rewriter: Rewriter, node: Node) -> None:
     with rewriter.rewrite("join-pieces", node):
         made = [_call(rewriter, m) if isinstance(m, _Span) else m for m in merged]
         result = made[0] if len(made) == 1 else rewriter.call(node.target, made, dim)
-        if not rewriter.same_type(result.meta["val"], node.meta["val"]):
-            result = rewriter.call("aten.to.dtype", result, node.meta["val"].dtype)
         rewriter.replace(node, result)
 
 

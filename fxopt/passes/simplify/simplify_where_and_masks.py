@@ -79,9 +79,7 @@ def _where(rewriter: Rewriter, node: Node) -> None:
 
 def _branch(value: object, condition: object, name: str) -> object:
     """What a branch gives where it is taken, if it asks the same condition again."""
-    if not isinstance(value, Node) or aten_name(value) != "where":
-        return value
-    given = bind(value)
+    given = bind(value) if isinstance(value, Node) else {}
     return given[name] if given.get("condition") is condition and isinstance(given.get(name), Node) else value
 
 

@@ -52,6 +52,16 @@ def test_a_branch_of_constants_is_one_small_weight(dynamic: bool) -> None:
     assert isinstance(after.weights[made], nn.Parameter)
 
 
+def test_one_number_everywhere_is_stored_once() -> None:
+    module = Residual()
+    with torch.no_grad():
+        module.block[3].bias.fill_(0.5)
+    before = program(module, rand(2, 3, 8, 8))
+    after = applied(EliminateDeadWeights(), before).program
+    (made,) = set(shapes(after)) - set(shapes(before))
+    assert after.weights[made].tolist() == [[[[0.5]]]]
+
+
 def test_what_is_cut_free_is_cut() -> None:
     """The dead channels of the stream were held by the branch that wrote to them."""
     module = Residual()

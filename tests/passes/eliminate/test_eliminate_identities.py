@@ -266,6 +266,15 @@ def test_a_dynamic_axis_is_not_taken_for_one_that_squeeze_leaves():
     assert unchanged(ALL, before) == ["a dynamic size may be 1, and would then be squeezed"]
 
 
+def test_a_squeeze_of_a_number_goes():
+    assert calls(applied(ALL, program(lambda x: x.sum().squeeze(0).relu(), X)).program) == ["sum", "relu"]
+
+
+def test_of_tensors_without_elements_one_stays():
+    before = program(lambda x, y: torch.cat([x, y], 1).relu(), X[:, :0], X[:, :0])
+    assert calls(applied(ALL, before).program) == ["relu"]
+
+
 def test_a_squeeze_of_all_axes_of_size_one_is_settled_while_tracing():
     assert calls(program(lambda x: x.squeeze().relu(), X)) == ["relu"]
     with pytest.warns(UserWarning, match="treats batch = 1 apart"):

@@ -274,6 +274,14 @@ def test_what_two_results_are_made_of_is_stored_once_and_the_rest_is_looked_at()
     assert "exp" not in calls(after) and calls(after)[-2:] == ["cat", "add"] and len(after.weights) == 2
 
 
+def test_what_is_no_tensor_does_not_end_the_search():
+    def function(x, w, v):
+        return x + torch.cat([v.exp(), w.expand(9, 4).chunk(2, 1)[0]])
+
+    after = applied(NO_GROWTH, program(function, rand(10, 2), w=rand(1, 4), v=rand(1, 2, seed=1))).program
+    assert calls(after) == ["expand", "chunk", "getitem", "cat", "add"]
+
+
 def test_what_stays_of_a_weight_pays_for_nothing_else():
     """`a` is read by what is stored and by what is too large: a second run must not find more to store."""
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fxopt.passes.simplify.simplify_casts import SimplifyCasts
+from fxopt.passes.simplify.simplify_casts import SimplifyCasts, _holds
 from fxopt.testing import check_pass
 from tests.passes.helpers import applied, calls, program, rand, unchanged
 
@@ -44,6 +44,15 @@ def test_what_loses_some_stays(given: torch.dtype, between: torch.dtype, wanted:
 def test_a_chain():
     before = program(lambda x: x.to(f32).to(f64).to(f32).to(f16).clone(), numbers(f16))
     assert calls(applied(SIMPLIFY, before).program).count("to") == 0
+
+
+def test_one_that_stays_does_not_keep_the_next_from_going():
+    before = program(lambda x: x.to(f16).to(f32) + x.to(f64).to(f32), numbers(f32))
+    assert calls(applied(SIMPLIFY, before).program).count("to") == 2
+
+
+def test_a_dtype_holds_its_own_numbers():
+    assert all(_holds(dtype, dtype) for dtype in (i8, u8, i32))
 
 
 def test_the_cast_between_stays_for_another_user():

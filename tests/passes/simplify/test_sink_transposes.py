@@ -36,6 +36,10 @@ GONE: dict[str, tuple[Fn, list[str]]] = {
         lambda x, y, w: first((lambda z: z * z.sigmoid())(last(x).relu())),
         ["relu", "sigmoid", "mul"],
     ),
+    "a value read twice beside another": (
+        lambda x, y, w: first(last(y).tanh() * (lambda z: z * z.sigmoid())(last(x).relu())),
+        ["tanh", "relu", "sigmoid", "mul", "mul"],
+    ),
     "to another order": (lambda x, y, w: last(x).relu().permute(0, 1, 3, 2), ["relu", "permute"]),
     "a sum": (lambda x, y, w: last(x).sum([1, 2]), ["sum"]),
     "a mean of a call": (lambda x, y, w: last(x).relu().mean([1, 2]), ["relu", "mean"]),
@@ -51,6 +55,11 @@ def test_what_goes(name: str, dynamic: bool):
     applied(SINK, before)
     after = PassManager.parse("fold-constants,sink-transposes,fold-constants").run(before).program
     assert sorted(calls(after)) == sorted(left)
+
+
+def test_a_weight_of_one_number():
+    before = program(lambda x, s: first(last(x) * s), X, s=torch.tensor(2.0))
+    assert calls(applied(SINK, before).program) == ["mul"]
 
 
 STAYS: dict[str, Fn] = {
