@@ -3,10 +3,11 @@
     python benchmarks/bench_partition.py [--models NAME ...] [--devices 2 3 4 16] [--time-limit 10] [--nodes 10000]
 
 Devices have the speeds 1, 0.5, 1, 2, ...; links are fast (10 GB/s, 10 us), so that splitting pays for small models
-too. The gap is to the proven lower bound. The last columns are the bottlenecks, by the same times, of splits into equal
-numbers of calls and into equal parameters (what PiPPy, from which torch.distributed.pipelining comes, did by itself; torch
-2.13 leaves the choice to the user's `split_policy`), as multiples of the plan's. Both are over the devices as they stand; for
-the second figure of each the best of as few of the devices as they like is taken, the fastest first.
+too. The gap is to the proven lower bound; seconds are the processor's, the time limit is the clock's. The last columns are the
+bottlenecks, by the same times, of splits into equal numbers of calls and into equal parameters (what PiPPy, from which
+torch.distributed.pipelining comes, did by itself; torch 2.13 leaves the choice to the user's `split_policy`), as multiples of
+the plan's. Both are over the devices as they stand; for the second figure of each the best of as few of the devices as they like
+is taken, the fastest first.
 """
 
 import argparse
@@ -44,9 +45,9 @@ def long_chain(nodes: int) -> Program:
 
 
 def planned(program: Program, count: int, limit: float) -> tuple[PartitionPlan, float]:
-    start = time.perf_counter()
+    start = time.process_time()
     plan = partition(program, devices(count), links=LINK, time_limit=limit)
-    return plan, time.perf_counter() - start
+    return plan, time.process_time() - start
 
 
 def equal_parts(problem: Problem, amounts: list[float]) -> float:

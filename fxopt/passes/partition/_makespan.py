@@ -64,15 +64,14 @@ def _before(took: Array, sent: Sequence[Mapping[int, float]]) -> Array:
             path[piece, maker] = max(path[piece, maker], 0.0)
         needed = np.nonzero(path[piece] > -np.inf)[0]
         if len(needed):
-            before[piece] = _begin(before[needed], took[needed], path[piece, needed], apart[piece, needed])
+            before[piece] = _begin(before[needed], took[needed], apart[piece, needed])
     return before
 
 
-def _begin(before: Array, took: Array, path: Array, apart: Array) -> float:
+def _begin(before: Array, took: Array, apart: Array) -> float:
     """When a piece begins at the least, of those that it needs: what is not there in time otherwise runs on its device."""
     arrives = before + took + apart
     latest = np.argsort(-arrives)
-    least = float((before + took + path).max())
     low, high = 0, len(latest)
     while low < high:  # the fewest that are on its device
         own = (low + high) // 2
@@ -83,7 +82,7 @@ def _begin(before: Array, took: Array, path: Array, apart: Array) -> float:
     found = _one_by_one(before[latest[:low]], took[latest[:low]])
     if low:
         found = min(found, float(arrives[latest[low - 1]]))
-    return max(least, found)
+    return found
 
 
 def _one_by_one(before: Array, took: Array) -> float:

@@ -209,18 +209,16 @@ def _refined(
         if not solver:
             continue
         asked = problems[number] if exact else _coarse(problems[number])
-        aim, sides = (
-            (limit, None)
-            if windows is None
-            else windows.aim(number, bound, limit, first=seconds == _FIRST_SECONDS)
-        )
+        aim, sides = (limit, None) if windows is None else windows.aim(number, bound, limit)
         solved = solve(asked, best=aim, seconds=min(seconds, left), sides=sides)
+        if windows is not None:
+            windows.learn(number, done=solved.done)
         if exact and solved.bound > bound:
             bounds[number], proof = solved.bound, "integer program"
         if solved.split is not None and solved.split.value < limit:
             best = (problems[number], solved.split if exact else _fine(problems[number], asked, solved.split))
         if not solved.done or aim < limit:
-            heapq.heappush(queue, (bounds[number], seconds if solved.done else 4 * seconds, number))
+            heapq.heappush(queue, (bounds[number], seconds if solved.done else 2 * seconds, number))
     limit = math.inf if best is None else best[1].value
     return best, [min(b, limit) for b in bounds], proof
 
@@ -232,6 +230,8 @@ class _Windows:
         self.problems, self.lattice = problems, Lattice(problems[0].pieces)
         self.too_wide: dict[tuple[int, int], float] = {}
         """By row and sets that were looked at: the least value that was asked for in vain."""
+        self.shares = [1.0] * len(problems)
+        """By row: how far from the bound to the limit the integer program is asked."""
         self.most = [_most(problem) for problem in problems]
 
     def asked(self, number: int, bound: float, limit: float, most: int) -> Solved | None:
@@ -247,15 +247,18 @@ class _Windows:
             target = _between(bound, target)
         return None
 
-    def aim(
-        self, number: int, bound: float, limit: float, *, first: bool
-    ) -> tuple[float, tuple[Flags, Flags] | None]:
+    def aim(self, number: int, bound: float, limit: float) -> tuple[float, tuple[Flags, Flags] | None]:
         """What the integer program is to be under, and what is before and behind each cut there.
 
-        What takes it longer is asked in steps, for the lower the value the more is known.
+        The lower the value the more is known, so that what took it too long is asked for less at a time.
         """
-        target = limit if first else _between(bound, limit)
+        share = self.shares[number]
+        target = limit if share == 1.0 else bound + share * (min(limit, self.most[number]) - bound)
         return target, self.lattice.sides(self.problems[number], target)
+
+    def learn(self, number: int, *, done: bool) -> None:
+        """Whether the integer program could answer what it was asked of a row."""
+        self.shares[number] = min(1.0, 2 * self.shares[number]) if done else self.shares[number] / 2
 
 
 def _between(bound: float, limit: float) -> float:

@@ -15,7 +15,7 @@ from fxopt.passes.partition._pieces import Pieces, pieces_of
 from fxopt.passes.partition._schedule import Schedule, Work, scheduled
 from fxopt.passes.partition._times import seconds_of
 from fxopt.program import Program
-from fxopt.testing import programs
+from fxopt.testing import ProgramBuilder, programs
 from tests.traced import traced
 
 FREE = Links(Link(1e15, 0.0))
@@ -129,3 +129,38 @@ def test_what_is_at_the_bound_is_not_searched_on(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(schedule_module, "_climbed", lambda *_: pytest.fail("a move was tried"))
     found, _ = scheduled(work, [0] * len(parts), ends.tolist(), bound, deadline=time.monotonic() + 60)
     assert found.value == pytest.approx(bound)
+
+
+def work_of(program: Program, cost: dict[str, float], link: Link, devices: int = 2) -> Work:
+    parts = pieces_of(program, seconds_of(program, cost))
+    return Work(parts, tuple(Device(f"cpu:{i}") for i in range(devices)), Links(link), {})
+
+
+def test_what_is_far_off_may_have_been_sent_where_little_is() -> None:
+    """Two long calls make little; what is made of both is large, and no reason to have both on its device."""
+    b = ProgramBuilder()
+    x = b.input((2, 8))
+    narrow = [
+        b.call("aten.sum.dim_IntList", call, [0, 1])
+        for call in (b.call("aten.exp", x), b.call("aten.sin", x))
+    ]
+    wide = b.call("aten.relu", b.call("aten.add.Tensor", x, b.call("aten.add.Tensor", *narrow)))
+    program = b.finish(b.call("aten.tanh", wide))
+    cost = {n.name: 0.1 for n in program.calls()} | {n.name: 10.0 for n in narrow}
+    work = work_of(program, cost, Link(8.0, 0.0))
+    bound, ends = least_makespan(work)
+    found, _ = scheduled(work, [0] * len(work.pieces), ends.tolist(), bound, deadline=time.monotonic() + 60)
+    assert bound <= found.value * (1 + 1e-9)
+    assert found.value < 12.0
+
+
+def test_every_schedule_is_tried_once() -> None:
+    """Six calls that need nothing of one another have 720 orders; in those that count pieces begin one after the other."""
+    b = ProgramBuilder()
+    x = b.input((2, 8))
+    program = b.finish(*(b.call("aten.exp", x) for _ in range(6)))
+    cost = {n.name: float(3 + k % 2) for k, n in enumerate(program.calls())}
+    work = work_of(program, cost, Link(1e12, 0.0))
+    _, ends = least_makespan(work)
+    found, proved = scheduled(work, [0] * 6, ends.tolist(), 0.0, deadline=time.monotonic() + 60)
+    assert (found.value, proved) == (11.0, True)

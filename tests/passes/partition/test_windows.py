@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from fxopt.passes.partition import Device, Link
 from fxopt.passes.partition import _search as search_module
 from fxopt.passes.partition import _windows as windows_module
 from fxopt.passes.partition._devices import Links
-from fxopt.passes.partition._exact import solve
+from fxopt.passes.partition._exact import Solved, solve
 from fxopt.passes.partition._pieces import pieces_of
-from fxopt.passes.partition._problem import Problem
+from fxopt.passes.partition._problem import Problem, Split
 from fxopt.passes.partition._search import Task, search
 from fxopt.passes.partition._times import seconds_of
 from fxopt.passes.partition._windows import Lattice, Tried
@@ -271,6 +272,34 @@ class TestInTheSearch:
         refuted = search_module._Windows([problem]).asked(0, 1.0, 2.9, EVERY)
         assert refuted is not None and refuted.split is None
         assert refuted.bound == pytest.approx(1.95)
+
+    def test_what_takes_too_long_is_asked_for_less_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The integer program here can't say anything of values over 2.2 in its time."""
+        asked: list[float] = []
+
+        def slow(problem: Problem, *, best: float, seconds: float, sides: object) -> Solved:
+            asked.append(best)
+            return Solved(None, best) if best <= 2.2 else Solved(None, 2.0, done=False)
+
+        monkeypatch.setattr(search_module._Windows, "asked", lambda *_: None)
+        monkeypatch.setattr(search_module, "solve", slow)
+        problem = Problem(FOUR, (Device("cpu:0"), Device("cpu:1")), Links(Link(1e15, 0.0)))
+        monkeypatch.setattr(Problem, "simple_bound", lambda _: 2.0)
+        found = (problem, Split((0, 0, 0, 1), 3.0))
+        _, bounds, _ = search_module._refined([problem], found, time.monotonic() + 0.2)
+        assert asked[:5] == pytest.approx([3.0, 2.5, 2.25, 2.125, 2.125 + 0.875 / 4])
+        assert asked[5] == pytest.approx(2.125 + 0.875 / 8)
+        assert bounds[0] == pytest.approx(max(a for a in asked if a <= 2.2))
+
+    def test_nothing_known_is_asked_for_anything(self) -> None:
+        problem = Problem(FOUR, (Device("cpu:0"), Device("cpu:1")), Links(Link(1e15, 0.25)))
+        windows = search_module._Windows([problem])
+        assert windows.aim(0, 2.0, math.inf)[0] == math.inf
+        windows.learn(0, done=False)
+        assert windows.aim(0, 2.0, math.inf)[0] == pytest.approx(2.0 + (4.0 + 0.5 - 2.0) / 2, abs=1e-6)
+        windows.learn(0, done=True)
+        windows.learn(0, done=True)
+        assert windows.aim(0, 2.0, 3.0)[0] == 3.0
 
     def named(self, task: Task) -> Task:
         """The same links, by the names of their ends, so that all rows of devices are asked."""
