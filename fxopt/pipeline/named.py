@@ -3,9 +3,10 @@
 `O0` traces only. `clean` is exact cleaning that keeps a model trainable: norms, dropout sites, tied
 weights, scales of ones and provenance stay. `O1` is every exact or equivalent rewrite, to a fixpoint: run
 again it changes nothing. `O2{target=onnx}` is O1 and what a target adds; no target adds anything yet.
-Precision is never hidden in an O-level: `int8` is O1, `smooth-quant`, `equalize-layers`, `insert-fake-quant`, whose
-options it takes, and `correct-bias`; `int8-dynamic`, `int8-weights` and `int4-weights` are O1 and `insert-fake-quant` of
-that scheme; `smooth=true` or `false` says whether `smooth-quant` is among them, `equalize` whether `equalize-layers` is;
+Precision is never hidden in an O-level: `int8` is O1, `smooth-quant`, `equalize-layers`, `center-channels`, `insert-fake-quant`,
+whose options it takes, and `correct-bias`; `int8-dynamic`, `int8-weights` and `int4-weights` are O1 and `insert-fake-quant` of
+that scheme; `smooth=true` or `false` says whether `smooth-quant` is among them, `equalize` whether `equalize-layers` is, `center`
+whether `center-channels` is;
 `fp16` and `bf16` are O1 and `lower-precision`.
 
 >>> expand_named(Named("O2", (("target", "onnx"),)))
@@ -54,20 +55,22 @@ def _rounded(scheme: str, *, smooth: bool, static: bool = False) -> Callable[[di
     Args:
         scheme: of `insert-fake-quant`, which takes the options that are left.
         smooth: what the option of that name is by default: whether `smooth-quant` comes first.
-        static: ranges are fixed: `equalize-layers` comes first by default, and `correct-bias` follows, for the same
-            placement.
+        static: ranges are fixed: `equalize-layers` and `center-channels` come first by default, and `correct-bias`
+            follows, for the same placement.
     """
 
     def expand(options: dict[str, object]) -> str:
-        smooths, equalizes = options.pop("smooth", smooth), options.pop("equalize", static)
-        for name, value in (("smooth", smooths), ("equalize", equalizes)):
-            if not isinstance(value, bool):
-                raise PipelineError(f"{scheme}: {name} is true or false, got {value!r}")
+        chosen = {"smooth": smooth, "equalize": static, "center": static}
+        for name in chosen:
+            chosen[name] = options.pop(name, chosen[name])  # type: ignore[assignment]  # checked here
+            if not isinstance(chosen[name], bool):
+                raise PipelineError(f"{scheme}: {name} is true or false, got {chosen[name]!r}")
         # With one scale for all channels of a weight, it is the weights whose ranges must be alike.
         blind = (("observe", False),) if options.get("weights") == "unsigned" else ()
         first = [
-            *([Named("smooth-quant", ())] if smooths else []),
-            *([Named("equalize-layers", blind)] if equalizes else []),
+            *([Named("smooth-quant", ())] if chosen["smooth"] else []),
+            *([Named("equalize-layers", blind)] if chosen["equalize"] else []),
+            *([Named("center-channels", ())] if chosen["center"] else []),
         ]
         step = Named("insert-fake-quant", tuple({"scheme": scheme, **options}.items()))  # type: ignore[arg-type]
         placed = tuple(o for o in step.options if o[0] == "placement")

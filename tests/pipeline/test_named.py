@@ -49,6 +49,7 @@ def test_o2_is_o1_for_any_target():
         ("clean{exact=true}", "takes no options, got exact"),
         ("int8{smooth=3}", "int8: smooth is true or false, got 3"),
         ("int8{equalize=no}", "int8: equalize is true or false, got 'no'"),
+        ("int8{center=no}", "int8: center is true or false, got 'no'"),
     ],
 )
 def test_options_that_are_not_there(text: str, why: str):
@@ -59,9 +60,13 @@ def test_options_that_are_not_there(text: str, why: str):
 @pytest.mark.parametrize(
     ("text", "passes"),
     [
-        ("int8", ["smooth-quant", "equalize-layers", "insert-fake-quant", "correct-bias"]),
-        ("int8{smooth=false}", ["equalize-layers", "insert-fake-quant", "correct-bias"]),
-        ("int8{equalize=false,smooth=false}", ["insert-fake-quant", "correct-bias"]),
+        (
+            "int8",
+            ["smooth-quant", "equalize-layers", "center-channels", "insert-fake-quant", "correct-bias"],
+        ),
+        ("int8{smooth=false}", ["equalize-layers", "center-channels", "insert-fake-quant", "correct-bias"]),
+        ("int8{equalize=false,smooth=false,center=false}", ["insert-fake-quant", "correct-bias"]),
+        ("int8-dynamic{center=true}", ["center-channels", "insert-fake-quant"]),
         ("int8-dynamic{equalize=true}", ["equalize-layers", "insert-fake-quant"]),
         ("int8-dynamic", ["insert-fake-quant"]),
         ("int8-dynamic{smooth=true}", ["smooth-quant", "insert-fake-quant"]),
