@@ -19,6 +19,7 @@ class Threads(Alone):
     """A process of three, as a thread."""
 
     count = COUNT
+    count_sent = 0
 
     def __init__(
         self, rank: int, held: list[object], met: threading.Barrier, sent: "list[queue.Queue[object]]"
@@ -39,6 +40,7 @@ class Threads(Alone):
     def send(self, text: str, tensors: Sequence[torch.Tensor], rank: int) -> None:
         assert self.rank != rank == 0
         self.sent[self.rank].put((text, list(tensors)))
+        self.count_sent += len(tensors)
 
     def receive(self, rank: int) -> tuple[str, list[torch.Tensor]]:
         return self.sent[rank].get(timeout=10)  # type: ignore[return-value]  # as put
@@ -58,11 +60,12 @@ def test_each_part_once(made: tuple[list[int], ...]) -> None:
     program, x = words(), ids(12)
     held: list[object] = [None] * COUNT
     met, sent = threading.Barrier(COUNT), [queue.Queue[object]() for _ in range(COUNT)]
+    groups = [Threads(rank, held, met, sent) for rank in range(COUNT)]
     outcomes: list[object] = [None] * COUNT
 
     def run(rank: int) -> None:
         dataset = open_data({"ids": x}, program.signature, 2)
-        job = Job(dataset, program, Threads(rank, held, met, sent), None)
+        job = Job(dataset, program, groups[rank], None)
         for shard in made[rank]:
             pieces: list[Piece] = []
             for step in job.shards[shard]:
@@ -76,6 +79,7 @@ def test_each_part_once(made: tuple[list[int], ...]) -> None:
     for thread in threads:
         thread.join(20)
     assert all(q.empty() for q in sent)
+    assert sum(g.count_sent for g in groups) == 2 * len(set().union(*made) - set(made[0])), "of two outputs"
     expected = program(x)
     assert isinstance(outcomes[0], dict)
     assert all(torch.allclose(outcomes[0][name], expected[name]) for name in expected)

@@ -195,11 +195,11 @@ class _Uses:
         )
 
     def _can_be_left_out(self, bias: Node) -> bool:
-        """Whether all ranks but one can add zeros: a weight, or what a call (rounding) makes of one, zeros of zeros."""
+        """Whether all ranks but one can add zeros: a weight, or what calls (rounding) make of one, zeros of zeros."""
         if bias.op == "get_attr":
             return True
         first = bias.args[0] if bias in self._known else None
-        if not isinstance(first, Node) or first.op != "get_attr":
+        if not isinstance(first, Node) or not self._can_be_left_out(first):
             return False
         others = map_arg(bias.args[1:], self._known.__getitem__)
         kwargs = map_arg(bias.kwargs, self._known.__getitem__)

@@ -1,6 +1,7 @@
 """`shard-linears`: ranks together give what the program gives, each holds its share, and what can't be shared stays."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -249,21 +250,28 @@ class TestWhatStaysWhole:
         with pytest.raises(InputError, match="choose_qparams_1 at 2 keeps its rows together"):
             shards(rounded, 2)
 
-    def test_a_bias_that_hangs_on_an_input_or_on_two_weights(self) -> None:
-        def inputs(x: torch.Tensor, y: torch.Tensor, w: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            return F.linear(F.linear(x, w).relu(), v, y.neg())
+    @pytest.mark.parametrize(
+        "bias",
+        [
+            lambda y, b, c: y,
+            lambda y, b, c: y.neg(),
+            lambda y, b, c: b - c,
+            lambda y, b, c: b.exp().mul(2.0),
+            lambda y, b, c: torch.cat([b[:1], c[:1]]),
+        ],
+        ids=["an input", "of an input", "two weights", "no zeros", "joined"],
+    )
+    def test_a_bias_that_is_more_than_a_weight(self, bias: Callable[..., torch.Tensor]) -> None:
+        def net(x: torch.Tensor, y: torch.Tensor, **weights: torch.Tensor) -> torch.Tensor:
+            hidden = F.linear(x, weights["w"]).relu()
+            return F.linear(hidden, weights["v"], bias(y, weights["b"], weights["c"]))
 
-        def weights(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor, **b: torch.Tensor) -> torch.Tensor:
-            return F.linear(F.linear(x, w).relu(), v, b["b"] - b["c"])
+        whole = program(net, rand(2, 4), rand(2), w=rand(8, 4), v=rand(2, 8), b=rand(2), c=rand(2))
+        assert refusals(whole, 2) == {"w": "the bias of linear_1 is computed"}
 
-        told = {"w": "the bias of linear_1 is computed"}
-        assert refusals(program(inputs, rand(2, 4), rand(2), w=rand(8, 4), v=rand(2, 8)), 2) == told
-        whole = program(weights, rand(2, 4), w=rand(8, 4), v=rand(2, 8), b=rand(2), c=rand(2))
-        assert refusals(whole, 2) == told
-
-    def test_a_bias_that_a_call_makes_of_a_weight_zeros_of_zeros(self) -> None:
+    def test_a_bias_that_calls_make_of_a_weight_zeros_of_zeros(self) -> None:
         def net(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-            return F.linear(F.linear(x, w).relu(), v, b.mul(2.0))
+            return F.linear(F.linear(x, w).relu(), v, b.mul(2.0).neg())
 
         for part in checked(program(net, rand(2, 4), w=rand(8, 4), v=rand(2, 8), b=rand(2)), 2):
             assert sums(part) == 1
