@@ -3,7 +3,7 @@
 Uniform random programs find none of the classic pass bugs, planted motifs find all of them. A motif is a
 plain function in the manner of a rule's pattern; near-misses are made from it: an inner value gets another
 user, a weight becomes an input, two plantings share a weight, the motif is planted behind itself, arguments
-get other ranks and sizes.
+get other ranks and sizes, literals and dtypes are perturbed (see `fxopt.testing.perturbation`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,10 +17,11 @@ from fxopt.frontend.capture import quiet_torch
 from fxopt.program import Program
 from fxopt.rewriting.recorder import Recording, RecordingError, record
 from fxopt.rewriting.rule import ArgumentKind, Parameter, Rule, rule_parameters
-from fxopt.rewriting.sizes import NoSize, size_node
 from fxopt.rewriting.template import example_arguments
 from fxopt.testing.builder import WEIGHT_KINDS, ProgramBuilder
 from fxopt.testing.choice import Choose
+from fxopt.testing.emission import NoSize, emitted
+from fxopt.testing.perturbation import Operand, Perturbation, drawn_perturbation
 
 __all__ = ["Motif", "focused", "plant"]
 
@@ -79,6 +80,14 @@ class _Example:
         except (RuntimeError, IndexError, TypeError, ValueError):
             return False
         return True
+
+    def operands(self, shapes: Shapes) -> dict[str, Operand]:
+        """The tensor arguments at these shapes."""
+        return {
+            p.name: Operand(tuple(shapes[p.name]), self.dtypes[p.name], p.kind is ArgumentKind.CONST)
+            for p in _parameters(self.motif)
+            if p.name in shapes
+        }
 
     def record(self, program: Program, shapes: Shapes) -> Recording | None:
         """The motif at these shapes, None if it does not take them."""
@@ -187,12 +196,7 @@ def _plant(draw: Choose, b: ProgramBuilder, example: _Example, pool: Sequence[No
         with quiet_torch():  # sizes that do not suit are tried, and torch logs each complaint
             recording = example.record(b.program, attempt)
         if recording is not None:
-            nodes = {
-                p.name: _argument(draw, b, p, example.dtypes[p.name], attempt[p.name], pool)
-                for p in _parameters(example.motif)
-                if p.name in attempt
-            }
-            return _emit(draw, b, recording, nodes)
+            return _emit(draw, b, recording, example.operands(attempt), pool)
     return []
 
 
@@ -206,17 +210,14 @@ def _dynamic(b: ProgramBuilder, example: _Example, shapes: Shapes) -> Shapes:
 
 
 def _argument(
-    draw: Choose,
-    b: ProgramBuilder,
-    parameter: Parameter,
-    dtype: torch.dtype,
-    shape: list[Size],
-    pool: Sequence[Node],
-) -> Node:
+    draw: Choose, b: ProgramBuilder, name: str, operand: Operand, pool: Sequence[Node]
+) -> Node | float:
     """A node for an argument: mostly a weight for a `Const`, else a value of the pool or a new input."""
-    key = list(map(str, shape))
-    if parameter.kind is ArgumentKind.CONST and not draw.chance(8):
-        sizes = [int(d) for d in shape]
+    if operand.number is not None:
+        return operand.number
+    key, dtype = list(map(str, operand.shape)), operand.dtype
+    if operand.is_weight and not draw.chance(8):
+        sizes = [int(d) for d in operand.shape]
         weights = b.program.weight_nodes()
         same = [
             w for w in weights if list(map(str, w.meta["val"].shape)) == key and w.meta["val"].dtype == dtype
@@ -225,7 +226,7 @@ def _argument(
             return draw.of(same)
         kind = (
             "positive"
-            if "var" in parameter.name
+            if "var" in name
             else draw.of(
                 ("normal", "normal", "normal", "constant", "integers", *b.kinds[len(WEIGHT_KINDS) :])
             )
@@ -235,31 +236,22 @@ def _argument(
     if fitting and not draw.chance(5):
         return draw.latest(fitting)
     if dtype.is_floating_point or dtype is torch.bool:
-        return b.input(shape, dtype=dtype)
-    return b.input(shape, dtype=dtype, low=0, high=2)
+        return b.input(operand.shape, dtype=dtype)
+    return b.input(operand.shape, dtype=dtype, low=0, high=2)
 
 
-def _emit(draw: Choose, b: ProgramBuilder, recording: Recording, nodes: dict[str, Node]) -> list[Node]:
-    env: dict[Node, Node] = {placeholder: nodes[name] for name, placeholder in recording.placeholders.items()}
-    sources = list(nodes.values())
-    inner: list[Node] = []
-
-    def argument(value: object) -> object:
-        if isinstance(value, Node):
-            return env[value]
-        if isinstance(value, (list, tuple)):
-            return [argument(v) for v in value]
-        if isinstance(value, torch.SymInt):
-            return size_node(b.call, value.node.expr, sources)
-        return value
-
+def _emit(
+    draw: Choose,
+    b: ProgramBuilder,
+    recording: Recording,
+    operands: dict[str, Operand],
+    pool: Sequence[Node],
+) -> list[Node]:
+    change = drawn_perturbation(draw, b, recording, operands) if draw.chance(3) else None
+    change = change or Perturbation(operands)
+    nodes = {name: _argument(draw, b, name, operand, pool) for name, operand in change.operands.items()}
     try:
-        for call in recording.calls:
-            kwargs = {k: argument(v) for k, v in call.kwargs.items()}
-            env[call] = b.call(call.target, *map(argument, call.args), **kwargs)
-            if call not in recording.outputs and isinstance(call.meta["val"], torch.Tensor):
-                inner.append(env[call])
+        results, inner = emitted(b, recording, nodes, change.literals)
     except NoSize:
         return []
-    results = [env[o] for o in recording.outputs if isinstance(o, Node)]
     return [*results, draw.of(inner)] if inner and draw.chance(6) else results

@@ -26,6 +26,7 @@ from fxopt.errors import FxoptError
 from fxopt.pipeline import Pass, PassManager
 from fxopt.program import Program
 from fxopt.testing import build_program
+from fxopt.testing.check import REFUSALS
 from fxopt.testing.choice import Choose
 from fxopt.testing.motifs import Motif, focused
 
@@ -125,7 +126,7 @@ class Fuzzer:
         self.figures.lowered += 1
         for target in TARGETS:
             found = TargetCheck(target)(program, trial)
-            if found is not None and "has no rule for" not in found.text:
+            if found is not None and not any(refusal in found.text for refusal in REFUSALS):
                 self.keep(seed, program, trial.passes, target)
 
     def keep(self, seed: int, program: Program, passes: Sequence[Pass], target: str | None) -> None:

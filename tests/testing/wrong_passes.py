@@ -162,7 +162,7 @@ class MergeEqual(Pass):
     motifs: ClassVar = (motif, equal)
 
     def key(self, node):
-        return node.args[0], node.args[1]
+        return node.args
 
     def run(self, rewriter: Rewriter) -> None:
         first: dict[object, torch.fx.Node] = {}
@@ -179,7 +179,7 @@ class MergeIgnoringArguments(MergeEqual):
     contract = Contract.EXACT
 
     def key(self, node):
-        return node.args[0]
+        return node.args[0], node.args[2]
 
 
 class DropReluAfterRelu(RewritePass):

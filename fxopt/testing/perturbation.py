@@ -1,0 +1,239 @@
+"""Perturbations: a planted motif whose literals, or arguments' ranks and dtypes, are not those of the motif.
+
+A motif's strides, axes, paddings and weights of two axes are those that its author thought of, which are those
+that a pass's author thought of. A perturbed one has others, of which the op table and the schemas say what they
+are; what torch refuses, on fake tensors or at any size of the batch, is not drawn.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch.fx import Node
+
+from fxopt.frontend.capture import quiet_torch
+from fxopt.ops import ArgumentKind, argument_kinds, is_pure, op_info
+from fxopt.program import Program, evaluate_dim
+from fxopt.rewriting.recorder import Recording
+from fxopt.testing.builder import WEIGHT_KINDS, ProgramBuilder
+from fxopt.testing.choice import Choose
+from fxopt.testing.emission import SizeOf, Spot, emitted
+from fxopt.verification import sample_inputs
+from fxopt.verification.evaluator import evaluate_each
+
+__all__ = ["Operand", "Perturbation", "drawn_perturbation"]
+
+Size = int | torch.SymInt
+
+_TRIES = 3
+_INTS = (1, 0, 2, 3, -1, 5)
+_FLOATS = (1.0, 0.0, -1.0, 0.5, 2.0, 1e-3)
+_NUMBERS = (1, 0, 2, -1, *_FLOATS, -0.0, True)
+_NON_FINITE = (float("inf"), float("-inf"), float("nan"))
+_DTYPES = (torch.float32, torch.float64, torch.int64, torch.bool, torch.int32, torch.float16)
+_WORDS = ("none", "tanh", "floor", "trunc", "constant", "reflect", "replicate", "mean", "sum")
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor argument of a motif: what it is planted with."""
+
+    shape: tuple[Size, ...]
+    dtype: torch.dtype
+    is_weight: bool
+    number: float | None = None
+    """Stands in its place."""
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """What is other than in the motif."""
+
+    operands: Mapping[str, Operand]
+    """Those that are used, by name."""
+    literals: Mapping[Spot, object] = field(default_factory=dict)
+
+
+def drawn_perturbation(
+    draw: Choose, b: ProgramBuilder, recording: Recording, operands: Mapping[str, Operand]
+) -> Perturbation | None:
+    """One change or two; None if torch takes none of those that are tried.
+
+    Args:
+        draw: choices.
+        b: the program that the motif is to be planted in.
+        recording: of the motif.
+        operands: its tensor arguments as they are.
+    """
+    with quiet_torch():  # what does not suit is tried, and torch logs each complaint
+        tried = (_taken(recording, _changed(draw, b, recording, operands)) for _ in range(_TRIES))
+        return next((found for found in tried if found is not None), None)
+
+
+def _changed(
+    draw: Choose, b: ProgramBuilder, recording: Recording, operands: Mapping[str, Operand]
+) -> Perturbation:
+    changed, literals = dict(operands), dict[Spot, object]()
+    spots = list(_spots(recording))
+    for _ in range(1 + draw.below(2)):
+        if spots and not draw.chance(3):
+            spot, kind, call = draw.of(spots)
+            literals[spot] = _Literal(draw, b, call, operands).other(kind, _at(call, spot))
+        else:
+            changed |= _other_operands(draw, changed)
+    return Perturbation(changed, literals)
+
+
+def _spots(recording: Recording) -> Iterator[tuple[Spot, ArgumentKind, Node]]:
+    """The arguments that may be redrawn: literals, and tensors in the place of which a number may stand."""
+    for at, call in enumerate(recording.calls):
+        if not isinstance(call.target, torch._ops.OpOverload):
+            continue
+        for i, kind in enumerate(argument_kinds(call.target)):
+            value = call.kwargs.get(kind.name) if kind.keyword_only else call.args[i]
+            literal = kind.base in _OTHERS and not (isinstance(value, Node) and kind.is_list)
+            number = kind.base == "Tensor" and i > 0 and isinstance(value, (Node, int, float))
+            if literal or number:
+                yield (at, kind.name if kind.keyword_only else i), kind, call
+
+
+def _at(call: Node, spot: Spot) -> object:
+    key = spot[1]
+    return call.kwargs[key] if isinstance(key, str) else call.args[key]
+
+
+class _Literal:
+    """Draws another value for an argument of a call."""
+
+    def __init__(self, draw: Choose, b: ProgramBuilder, call: Node, operands: Mapping[str, Operand]) -> None:
+        self.draw = draw
+        self.non_finite = len(b.kinds) > len(WEIGHT_KINDS)
+        self.sizes = [
+            SizeOf(name, axis)
+            for name, operand in operands.items()
+            for axis, size in enumerate(operand.shape)
+            if isinstance(size, torch.SymInt)
+        ]
+        assert isinstance(call.target, torch._ops.OpOverload)
+        self.info = op_info(call.target)
+        ranks = (v.dim() for a in call.all_input_nodes if isinstance(v := a.meta["val"], torch.Tensor))
+        self.axes = max(next(ranks, 0) + self.info.dims_inserted, 1)
+
+    def other(self, kind: ArgumentKind, value: object) -> object:
+        """Another value for an argument that is `value`."""
+        if kind.optional and value is not None and self.draw.chance(3):
+            return None
+        if not kind.is_list:
+            return self.element(kind, value)
+        items = list(value) if isinstance(value, (list, tuple)) else []
+        if not items:
+            return [self.element(kind, 0)] * (kind.length or 1)
+        where = self.draw.below(len(items) + 2)
+        if where == len(items):
+            return [self.element(kind, items[0])] * len(items)
+        if where == len(items) + 1:
+            return items[:-1] if self.draw.chance(2) else [*items, self.element(kind, items[-1])]
+        new = self.element(kind, items[where])
+        if (
+            new in items and kind.name in self.info.dims
+        ):  # axes stay apart: of a permutation two change places
+            items[items.index(new)] = items[where]
+        items[where] = new
+        return items
+
+    def element(self, kind: ArgumentKind, value: object) -> object:
+        """Another number, word, or dtype."""
+        if kind.name in self.info.dims:
+            return self.draw.below(self.axes)
+        return _OTHERS.get(kind.base, _number)(self, value)
+
+
+def _integer(of: _Literal, value: object) -> object:
+    near = (value + 1, value - 1) if isinstance(value, int) else ()
+    return of.draw.of((*_INTS, *near, *of.sizes))
+
+
+def _float(of: _Literal, value: object) -> object:
+    near = (-value, value * 2) if isinstance(value, (int, float)) else ()
+    return of.draw.of((*_FLOATS, *near, *(_NON_FINITE if of.non_finite else ())))
+
+
+def _number(of: _Literal, value: object) -> object:
+    near = (-value,) if isinstance(value, (int, float)) else ()
+    return of.draw.of((*_NUMBERS, *near, *of.sizes, *(_NON_FINITE if of.non_finite else ())))
+
+
+_OTHERS: dict[str, Callable[[_Literal, object], object]] = {
+    "int": _integer,
+    "float": _float,
+    "Number": _number,
+    "bool": lambda _, value: not value,
+    "ScalarType": lambda of, _: of.draw.of(_DTYPES),
+    "String": lambda of, _: of.draw.of(_WORDS),
+}
+"""How another value is drawn, by the argument's type."""
+
+
+def _other_operands(draw: Choose, operands: Mapping[str, Operand]) -> dict[str, Operand]:
+    """One of other sizes, a number or no weight (or one); or of another dtype, at times with all of its dtype."""
+    name = draw.of(list(operands))
+    operand = operands[name]
+    match draw.below(4):
+        case 0:
+            shape = draw.of(_other_shapes(draw, operand.shape))
+            return {name: replace(operand, shape=shape)}
+        case 1:
+            dtype, alone = draw.of(_DTYPES), draw.chance(2)
+            same = {name: operand} if alone else operands
+            return {n: replace(o, dtype=dtype) for n, o in same.items() if o.dtype is operand.dtype}
+        case 2:
+            return {name: replace(operand, number=float(draw.of(_FLOATS)))}
+        case _:
+            fixed = tuple(d if isinstance(d, int) else 3 for d in operand.shape)
+            return {name: replace(operand, shape=fixed, is_weight=not operand.is_weight)}
+
+
+def _other_shapes(draw: Choose, shape: tuple[Size, ...]) -> list[tuple[Size, ...]]:
+    """With an axis less or more, with none, with a size of one or another."""
+    axis = draw.below(max(len(shape), 1))
+    sized = [(*shape[:axis], size, *shape[axis + 1 :]) for size in (1, 2, 5)] if shape else []
+    return [shape[1:], (1, *shape), shape[:-1], (*shape, 1), (), *sized]
+
+
+def _taken(recording: Recording, change: Perturbation) -> Perturbation | None:
+    """The perturbation, less what it leaves unused; None if torch does not take the calls.
+
+    They must run on fake tensors, and on real ones at sizes that are drawn for a check.
+    """
+    b = ProgramBuilder()
+    nodes = {name: _stand_in(b, operand) for name, operand in change.operands.items()}
+    try:
+        results, inner = emitted(b, recording, nodes, change.literals)
+        if not results or not all(map(is_pure, b.program.calls())):
+            return None
+        program = b.finish(*results, *inner)
+        samples = sample_inputs(program.signature, seed=0)
+        if not all(_as_inferred(program, s.tensors, s.sizes) for s in samples):
+            return None
+    except Exception:  # shape functions and kernels raise whatever they like
+        return None
+    used = {n: o for n, o in change.operands.items() if not isinstance(at := nodes[n], Node) or at.users}
+    return Perturbation(used, change.literals)
+
+
+def _stand_in(b: ProgramBuilder, operand: Operand) -> Node | float:
+    if operand.number is not None:
+        return operand.number
+    if operand.is_weight:
+        return b.weight([int(d) for d in operand.shape], kind="positive", dtype=operand.dtype)
+    whole = not operand.dtype.is_floating_point and operand.dtype is not torch.bool
+    return b.input(operand.shape, dtype=operand.dtype, low=0 if whole else None, high=2 if whole else None)
+
+
+def _as_inferred(program: Program, tensors: Sequence[torch.Tensor], sizes: Mapping[str, int]) -> bool:
+    """Whether the values have the shapes that were inferred from the example's sizes."""
+    return all(
+        [evaluate_dim(program.dim(d), dict(sizes)) for d in node.meta["val"].shape] == list(value.shape)
+        for node, value in evaluate_each(program, tensors).items()
+        if isinstance(value, torch.Tensor)
+    )

@@ -1,0 +1,149 @@
+"""Perturbed motifs: varied, runnable at every size, off in the simplest draw."""
+
+import random
+from collections import Counter
+
+import torch
+from torch.fx import Node
+
+from fxopt.ops import op_key
+from fxopt.rewriting import Const
+from fxopt.testing import ProgramBuilder, build_program
+from fxopt.testing.choice import Choose
+from fxopt.testing.motifs import Motif, _examples, plant
+from fxopt.testing.perturbation import Operand, _taken, drawn_perturbation
+from fxopt.testing.perturbation import Perturbation as Change
+from fxopt.verification import evaluate, sample_inputs
+
+
+def _convolved(x: torch.Tensor, w: Const) -> torch.Tensor:
+    return torch.conv2d(x, w, None, [2, 1], [1, 0]).relu().softmax(1)
+
+
+def _biased(x: torch.Tensor, w: Const, b: Const) -> torch.Tensor:
+    return torch.nn.functional.linear(x, w, b) * 2 + x.sum(1, keepdim=True)
+
+
+def _normalised(x):
+    return torch.batch_norm(x, None, None, x.mean(0), x.var(0), False, 0.1, 1e-5, True)
+
+
+def _made(motif, seeds=150, **options):
+    return [
+        build_program(Choose(random.Random(s).randrange), motifs=[motif], max_ops=1, **options)[0]
+        for s in range(seeds)
+    ]
+
+
+def _calls(programs, key):
+    return [n for p in programs for n in p.calls() if op_key(n.target) == key]
+
+
+def test_literals_of_every_kind_are_redrawn():
+    made = _made(_convolved, 200)
+    convolutions = _calls(made, "aten.conv2d.default")
+    seen = [Counter(str(n.args[i]) for n in convolutions) for i in (3, 4)]
+    assert all(len(values) >= 4 for values in seen), seen
+    assert {n.args[1] for n in _calls(made, "aten.softmax.int")} >= {0, 1, 2, 3}
+    sums = _calls(_made(_biased, 300), "aten.sum.dim_IntList")
+    assert {n.args[2] for n in sums} == {True, False} and {len(n.args[1] or ()) for n in sums} >= {0, 1, 2}
+
+
+def test_most_motifs_stay_as_they_are():
+    convolutions = _calls(_made(_convolved, 300), "aten.conv2d.default")
+    plain = sum(n.args[3:6] == ([2, 1], [1, 0], [1, 1]) for n in convolutions)
+    assert 0.6 < plain / len(convolutions) < 0.98
+
+
+def test_operands_are_of_other_ranks_and_dtypes_numbers_and_sizes():
+    made = _made(_biased, 300)
+    linears, products = _calls(made, "aten.linear.default"), _calls(made, "aten.mul.Tensor")
+    assert len({n.args[0].meta["val"].dtype for n in linears}) >= 3
+    assert {n.args[0].op for n in linears} == {"placeholder", "get_attr"}
+    assert any(
+        isinstance(n.args[1], Node) and op_key(n.args[1].target) == "aten.sym_size.int" for n in products
+    )
+    assert {type(n.args[1]) for n in products} >= {bool, int, float}
+
+
+def test_the_weight_of_a_linear_is_a_vector_too():
+    def motif(x, w: Const):
+        return torch.nn.functional.linear(x, w).relu()
+
+    linears = _calls(_made(motif, 120), "aten.linear.default")
+    assert {n.args[1].meta["val"].dim() for n in linears} == {1, 2}
+
+
+def test_numbers_stand_for_tensors():
+    sums = _calls(_made(lambda x, y: torch.add(x, y).relu()), "aten.add.Tensor")
+    assert any(isinstance(n.args[1], (int, float)) for n in sums)
+
+
+def test_infinities_only_where_they_are_asked_for():
+    def numbers(**options):
+        made = _calls(_made(lambda x: x * 2, 300, **options), "aten.mul.Tensor")
+        return {str(n.args[1]) for n in made if isinstance(n.args[1], float)}
+
+    assert numbers() & {"inf", "-inf", "nan"} == set()
+    assert numbers(non_finite=True) & {"inf", "-inf", "nan"}
+
+
+def test_what_is_drawn_runs_at_every_size():
+    for motif in (_convolved, _biased):
+        for program in _made(motif, 60):
+            for sample in sample_inputs(program.signature, seed=1):
+                evaluate(program, sample.tensors)
+
+
+def _change(function, shape, literals, **options):
+    """The motif of one argument with other literals, None if it is refused."""
+    b = ProgramBuilder()
+    size = [b.batch if d is None else d for d in shape]
+    example = next(e for e in _examples(function) if len(e.shapes["x"]) == len(shape))
+    recording = example.record(b.program, {"x": size})
+    operand = Operand(tuple(size), torch.float32, is_weight=False, **options)
+    return _taken(recording, Change({"x": operand}, literals))
+
+
+def test_what_only_the_example_takes_is_refused():
+    """The batch of the example is 7: its fifth row is there, and five of its rows are no five at other sizes."""
+    assert _change(lambda x: x.select(1, 0).relu(), (None, 4), {(0, 2): 3}) is not None
+    assert _change(lambda x: x.select(0, 0).relu(), (None, 4), {(0, 2): 5}) is None
+    assert _change(lambda x: x.narrow(0, 0, 1).relu(), (None, 4), {(0, 3): 5}) is None
+
+
+def test_what_kernels_refuse_or_has_effects_is_refused():
+    assert _change(lambda x: torch.celu(x, 1.0).relu(), (None, 4), {(0, 1): 2.0}) is not None
+    assert _change(lambda x: torch.celu(x, 1.0).relu(), (None, 4), {(0, 1): 0.0}) is None
+    assert _change(_normalised, (None, 4), {(2, 7): 0.5}) is not None
+    assert _change(_normalised, (None, 4), {(2, 5): True}) is None
+
+
+def test_an_argument_that_is_left_unused_is_not_made():
+    b = ProgramBuilder()
+    (example,) = (e for e in _examples(lambda x, y: x + y) if {len(s) for s in e.shapes.values()} == {2})
+    recording = example.record(b.program, {"x": [4, 4], "y": [4, 4]})
+    assert recording is not None
+    kept = _taken(recording, Change(example.operands({"x": [4, 4], "y": [4, 4]}), {(0, 1): 2}))
+    assert kept is not None and set(kept.operands) == {"x"}
+
+
+def test_the_simplest_draw_is_the_motif_itself():
+    b = ProgramBuilder()
+    plant(Choose(lambda _: 0), b, Motif(_convolved), ())
+    (convolution,) = _calls([b.program], "aten.conv2d.default")
+    assert convolution.args[3:5] == ([2, 1], [1, 0])
+
+
+def test_a_perturbation_is_that_of_its_draws():
+    def drawn(seed):
+        b = ProgramBuilder()
+        example = _examples(_convolved)[0]
+        recording = example.record(b.program, example.shapes)
+        assert recording is not None
+        return drawn_perturbation(
+            Choose(random.Random(seed).randrange), b, recording, example.operands(example.shapes)
+        )
+
+    assert [drawn(s) for s in range(20)] == [drawn(s) for s in range(20)]
+    assert any(drawn(s) is None for s in range(20)) and any(drawn(s) is not None for s in range(20))
