@@ -57,6 +57,7 @@ def check_pass(
     min_fired: float = 0.05,
     idempotent: bool = True,
     targets: Sequence[str] = _TARGETS,
+    perturb: bool = True,
     shrink: bool = True,
     reproduce: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
@@ -80,6 +81,7 @@ def check_pass(
         min_fired: the least share of programs in which it must change something.
         idempotent: whether a second run must change nothing.
         targets: to which one in twenty programs is lowered.
+        perturb: one planted motif in three has other literals, ranks or dtypes.
         shrink: make a failing program smaller before it is reported.
         reproduce: a folder; a failure is bisected to its rewrite, reduced, and written there.
         progress: show how far it is on standard error; by default on a terminal.
@@ -100,7 +102,9 @@ def check_pass(
 
     most = examples if examples is not None else profile.max_examples
     non_finite = item.contract is Contract.EXACT
-    drawn = programs(motifs=planted, families=families, max_ops=max_ops, non_finite=non_finite)
+    drawn = programs(
+        motifs=planted, families=families, max_ops=max_ops, non_finite=non_finite, perturb=perturb
+    )
 
     def check(program: Program, turn: int) -> None:
         counts["programs"] += 1

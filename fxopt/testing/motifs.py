@@ -173,7 +173,9 @@ def focused(function: Function, fires: Callable[[Program], bool]) -> Motif:
     return Motif(function, tuple(likely))
 
 
-def plant(draw: Choose, b: ProgramBuilder, motif: Motif, pool: Sequence[Node]) -> list[Node]:
+def plant(
+    draw: Choose, b: ProgramBuilder, motif: Motif, pool: Sequence[Node], *, perturb: bool = False
+) -> list[Node]:
     """Plants a motif; returns its results, and inner values that must get another user.
 
     Args:
@@ -181,12 +183,15 @@ def plant(draw: Choose, b: ProgramBuilder, motif: Motif, pool: Sequence[Node]) -
         b: the program.
         motif: what to plant.
         pool: values that may serve as its arguments.
+        perturb: one in three has other literals, ranks or dtypes.
     """
     likely = motif.likely if motif.likely and not draw.chance(4) else _examples(motif.function)
-    return _plant(draw, b, draw.of(likely), pool)
+    return _plant(draw, b, draw.of(likely), pool, perturb=perturb)
 
 
-def _plant(draw: Choose, b: ProgramBuilder, example: _Example, pool: Sequence[Node]) -> list[Node]:
+def _plant(
+    draw: Choose, b: ProgramBuilder, example: _Example, pool: Sequence[Node], *, perturb: bool = False
+) -> list[Node]:
     sizes: dict[Axis, int] = {}
     for together in example.coupled:
         sizes |= dict.fromkeys(together, draw.of(_SIZES))
@@ -196,7 +201,9 @@ def _plant(draw: Choose, b: ProgramBuilder, example: _Example, pool: Sequence[No
         with quiet_torch():  # sizes that do not suit are tried, and torch logs each complaint
             recording = example.record(b.program, attempt)
         if recording is not None:
-            return _emit(draw, b, recording, example.operands(attempt), pool)
+            operands = example.operands(attempt)
+            change = drawn_perturbation(draw, b, recording, operands) if perturb and draw.chance(3) else None
+            return _emit(draw, b, recording, change or Perturbation(operands), pool)
     return []
 
 
@@ -241,14 +248,8 @@ def _argument(
 
 
 def _emit(
-    draw: Choose,
-    b: ProgramBuilder,
-    recording: Recording,
-    operands: dict[str, Operand],
-    pool: Sequence[Node],
+    draw: Choose, b: ProgramBuilder, recording: Recording, change: Perturbation, pool: Sequence[Node]
 ) -> list[Node]:
-    change = drawn_perturbation(draw, b, recording, operands) if draw.chance(3) else None
-    change = change or Perturbation(operands)
     nodes = {name: _argument(draw, b, name, operand, pool) for name, operand in change.operands.items()}
     try:
         results, inner = emitted(b, recording, nodes, change.literals)

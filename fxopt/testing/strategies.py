@@ -45,6 +45,7 @@ def build_program(
     motifs: Sequence[Callable[..., object] | Motif] = (),
     max_ops: int = 8,
     non_finite: bool = False,
+    perturb: bool = True,
 ) -> tuple[Program, str]:
     """One program and the script that builds it.
 
@@ -55,6 +56,7 @@ def build_program(
             ops.
         max_ops: the most steps.
         non_finite: weights may hold NaN and infinities, of which only a contract of the same bits speaks.
+        perturb: one planted motif in three has other literals, ranks or dtypes.
     """
     names = list(families) if families is not None else list(FAMILIES)
     b = ProgramBuilder(kinds=NON_FINITE_KINDS if non_finite else WEIGHT_KINDS)
@@ -67,7 +69,7 @@ def build_program(
     for step in range(steps):
         if step == where or (motifs and draw.chance(4)):
             motif = draw.of(list(motifs))
-            made = plant(draw, b, motif if isinstance(motif, Motif) else Motif(motif), pool)
+            made = plant(draw, b, motif if isinstance(motif, Motif) else Motif(motif), pool, perturb=perturb)
         else:
             source = draw.latest(pool)
             node = FAMILIES[draw.of(names)](draw, b, source, pool)
@@ -99,6 +101,7 @@ def programs(
     motifs: Sequence[Callable[..., object] | Motif] = (),
     max_ops: int = 8,
     non_finite: bool = False,
+    perturb: bool = True,
 ) -> Program:
     """Valid programs over one dynamic size, `batch`.
 
@@ -108,10 +111,11 @@ def programs(
         motifs: functions annotated as rule patterns, planted among random ops with their near-misses.
         max_ops: the most steps.
         non_finite: weights may hold NaN and infinities, of which only a contract of the same bits speaks.
+        perturb: one planted motif in three has other literals, ranks or dtypes.
     """
     choose = Choose(lambda n: draw(_below(n)))
     program, script = build_program(
-        choose, families=families, motifs=motifs, max_ops=max_ops, non_finite=non_finite
+        choose, families=families, motifs=motifs, max_ops=max_ops, non_finite=non_finite, perturb=perturb
     )
     _SCRIPTS[program] = script
     return program

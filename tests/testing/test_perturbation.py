@@ -128,9 +128,16 @@ def test_an_argument_that_is_left_unused_is_not_made():
     assert kept is not None and set(kept.operands) == {"x"}
 
 
+def test_a_motif_is_perturbed_only_where_that_is_asked_for():
+    made = _made(_convolved, 100, perturb=False)
+    assert {tuple(map(str, n.args[3:6])) for n in _calls(made, "aten.conv2d.default")} == {
+        ("[2, 1]", "[1, 0]", "[1, 1]")
+    }
+
+
 def test_the_simplest_draw_is_the_motif_itself():
     b = ProgramBuilder()
-    plant(Choose(lambda _: 0), b, Motif(_convolved), ())
+    plant(Choose(lambda _: 0), b, Motif(_convolved), (), perturb=True)
     (convolution,) = _calls([b.program], "aten.conv2d.default")
     assert convolution.args[3:5] == ([2, 1], [1, 0])
 
