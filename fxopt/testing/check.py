@@ -57,7 +57,7 @@ def check_pass(
     min_fired: float = 0.05,
     idempotent: bool = True,
     targets: Sequence[str] = _TARGETS,
-    perturb: bool = True,
+    perturb: bool = False,
     shrink: bool = True,
     reproduce: str | os.PathLike[str] | None = None,
     progress: bool | None = None,

@@ -45,7 +45,7 @@ def build_program(
     motifs: Sequence[Callable[..., object] | Motif] = (),
     max_ops: int = 8,
     non_finite: bool = False,
-    perturb: bool = True,
+    perturb: bool = False,
 ) -> tuple[Program, str]:
     """One program and the script that builds it.
 
@@ -101,7 +101,7 @@ def programs(
     motifs: Sequence[Callable[..., object] | Motif] = (),
     max_ops: int = 8,
     non_finite: bool = False,
-    perturb: bool = True,
+    perturb: bool = False,
 ) -> Program:
     """Valid programs over one dynamic size, `batch`.
 

@@ -111,7 +111,10 @@ class Fuzzer:
         motifs = [m for item in set(chosen) for m in self.motifs(item)]
         draw = Choose(source.randrange)
         program, _ = build_program(
-            draw, motifs=motifs if source.random() < 0.8 else (), max_ops=source.choice((4, 8, 16))
+            draw,
+            motifs=motifs if source.random() < 0.8 else (),
+            max_ops=source.choice((4, 8, 16)),
+            perturb=True,
         )
         trial = Trial(tuple(passes) if source.random() < 0.7 else tuple(self.passes))
         self.figures.count(program, trial)

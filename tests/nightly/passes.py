@@ -24,7 +24,9 @@ def checked(item: Pass, programs: int) -> dict[str, object]:
     name, start = item.pass_name(), time.process_time()
     result: dict[str, object] = {"pass": name}
     try:
-        result["counts"] = check_pass(item, examples=programs, min_fired=LEAST_FIRED.get(name, 0.05))
+        result["counts"] = check_pass(
+            item, examples=programs, min_fired=LEAST_FIRED.get(name, 0.05), perturb=True
+        )
     except (CheckFailure, ExceptionGroup) as failure:
         result["failed"] = str(failure)
     return result | {"seconds": time.process_time() - start}

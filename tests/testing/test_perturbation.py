@@ -28,9 +28,11 @@ def _normalised(x):
     return torch.batch_norm(x, None, None, x.mean(0), x.var(0), False, 0.1, 1e-5, True)
 
 
-def _made(motif, seeds=150, **options):
+def _made(motif, seeds=150, *, perturb=True, **options):
     return [
-        build_program(Choose(random.Random(s).randrange), motifs=[motif], max_ops=1, **options)[0]
+        build_program(
+            Choose(random.Random(s).randrange), motifs=[motif], max_ops=1, perturb=perturb, **options
+        )[0]
         for s in range(seeds)
     ]
 
