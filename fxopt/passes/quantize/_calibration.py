@@ -5,13 +5,15 @@ from typing import Any
 
 import torch
 from torch.fx import Interpreter, Node
+from torch.fx.node import map_arg
 
 from fxopt.analysis.ranges import Histogram
 from fxopt.errors import InputError
+from fxopt.ops import fake_quantize, round_blocks
 from fxopt.program import Program, origins_of
 from fxopt.verification.sampling import batch_tensors
 
-__all__ = ["calibrate", "each_batch", "place_of", "watch"]
+__all__ = ["calibrate", "called", "each_batch", "last_uses", "place_of", "watch"]
 
 
 class _Watcher(Interpreter):
@@ -86,6 +88,25 @@ def each_batch(program: Program, data: Iterable[object], run: Callable[..., obje
             raise InputError(f"batch {count - 1} of the calibration data: {error}") from error
     if not count:
         raise InputError("the calibration data is empty: ranges need at least one batch")
+
+
+def called(node: Node, value: Callable[[Node], Any], *, rounds: bool = True) -> Any:
+    """What a call gives, of the values of what it reads; without `rounds` a rounding gives what it reads."""
+    args, kwargs = map_arg((node.args, dict(node.kwargs)), value)
+    if not rounds and node.target in (fake_quantize, round_blocks):
+        return args[0]
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def last_uses(nodes: Iterable[Node]) -> dict[Node, list[Node]]:
+    """By node, the values that no later one of these, which are in order, reads."""
+    last: dict[Node, list[Node]] = {}
+    seen: set[Node] = set()
+    for node in reversed(list(nodes)):
+        fresh = [n for n in node.all_input_nodes if n not in seen]
+        seen.update(fresh)
+        last[node] = fresh
+    return last
 
 
 def place_of(node: Node) -> str:

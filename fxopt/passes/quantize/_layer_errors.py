@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from torch.fx import Node
-from torch.fx.node import map_arg
 
 from fxopt.analysis.cost import Cost
 from fxopt.ops import bind, fake_quantize, round_blocks
 from fxopt.passes._names import aten_name
-from fxopt.passes.quantize._calibration import each_batch
+from fxopt.passes.quantize._calibration import called, each_batch
 from fxopt.passes.quantize._edges import product_of
 from fxopt.passes.quantize._left_out import weight_behind
 from fxopt.program import Program, origins_of
@@ -126,21 +125,21 @@ class _Walk:
                 self._to_outputs(sites, values.plain)
 
     def _call(self, node: Node, values: _Values) -> list[_Site]:
-        plain = values.plain[node] = _called(node, values.plain.__getitem__, rounds=False)
+        plain = values.plain[node] = called(node, values.plain.__getitem__, rounds=False)
         if node.target in (fake_quantize, round_blocks):
             with torch.no_grad():
-                values.rounded[node] = _called(node, values.plain.__getitem__)
+                values.rounded[node] = called(node, values.plain.__getitem__)
                 error = values.rounded[node] - plain
             owner = self._alone(node)
             return [] if owner is None else [self._site(owner, node, values, error, torch.zeros_like(error))]
         if node in self._weights:
-            values.rounded[node] = _called(node, lambda n: values.rounded.get(n, values.plain[n]))
+            values.rounded[node] = called(node, lambda n: values.rounded.get(n, values.plain[n]))
         layer = self.layers.get(node)
         if layer is None:
             return []
         with torch.no_grad():
-            error = _called(node, lambda n: values.rounded.get(n, values.plain[n])) - plain
-            of_weights = _called(node, self._only_weights(values)) - plain
+            error = called(node, lambda n: values.rounded.get(n, values.plain[n])) - plain
+            of_weights = called(node, self._only_weights(values)) - plain
             layer.signal += float(plain.double().square().sum())
             layer.noise += float(error.double().square().sum())
             self._see(layer, node, values.plain)
@@ -262,10 +261,3 @@ def _bits(node: Node) -> int:
     low, high = node.args[3], node.args[4]
     assert isinstance(low, int) and isinstance(high, int)
     return (high - low).bit_length()
-
-
-def _called(node: Node, value: Callable[[Node], Any], *, rounds: bool = True) -> Any:
-    args, kwargs = map_arg((node.args, dict(node.kwargs)), value)
-    if not rounds and node.target in (fake_quantize, round_blocks):
-        return args[0]
-    return node.target(*args, **kwargs)  # type: ignore[operator]

@@ -4,16 +4,15 @@ Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Corre
 empirical form of its appendix D.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from torch.fx import Node
-from torch.fx.node import map_arg
 
 from fxopt.ops import bind, fake_quantize
-from fxopt.passes.quantize._calibration import each_batch
+from fxopt.passes.quantize._calibration import called, each_batch, last_uses
 from fxopt.passes.quantize._edges import contraction_of, is_weight
 from fxopt.passes.quantize._placement import placement_of
 from fxopt.pipeline import Contract, Pass, register_pass
@@ -131,7 +130,7 @@ class _Beside:
 
     def __init__(self, program: Program, layers: dict[Node, _Layer]) -> None:
         self._program, self._layers = program, layers
-        self._last = _last_uses(program)
+        self._last = last_uses(program.graph.nodes)
         self._counts: dict[Node, int] = {}
         self._error, self._error_corrected = 0.0, 0.0
         self.shifts: dict[Node, torch.Tensor] = {}
@@ -158,12 +157,12 @@ class _Beside:
                 del values[used]
 
     def _called(self, node: Node, values: dict[Node, "_Three"]) -> "_Three":
-        plain = _call(node, lambda n: values[n].plain, rounds=False)
-        rounded = _call(node, lambda n: values[n].rounded)
+        plain = called(node, lambda n: values[n].plain, rounds=False)
+        rounded = called(node, lambda n: values[n].rounded)
         if all(values[n].rounded is values[n].corrected for n in node.all_input_nodes):
             corrected = rounded
         else:
-            corrected = _call(node, lambda n: values[n].corrected)
+            corrected = called(node, lambda n: values[n].corrected)
         return _Three(plain, rounded, self._corrected(node, plain, corrected))
 
     def _corrected(self, node: Node, wanted: object, got: object) -> object:
@@ -213,24 +212,6 @@ class _Three:
         return cls(value, value, value)
 
 
-def _last_uses(program: Program) -> dict[Node, list[Node]]:
-    """By node, the values that no later one reads."""
-    last: dict[Node, list[Node]] = {}
-    seen: set[Node] = set()
-    for node in reversed(list(program.graph.nodes)):
-        fresh = [n for n in node.all_input_nodes if n not in seen]
-        seen.update(fresh)
-        last[node] = fresh
-    return last
-
-
-def _call(node: Node, value: Callable[[Node], Any], *, rounds: bool = True) -> object:
-    args, kwargs = map_arg((node.args, dict(node.kwargs)), value)
-    if node.target is fake_quantize and not rounds:
-        return args[0]
-    return node.target(*args, **kwargs)  # type: ignore[operator]
-
-
 def _correct(rewriter: Rewriter, node: Node, layer: _Layer, shift: torch.Tensor, *, rounds: bool) -> None:
     """Gives a layer its new bias, a multiple of the same units as the old one if that was rounded.
 
@@ -263,7 +244,7 @@ def _bias_value(rewriter: Rewriter, bias: object) -> torch.Tensor:
     if tensor is not None:
         return tensor.detach()
     assert isinstance(bias, Node)
-    found = _call(bias, lambda n: cast(torch.Tensor, rewriter.value(n)).detach())
+    found = called(bias, lambda n: cast(torch.Tensor, rewriter.value(n)).detach())
     assert isinstance(found, torch.Tensor)
     return found
 

@@ -9,8 +9,9 @@ from torch import nn
 
 import fxopt
 from fxopt.ops import bind, fake_quantize
+from fxopt.passes.quantize._calibration import last_uses
 from fxopt.passes.quantize._placement import Placement, register_placement
-from fxopt.passes.quantize.correct_bias import CorrectBias, _Beside, _last_uses, _Three
+from fxopt.passes.quantize.correct_bias import CorrectBias, _Beside, _Three
 from fxopt.passes.quantize.insert_fake_quant import InsertFakeQuant
 from fxopt.pipeline import PassManager, PipelineResult
 from fxopt.program import Program
@@ -186,7 +187,7 @@ class TestWhetherItHelps:
 
 def test_values_go_after_their_last_use() -> None:
     before = program(lambda x, w: F.linear(x, w).relu() + x, DATA[0], w=rand(6, 6))
-    last = _last_uses(before)
+    last = last_uses(before.graph.nodes)
     names = {n.name: [u.name for u in used] for n, used in last.items() if used}
     assert names == {"linear": ["w"], "relu": ["linear"], "add": ["relu", "args_0"], "output": ["add"]}
 
