@@ -1,5 +1,7 @@
 """Weights of 2 to 4 bits in files: packed, and the same integers when they are opened."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -83,6 +85,59 @@ def test_eager_files_are_smaller(bits: int, share: int, tmp_path: Path) -> None:
     opened = fxopt.load(tmp_path / "net.fxopt")
     assert torch.equal(opened(X), artifact(X))
     assert fxopt.verify(simulated, opened).ok
+
+
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [
+        ("int8-weights{bits=4}", 2),
+        ("int8-weights{bits=3}", 2),
+        ("int8-weights{bits=2}", 4),
+        ("int8-weights{bits=4,weights=unsigned}", 2),
+    ],
+)
+def test_torchscript_files_are_smaller(options: str, share: int, tmp_path: Path) -> None:
+    whole = lower(rounded("int8-weights"), "torchscript").size
+    simulated = rounded(options)
+    artifact = lower(simulated, "torchscript", path=tmp_path / "net.pt")
+    integers = 2 * 64 * 256
+    assert whole - artifact.size == pytest.approx(integers - integers / share, abs=4000)
+    opened = fxopt.load(tmp_path / "net.pt")
+    assert torch.equal(opened(X), artifact(X)) and torch.equal(opened(X), artifact(X)), "the second time too"
+    assert fxopt.verify(simulated, opened).ok
+
+
+@pytest.mark.parametrize(
+    "options", ["int8-weights{bits=3}", "int8-weights{bits=2}", "int4-weights{symmetric=false}"]
+)
+def test_a_torchscript_file_has_the_program_s_integers(options: str, tmp_path: Path) -> None:
+    simulated = rounded(options)
+    lower(simulated, "torchscript", path=tmp_path / "net.pt")
+    code = (
+        "import sys, torch\n"
+        f"module = torch.jit.load({str(tmp_path / 'net.pt')!r})\n"
+        "before = {n: b.numel() for n, b in module.named_buffers()}\n"
+        "module(torch.ones(4, 64))\n"
+        f"torch.save((before, dict(module.named_buffers())), {str(tmp_path / 'found.pt')!r})\n"
+        "assert 'fxopt' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=tmp_path)
+    before, found = torch.load(tmp_path / "found.pt")
+    wanted = with_integer_weights(simulated)
+    names = list(few_bits(wanted))
+    assert len(names) >= 2
+    for name in names:
+        unpacked = found[f"{name}_unpacked"]
+        assert before[f"{name}_unpacked"] == 0, "nothing but the bytes is stored"
+        assert torch.equal(unpacked, wanted.weights[name]) and unpacked.dtype is torch.int8
+
+
+def test_entry_points_of_a_torchscript_file_share_packed_weights(tmp_path: Path) -> None:
+    simulated = rounded("int8-weights{bits=4}")
+    both = lower({"a": simulated, "b": simulated}, "torchscript", path=tmp_path / "both")
+    files = [f.stat().st_size for f in (tmp_path / "both").iterdir()]
+    assert sum(files) < 1.5 * lower(simulated, "torchscript").size
+    assert torch.equal(both.a(X), both.b(X))
 
 
 def test_blocks_are_packed_in_eager_files() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.fx import Node
 
+from fxopt.lowering.few_bits import few_bits
 from fxopt.lowering.kernels.plan import plan_kernels
 from fxopt.lowering.kernels.values import (
     Integers,
@@ -33,6 +34,7 @@ from fxopt.lowering.torchscript.guards import guard_lines
 from fxopt.lowering.torchscript.literals import arguments_text, literal_text, scalar_type
 from fxopt.lowering.torchscript.sizes import function_text, is_size_function
 from fxopt.lowering.torchscript.trials import Trial, trial_lines
+from fxopt.lowering.torchscript.unpacking import Unpacked, unpacking_lines
 from fxopt.ops.info import op_key
 from fxopt.ops.schema import ArgumentKind, argument_kinds, is_random
 from fxopt.program.program import Program, origins_of
@@ -48,8 +50,11 @@ _RESERVED = frozenset(
 )  # fmt: skip
 
 
-Attributes = dict[str | Packed | Trial, str]
-"""The names in the module of weights, of packed ones, and of what tries kernels."""
+Content = str | Packed | Trial | Unpacked
+"""What a module holds: a weight by name, one that is packed for a kernel, what tries kernels, a weight that was unpacked."""
+
+Attributes = dict[Content, str]
+"""The names in the module of what it holds."""
 
 _MOST_GROUPS = 100
 """Of a convolution: above it torch's x86 engine takes a kernel of fbgemm's that adds pairs of products in 16 bits."""
@@ -77,12 +82,13 @@ def has_text(node: Node) -> bool:
 class Emitter:
     """What a lowering rule writes with: it knows the program and the variables of its values."""
 
-    def __init__(self, program: Program, method: str, others: Mapping[str | Packed | Trial, str]) -> None:
+    def __init__(self, program: Program, method: str, others: Mapping[Content, str]) -> None:
         self.program, self.method = program, method
         self.names = Names(_RESERVED)
         self.attributes = Names({"training", "forward", "code", "graph", method, *others.values()})
         self.variables: dict[Value, str] = {}
         self.lines: list[str] = []
+        self.few = few_bits(program)
         self.choices: dict[Step, Choice[Node]] = {}
         self.source = Source("", dict(others), plan_kernels(program, most_groups=_MOST_GROUPS, once=True))
 
@@ -103,7 +109,7 @@ class Emitter:
         read = {*program.output_nodes(), *(v for s in self.source.plan.steps for v in operands_of(s))}
         for node in program.weight_nodes():
             if node in read:
-                self.variables[node] = f"self.{self._attribute(str(node.target), str(node.target))}"
+                self.variables[node] = f"self.{self._weight(str(node.target))}"
         self.choices = {c.selections[0]: c for c in node_choices(program)}
         inner = {n for c in self.choices.values() for n in (*c.first, *c.second, *c.selections[1:])}
         self._block([s for s in self.source.plan.steps if s not in inner], "    ")
@@ -114,7 +120,17 @@ class Emitter:
         self.source.text = "\n".join([head, *self.lines, f"    return ({values.rstrip()})"]) + "\n"
         return self.source
 
-    def _attribute(self, content: str | Packed | Trial, wanted: str) -> str:
+    def _weight(self, name: str) -> str:
+        """The attribute of a weight; one of few bits is unpacked first."""
+        stored = self._attribute(name, name)
+        if name not in self.few:
+            return stored
+        content = Unpacked(name, self.few[name], tuple(self.program.weights[name].shape))
+        attribute = self._attribute(content, f"{name}_unpacked")
+        self.lines += [f"    {line}" for line in unpacking_lines(content, stored, attribute)]
+        return attribute
+
+    def _attribute(self, content: Content, wanted: str) -> str:
         """The module's attribute of a weight, or of what it holds besides."""
         if content not in self.source.attributes:
             self.source.attributes[content] = self.attributes.new(wanted)
@@ -205,7 +221,7 @@ def _kind(argument: object) -> str:
 
 
 def emit_source(
-    program: Program, *, method: str = "forward", others: Mapping[str | Packed | Trial, str] | None = None
+    program: Program, *, method: str = "forward", others: Mapping[Content, str] | None = None
 ) -> Source:
     """The program as the text of a TorchScript method.
 

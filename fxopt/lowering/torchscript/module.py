@@ -13,10 +13,12 @@ import torch.jit._state as jit_state
 from torch import nn
 
 from fxopt.errors import LoweringError
+from fxopt.lowering.few_bits import packed_bits
 from fxopt.lowering.kernels.packing import pack, quietly
 from fxopt.lowering.kernels.values import Packed
 from fxopt.lowering.torchscript.emit import Source
 from fxopt.lowering.torchscript.trials import trial_value
+from fxopt.lowering.torchscript.unpacking import Unpacked
 from fxopt.program.seal import SEAL_SIZE, sealed
 from fxopt.program.weights import tighten
 
@@ -62,6 +64,9 @@ def script_bytes(source: Source, weights: Mapping[str, torch.Tensor], extra: Map
     """
     # Each weight alone in its memory: the file would hold all memory that a view looks into.
     values = tighten({n: weights[n].detach() for n in source.attributes if isinstance(n, str)})
+    for content in source.attributes:
+        if isinstance(content, Unpacked):
+            values[content.weight] = packed_bits(weights[content.weight], content.few)
     with _fresh_compilation_unit():
         builder = torch._C.ConcreteModuleTypeBuilder(_HOLDER)
         kind = torch._C.TensorType.get()
@@ -70,6 +75,9 @@ def script_bytes(source: Source, weights: Mapping[str, torch.Tensor], extra: Map
             if isinstance(content, str):
                 parameter = isinstance(weights[content], nn.Parameter)
                 builder.add_attribute(attribute, kind, parameter, not parameter)
+            elif isinstance(content, Unpacked):
+                builder.add_attribute(attribute, kind, False, True)
+                others[attribute] = torch.empty(0, dtype=torch.int8)
             else:
                 value = pack(content, weights) if isinstance(content, Packed) else trial_value(content)
                 others[attribute] = value
@@ -84,8 +92,8 @@ def script_bytes(source: Source, weights: Mapping[str, torch.Tensor], extra: Map
         except RuntimeError as error:
             raise LoweringError(f"TorchScript refuses the program: {_reason(error)}") from error
         with quietly():
-            content = module.save_to_buffer(dict(extra))  # type: ignore[attr-defined]
-    return sealed([memoryview(content)[:-_COMMENT]], SEAL_MARK)
+            stored = module.save_to_buffer(dict(extra))  # type: ignore[attr-defined]
+    return sealed([memoryview(stored)[:-_COMMENT]], SEAL_MARK)
 
 
 def _reason(error: RuntimeError) -> str:
