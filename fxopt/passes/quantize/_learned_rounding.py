@@ -98,14 +98,12 @@ def _learned(
         soft = (sigmoid * (_HIGH - _LOW) + _LOW).clamp(0, 1)
         q = (down + soft).clamp(steps.low, steps.high)
         gradient = 2 * ((q - steps.zero_point) * steps.scale @ read - wanted) * unit
-        gradient *= down + soft == q
         if step >= warm:
             beta = _BLUNT + 0.5 * (_SHARP - _BLUNT) * (
                 1 + math.cos(math.pi * (step - warm) / (learning.steps - warm))
             )
             undecided = 2 * soft - 1
             gradient -= learning.penalty * 2 * beta * undecided.sign() * undecided.abs() ** (beta - 1)
-        open = (soft > 0) & (soft < 1)
-        choice.grad = gradient * open * sigmoid * (1 - sigmoid) * (_HIGH - _LOW)
+        choice.grad = gradient * sigmoid * (1 - sigmoid) * (_HIGH - _LOW)
         adam.step()
     return torch.sigmoid(choice) > 0.5
