@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -80,6 +81,19 @@ class TestAgainstPrograms:
         row = tuple(Device(f"cpu:{i}") for i in range(3))
         problem = Problem(pieces, row, FAR, live=live_of(program, pieces))
         assert problem.held_bytes(stages) == held(program, pieces, stages)
+
+    def test_a_size_keeps_nothing_alive(self) -> None:
+        """Stages read sizes of what is at hand."""
+        b = ProgramBuilder()
+        x = b.input((b.batch, 8))
+        y = b.call("aten.relu", x)
+        z = b.call("aten.sum.dim_IntList", b.call("aten.tanh", y), [1])
+        rows = b.call("aten.sym_size.int", y, 0)
+        program = b.finish(b.call("aten.exp", b.call("aten.reshape", b.call("aten.sin", z), [rows, 1])))
+        pieces = pieces_of(program, dict.fromkeys(program.calls(), 1.0))
+        alive = live_of(program, pieces).alive
+        maker = next(i for i, p in enumerate(pieces.pieces) if p.calls[0] is y)
+        assert np.nonzero(alive[:, maker])[0].tolist() == [maker, maker + 1]
 
     def test_without_it_weights_are_all_that_is_known(self) -> None:
         program = side_branches()

@@ -164,3 +164,15 @@ def test_every_schedule_is_tried_once() -> None:
     _, ends = least_makespan(work)
     found, proved = scheduled(work, [0] * 6, ends.tolist(), 0.0, deadline=time.monotonic() + 60)
     assert (found.value, proved) == (11.0, True)
+
+
+def test_nothing_is_moved_to_where_it_has_no_room() -> None:
+    b = ProgramBuilder()
+    x = b.input((2, 8))
+    program = b.finish(*(b.call("aten.linear", x, b.weight((8, 8))) for _ in range(12)))
+    parts = pieces_of(program, seconds_of(program, {n.name: 1.0 for n in program.calls()}))
+    work = Work(parts, (Device("cpu:0"), Device("cpu:1", memory=2 * 8 * 8 * 4)), Links(Link(1e15, 0.0)), {})
+    _, ends = least_makespan(work)
+    found, _ = scheduled(work, [0] * 12, ends.tolist(), 0.0, deadline=time.monotonic() + 60)
+    assert has_room(work, found.device_of)
+    assert found.value == 10.0
