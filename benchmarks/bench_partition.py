@@ -17,11 +17,10 @@ from itertools import accumulate
 
 import torch
 
-from fxopt.passes.partition import Device, Link, PartitionPlan, partition
+from fxopt.passes.partition import Device, Link, PartitionPlan, partition, seconds_of
 from fxopt.passes.partition._devices import Links
 from fxopt.passes.partition._pieces import pieces_of
 from fxopt.passes.partition._problem import Problem
-from fxopt.passes.partition._times import seconds_of
 from fxopt.program import Program
 from fxopt.testing import ProgramBuilder
 from tests.traced import traced

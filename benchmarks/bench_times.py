@@ -13,8 +13,7 @@ from scipy.stats import spearmanr
 
 import fxopt
 from fxopt.measure import calibrate, profile
-from fxopt.passes.partition import Rates, read_cost
-from fxopt.passes.partition._times import seconds_of
+from fxopt.passes.partition import Rates, read_cost, seconds_of
 from tests.traced import traced
 from tests.zoo import names
 

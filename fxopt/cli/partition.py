@@ -17,7 +17,7 @@ from fxopt.cli.options import JsonFlag, PluginOption, QuietFlag, TrustFlag, load
 from fxopt.errors import InputError
 
 if TYPE_CHECKING:
-    from fxopt.passes.partition._problem import Objective
+    from fxopt.passes.partition import Objective
 
 __all__ = ["partition"]
 

@@ -28,7 +28,7 @@ class Few:
 
 def few_bits(program: Program) -> dict[str, Few]:
     """By name, the weights whose integers have 2 to 4 bits."""
-    from fxopt.passes.quantize._integer_weights import RANGES
+    from fxopt.passes.quantize import RANGES
 
     found = program.attached.get(RANGES, {})
     return {n: _few(*r) for n, r in found.items() if isinstance(r, list) and n in program.weights}

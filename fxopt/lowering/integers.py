@@ -15,7 +15,7 @@ def with_integer_weights(program: Program) -> Program:
     """The program with its rounded weights stored as integers; itself if it rounds nothing."""
     if not any(node.target is fake_quantize for node in program.calls()):
         return program
-    from fxopt.passes.quantize._integer_weights import StoreIntegerWeights
+    from fxopt.passes.quantize import StoreIntegerWeights
     from fxopt.pipeline import PassManager
 
     return PassManager.of([StoreIntegerWeights()]).run(program).program
@@ -29,7 +29,7 @@ def integer_notes(program: Program, placement: str) -> tuple[str, ...]:
         placement: which calls only move values, or are part of the rounding after them: those are not counted.
     """
     from fxopt.passes._names import aten_name
-    from fxopt.passes.quantize._placement import placement_of
+    from fxopt.passes.quantize import placement_of
 
     kernels = placement_of(placement)
     passed_by = kernels.same_scale | kernels.absorbed | {"getitem"}

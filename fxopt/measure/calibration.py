@@ -22,8 +22,7 @@ from fxopt.analysis.cost import Cost, CostSummary
 from fxopt.frontend import trace
 from fxopt.measure.clock import Lap, seconds_of
 from fxopt.measure.machine import this_machine
-from fxopt.passes.partition import Rates
-from fxopt.passes.partition._times import VIEW, kind_of, op_name
+from fxopt.passes.partition import VIEW, Rates, kind_of, op_name
 
 __all__ = ["calibrate", "described_machine", "own_time"]
 

@@ -10,15 +10,18 @@
 
 from fxopt.passes.partition._devices import Device, Link, read_devices
 from fxopt.passes.partition._plan import PartitionPlan, Stage
+from fxopt.passes.partition._problem import Objective
 from fxopt.passes.partition._side_by_side import run_wired
 from fxopt.passes.partition._stages import Wires
-from fxopt.passes.partition._times import Profile, Rates, read_cost
+from fxopt.passes.partition._times import VIEW, Profile, Rates, kind_of, op_name, read_cost, seconds_of
 from fxopt.passes.partition.partition import Partition, partition, plan_of
 from fxopt.passes.partition.shard_linears import Row, ShardLinears, run_together, shards
 
 __all__ = [
+    "VIEW",
     "Device",
     "Link",
+    "Objective",
     "Partition",
     "PartitionPlan",
     "Profile",
@@ -27,11 +30,14 @@ __all__ = [
     "ShardLinears",
     "Stage",
     "Wires",
+    "kind_of",
+    "op_name",
     "partition",
     "plan_of",
     "read_cost",
     "read_devices",
     "run_together",
     "run_wired",
+    "seconds_of",
     "shards",
 ]
