@@ -5,6 +5,7 @@ import operator
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fxopt.analysis.finite import is_finite
 from fxopt.testing import ProgramBuilder
@@ -18,12 +19,29 @@ FINITE = {
     "of weights": lambda x, n, s, w: w.reshape(3, 2).permute(1, 0) + w.neg(),
     "clamped": lambda x, n, s, w: x.clamp(-5.0, 5.0).expand(4, 2, 3),
     "filled": lambda x, n, s, w: w.masked_fill(s, -5.0),
+    "normalised": lambda x, n, s, w: F.layer_norm(x, [3], w[0], w[1]),
+    "bounded": lambda x, n, s, w: x.softmax(-1) + x.tanh() + x.sigmoid(),
+    "products of what is normalised": lambda x, n, s, w: F.linear(x.softmax(-1), w) @ w.reshape(2, 3).tanh(),
+    "products of batches": lambda x, n, s, w: torch.bmm(x.tanh()[None], w.reshape(1, 3, 2)).repeat(1, 2, 1),
+    "looked up": lambda x, n, s, w: F.embedding(n % 2, w),
+    "gathered": lambda x, n, s, w: w.gather(1, n % 3),
+    "a piece": lambda x, n, s, w: w.split([1, 2], 1)[0],
+    "a chunk": lambda x, n, s, w: w.chunk(3, 1)[2],
+    "over a number": lambda x, n, s, w: n / 8.0,
+    "over a weight": lambda x, n, s, w: n / w,
     "counted": lambda x, n, s, w: x > 0,
 }
 OTHER = {
     "an input": lambda x, n, s, w: x + 0.5,
     "a fill": lambda x, n, s, w: w.masked_fill(s, -math.inf),
     "a choice": lambda x, n, s, w: torch.where(s, 0.0, -math.inf),
+    "normalised by an input": lambda x, n, s, w: F.layer_norm(w, [3], x[0], w[1]),
+    "normalised with an input beside": lambda x, n, s, w: F.layer_norm(w, [3], w[0], x[0]),
+    "a product of an input": lambda x, n, s, w: F.linear(x, w),
+    "a piece of an input": lambda x, n, s, w: x.split([1, 2], 1)[0],
+    "over zero": lambda x, n, s, w: n / 0.0,
+    "over what may be zero": lambda x, n, s, w: w / n,
+    "over a weight that is zero": lambda x, n, s, w: n / (w * 0),
     "a logarithm": lambda x, n, s, w: n.log(),
     "clamped above": lambda x, n, s, w: x.clamp(max=5.0),
     "clamped below": lambda x, n, s, w: x.clamp(min=5.0),

@@ -143,7 +143,7 @@ def _rewrite(rewriter: Rewriter, scores: Scores, value: Node, root: Node) -> Non
     masking = Masking(level, scores.masks)
     why = masking.objection(rewriter, scores.query)
     flat = same_sizes(level, product)
-    sizes, back = stated_shape(level), stated_shape(root)
+    sizes, back = stated_shape(level), _stated_result(root)
     if not flat and (sizes is None or back is None):
         why = why or "several sizes are dynamic, none stated"
     if why:
@@ -162,6 +162,14 @@ def _rewrite(rewriter: Rewriter, scores: Scores, value: Node, root: Node) -> Non
         mask = attention_mask(rewriter, masking, query.meta["val"].dtype)
         made = rewriter.call(_SDPA, *operands, mask, scale=None if default else scores.scale)
         rewriter.replace(root, made if flat else rewriter.call(aten.reshape.default, made, back))
+
+
+def _stated_result(root: Node) -> Sizes | None:
+    """The shape of the product with the value, as that of the weights states it where several sizes are dynamic."""
+    weights, width, stated = root.args[0], shape_of(root)[-1], stated_shape(root)
+    assert isinstance(weights, Node)
+    rows = stated_shape(weights)
+    return [*rows[:-1], width] if stated is None and rows and isinstance(width, int) and width else stated
 
 
 def _reshaped(rewriter: Rewriter, x: Node, rows: Sizes) -> Node:

@@ -221,9 +221,95 @@ def einsum_over_queries(x: Tensor, **w: Tensor) -> Tensor:
     return _joined(torch.einsum("bhij,bhid->bhjd", scores.softmax(dim=-1), v))
 
 
+LOWEST = torch.finfo(torch.float32).min
+
+
+def _flat_heads(x: Tensor, w: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = (t.reshape(-1, x.shape[1], HEAD) for t in _qkv(x, w))
+    return q, k, v
+
+
+def _by_heads(scores: Tensor, x: Tensor) -> Tensor:
+    return scores.view(x.shape[0], HEADS, x.shape[1], -1)
+
+
+def bloom(x: Tensor, **w: Tensor) -> Tensor:
+    """Heads are in the batch axis; a bias of each head by the keys' places is added there, the mask by batch and head."""
+    batch, length, _ = x.shape
+    q, k, v = _flat_heads(x, w)
+    places = (x[:, :, 0] < 1).cumsum(-1)
+    alibi = (w["bias"][:, 0, :1] * places[:, None]).reshape(batch * HEADS, 1, length)
+    scores = _by_heads(alibi.baddbmm(q, k.transpose(1, 2), beta=1.0, alpha=HEAD**-0.5), x)
+    scores = scores + torch.where(x[:, None, None, :, 0] > 1, LOWEST, 0.0)
+    out = torch.bmm(F.softmax(scores, dim=-1, dtype=torch.float32).view(batch * HEADS, length, -1), v)
+    return _joined(out.view(batch, HEADS, length, HEAD))
+
+
+def a_mask_that_multiplies(x: Tensor, **w: Tensor) -> Tensor:
+    q, k, v = _flat_heads(x, w)
+    scores = _by_heads(torch.bmm(q, k.transpose(1, 2)), x) * (x[:, None, None, :, 0] < 1)
+    out = torch.bmm(F.softmax(scores, dim=-1).view(-1, x.shape[1], x.shape[1]), v)
+    return _joined(out.view(x.shape[0], HEADS, -1, HEAD))
+
+
+def _disentangled(x: Tensor, hidden: Tensor, w: dict[str, Tensor]) -> Tensor:
+    q, k, v = _flat_heads(hidden, w)
+    bias = F.linear(q, w["narrow_k"][:, :LENGTH].t()) / torch.tensor(HEAD).sqrt()
+    scores = torch.bmm(q, k.transpose(-1, -2) / torch.tensor(HEAD).sqrt()) + bias
+    scores = _by_heads(scores, x).masked_fill(x[:, None, None, :, 0] > 1, LOWEST)
+    out = torch.bmm(F.softmax(scores, dim=-1).view(-1, x.shape[1], x.shape[1]), v)
+    return _joined(out.view(x.shape[0], HEADS, -1, HEAD))
+
+
+def deberta(x: Tensor, **w: Tensor) -> Tensor:
+    """Scores of places, computed from the query, are added in the batch axis before the mask is filled in."""
+    return _disentangled(x, F.layer_norm(x, [WIDTH]), w)
+
+
+def a_bias_that_may_be_infinite(x: Tensor, **w: Tensor) -> Tensor:
+    """Where a key is -inf by what is added, the keys that are filled with a number are seen."""
+    return _disentangled(x, x, w)
+
+
+def gpt_neo(x: Tensor, **w: Tensor) -> Tensor:
+    """The lowest number where a key is later, to which the mask of padding is added."""
+    return _filled_and_added(x, w, w["causal"][:, :, : x.shape[1], : x.shape[1]] > 0, LOWEST)
+
+
+def _filled_and_added(x: Tensor, w: dict[str, Tensor], seen: Tensor, low: float) -> Tensor:
+    q, k, v = _qkv(x, w)
+    scores = torch.where(seen, q @ k.transpose(-1, -2), torch.tensor(low))
+    scores = scores + torch.where(x[:, None, None, :, 0] > 1, low, 0.0)
+    return _joined(F.softmax(scores, dim=-1) @ v)
+
+
+def added_to_a_number_that_is_near(x: Tensor, **w: Tensor) -> Tensor:
+    return _filled_and_added(x, w, w["causal"][:, :, : x.shape[1], : x.shape[1]] > 0, -1e9)
+
+
+def added_where_all_may_be_filled(x: Tensor, **w: Tensor) -> Tensor:
+    return _filled_and_added(x, w, x[:, None, :, :1] > 0, LOWEST)
+
+
 VARIANTS: dict[str, Fn] = {
     f.__name__: f
-    for f in (nano_gpt, bert, t5, vit, llama, clip, swin, detr, perceiver, annotated, einsum, padded)
+    for f in (
+        nano_gpt,
+        bert,
+        t5,
+        vit,
+        llama,
+        clip,
+        swin,
+        detr,
+        perceiver,
+        annotated,
+        einsum,
+        padded,
+        bloom,
+        deberta,
+        gpt_neo,
+    )
 }
 TWINS: dict[str, Fn] = {
     f.__name__: f
@@ -239,5 +325,9 @@ TWINS: dict[str, Fn] = {
         latents_that_broadcast,
         filled_with_a_finite_number,
         einsum_over_queries,
+        a_mask_that_multiplies,
+        a_bias_that_may_be_infinite,
+        added_to_a_number_that_is_near,
+        added_where_all_may_be_filled,
     )
 }

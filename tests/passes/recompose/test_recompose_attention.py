@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fxopt.frontend import trace
 from fxopt.passes.recompose.recompose_attention import RecomposeAttention
 from fxopt.pipeline import PassManager
 from fxopt.program import Program
 from fxopt.testing import check_pass
 from fxopt.verification import check_programs
-from tests.passes.helpers import applied, calls, program, rand, structure, unchanged
+from tests.passes.helpers import Function, applied, calls, program, rand, structure, unchanged
 from tests.passes.recompose.attentions import LENGTH, TWINS, VARIANTS, WIDTH, weights_of
 
 ATTENTION = RecomposeAttention()
@@ -36,6 +37,56 @@ def test_variants(name: str, dynamic: bool):
     assert not {"softmax", "matmul", "bmm", "baddbmm"} & set(calls(after))
     report = check_programs(before, after)
     assert report.ok, report.reason
+
+
+@pytest.mark.parametrize("name", ["padded", "bloom", "deberta", "gpt_neo"])
+@pytest.mark.parametrize("hidden", ["all", "the first"])
+def test_queries_that_see_no_key(name: str, hidden: str):
+    """Padding may leave a query no key, or only later ones: then the numbers that are filled in and added decide."""
+    before = variant(VARIANTS[name])
+    after = PassManager.parse("O1").run(before).program
+    x = X.clone()
+    x[:, : 3 if hidden == "the first" else LENGTH, 0] = 2.0
+    torch.testing.assert_close(after(x), before(x))
+
+
+@pytest.mark.parametrize("name", ["bloom", "deberta"])
+def test_heads_in_the_batch_axis_at_any_length(name: str):
+    """The shapes in which the scores are masked and the result is are stated by what reshapes the scores."""
+    weights = weights_of()
+    if name == "deberta":
+        weights["narrow_k"] = rand(4, 6, seed=3)
+    dynamic = [{0: "batch", 1: "length"}] if name == "bloom" else [{0: "batch"}]
+    before = trace(Function(VARIANTS[name], weights).eval(), (X,), dynamic_shapes=dynamic)
+    after = PassManager.parse("O1").run(before).program
+    assert calls(after).count(SDPA) == 1
+    report = check_programs(before, after)
+    assert report.ok, report.reason
+
+
+def test_a_bias_of_the_batch_stays_when_heads_join_it():
+    """`[batch, 1, 1, keys]` has no place for the heads, which the batch axis of the masked scores has."""
+
+    def function(q, k, v, m, n):
+        scores = ((q @ k.mT).reshape(2, 3, 5, 6) + m).reshape(6, 5, 6) + n
+        return torch.softmax(scores, -1) @ v
+
+    flat = [t.reshape(6, *t.shape[2:]) for t in (Q, K, V)]
+    [why] = unchanged(ATTENTION, program(function, *flat, rand(2, 1, 1, 6), rand(6, 5, 6)))
+    assert why == "the mask m does not broadcast to the scores as they are masked later"
+
+
+def test_a_bias_of_heads_that_holds_infinities_stays():
+    bias = rand(6, 5, 6).masked_fill(rand(6, 5, 6) > 1, -math.inf)
+
+    def function(q, k, v, n, b):
+        scores = (q.reshape(6, 5, 4) @ k.reshape(6, 4, 6) + b).reshape(2, 3, 5, 6) + n
+        return torch.softmax(scores, -1).reshape(6, 5, 6) @ v.reshape(6, 6, 7)
+
+    args = (Q, K, V, rand(2, 1, 1, 6))
+    assert SDPA in calls(applied(ATTENTION, program(function, *args, b=rand(6, 5, 6))).program)
+    [why] = unchanged(ATTENTION, program(function, *args, b=bias))
+    assert why.endswith("does not broadcast to the scores as they are masked later")
 
 
 @pytest.mark.parametrize("name", TWINS)
