@@ -73,7 +73,7 @@ def test_a_bias_of_the_batch_stays_when_heads_join_it():
 
     flat = [t.reshape(6, *t.shape[2:]) for t in (Q, K, V)]
     [why] = unchanged(ATTENTION, program(function, *flat, rand(2, 1, 1, 6), rand(6, 5, 6)))
-    assert why == "the mask m does not broadcast to the scores as they are masked later"
+    assert why.endswith("does not broadcast to the scores as they are masked later")
 
 
 def test_a_bias_of_heads_that_holds_infinities_stays():
@@ -459,9 +459,9 @@ def test_masks_of_scores_in_two_shapes():
         return scores.view(2, 3, 5, 6).softmax(-1) @ v
 
     mask = rand(2, 1, 1, 5, 6, seed=4)
-    for bias in (rand(3, 5, 6, seed=3), rand(1, 3, 5, 6, seed=3), rand(6, seed=3)):
+    for bias in (rand(3, 5, 6, seed=3), rand(1, 3, 5, 6, seed=3), rand(6, seed=3), rand(2, 3, 5, 6, seed=3)):
         assert SDPA in calls(applied(ATTENTION, program(function, Q, K, V, bias, mask)).program)
-    before = program(function, Q, K, V, rand(2, 3, 5, 6, seed=3), mask)
+    before = program(function, Q, K, V, rand(2, 1, 5, 6, seed=3), mask)
     assert unchanged(ATTENTION, before) == [
         "the mask args_3 does not broadcast to the scores as they are masked later"
     ]
