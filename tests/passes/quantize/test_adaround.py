@@ -130,6 +130,15 @@ def test_sizes_of_inputs_and_of_weights_do_not_count() -> None:
     assert torch.equal(learn_rounding(w / 1024, moments(x), grid(w / 1024, 4), LEARNING), plain / 1024)
 
 
+def test_the_number_of_rows_does_not_count() -> None:
+    w, x = layer(4, 24)
+    once = learn_rounding(w, moments(x), grid(w, 3), Learning(100, 0.01, 1.0))
+    often = w.repeat(1, 50, 1)
+    assert torch.equal(
+        learn_rounding(often, moments(x), grid(often, 3), Learning(100, 0.01, 1.0)), once.repeat(1, 50, 1)
+    )
+
+
 def test_nothing_read_gives_the_nearest() -> None:
     w, x = layer(4, 6)
     assert torch.equal(learn_rounding(w, moments(0 * x), grid(w, 4), LEARNING), grid(w, 4).nearest(w))
