@@ -137,6 +137,17 @@ class TestSearch:
         assert found is not None
         assert [d.name for d in found[0].devices] == ["cpu:0", "cpu:1"]
 
+    @pytest.mark.parametrize(("seconds", "proof"), [(0.0, "optimal"), (1.0, "order ideals")])
+    def test_over_named_links_the_best_is_known_to_be(self, seconds: float, proof: str) -> None:
+        """To a thousandth, where something takes time."""
+        program = chain([8] * 5)
+        each = pieces_of(program, seconds_of(program, {n.name: seconds for n in program.calls()}))
+        named = {("cpu:0", "cpu:1"): Link(1e30, 0.0)}
+        found = search(Task(each, DEVICES[:2], Links(named=named), {}, {}), seconds=10)
+        # 4 layers over devices of speed 1 and 2: one and three
+        assert (found.split.value, found.proof) == (1.5 * seconds, proof)
+        assert found.bound == pytest.approx(1.5 * seconds, rel=1e-3)
+
     def test_rows_are_not_tried_one_by_one_where_all_places_are(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
