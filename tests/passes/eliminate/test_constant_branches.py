@@ -155,10 +155,14 @@ ZEROS = torch.zeros(4, 4)
         (lambda x, w: torch.add(F.linear(x, w), x.relu(), alpha=2), ["relu", "add"]),
         (lambda x, w: x.relu() - F.linear(x, w), ["relu"]),
         (lambda x, w: x.relu() + F.linear(x, w.t() * 2), ["relu"]),
+        (
+            lambda x, w: x.masked_fill(F.linear(x, w + 1) > 0, 0.5) + F.linear(x, w),
+            ["add", "linear", "gt", "masked_fill"],
+        ),
     ],
 )
 def test_which_sums_with_zeros_are_their_other_side(function, left: list[str]) -> None:
-    """A weight that is computed on the way is no branch and ends no search."""
+    """A weight that is computed on the way is no branch and ends no search, nor does a comparison."""
     after = applied(
         EliminateDeadWeights(), program(lambda x, w: function(x, w).exp(), rand(2, 4), w=ZEROS)
     ).program

@@ -224,8 +224,9 @@ def test_a_dropout_that_drops_stays():
     """No program that is traced has one."""
     b = ProgramBuilder()
     before = b.finish(b.call("aten.dropout", b.input((3, 4)), 0.5, True))
+    text = str(before)
     ALL.run(Rewriter(before))
-    assert calls(before) == ["dropout"]
+    assert str(before) == text
 
 
 @pytest.mark.parametrize(
