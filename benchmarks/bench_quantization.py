@@ -1,11 +1,11 @@
 """Quantized files of fxopt and of onnxruntime's own tools, from the same float model, timed in turns.
 
-    python -m benchmarks.bench_quantization [MODEL ...] [--seconds 3]
+    python -m benchmarks.bench_quantization [PART ...] [--seconds 3]
 
-Each model is measured in a process of its own, in which all files take turns (`fxopt.measure`), on one thread, by
-processor time. What is lost is measured on data that calibration did not see. benchmarks/quantization.json holds the
-figures, docs/benchmarks-quantization.md shows them, with the bars that they are held to; a model's row is replaced when it
-is measured again.
+A part is a model, or a model with other files: mixed precision, layers in float. Each is measured in a process of its
+own, in which all files take turns (`fxopt.measure`), on one thread, by processor time. What is lost is measured on data
+that calibration did not see. benchmarks/quantization.json holds the figures, docs/benchmarks-quantization.md shows them,
+with the bars that they are held to; a part's row is replaced when it is measured again.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -41,7 +41,15 @@ FLOAT, MODEL = "float onnx", "model"
 
 @dataclass(frozen=True)
 class Case:
-    """A float model, the batch that is timed, and the batches that ranges and losses are measured on."""
+    """A float model, the batch that is timed, the batches that ranges and losses are measured on, and the files.
+
+    Attributes:
+        schemes: of files for all targets, beside onnxruntime's.
+        theirs: schemes of onnxruntime's files.
+        choices: pipelines of ONNX files, by what their sides are called.
+        beyond: also a file of mixed precision whose signal to noise on the calibration data is to be so much above
+            that of onnxruntime's int8 file, dB.
+    """
 
     model: nn.Module
     timed: Batch
@@ -49,6 +57,9 @@ class Case:
     calibration: Sequence[Batch]
     held_out: Sequence[Batch]
     schemes: tuple[str, ...] = ("int8",)
+    theirs: tuple[str, ...] = ("int8",)
+    choices: Mapping[str, str] = field(default_factory=dict)
+    beyond: float | None = None
 
 
 def _picture_model(file: str, name: str) -> Case:
@@ -73,13 +84,43 @@ def _minilm() -> Case:
     seen, unseen = (batches(docstrings(p, 256)) for p in (("sklearn", "networkx"), ("email", "numpy")))
     timed = max(unseen, key=lambda b: b[0].shape[1])
     schemes = ("int8", "int8-dynamic", "int8-weights")
-    return Case(demo.model, tuple(t[:4] for t in timed), demo.dynamic, seen, unseen, schemes)
+    timed = tuple(t[:4] for t in timed)
+    return Case(demo.model, timed, demo.dynamic, seen, unseen, schemes, ("int8", "int8-dynamic"))
 
 
+def _chosen(case: Callable[[], Case], **given: object) -> Callable[[], Case]:
+    """A part of its own: the same model, other files."""
+    return lambda: replace(case(), **{"schemes": (), **given})  # type: ignore[arg-type]  # fields by name
+
+
+_RESNET = functools.partial(_picture_model, "resnet", "resnet18")
+_MOBILENET = functools.partial(_picture_model, "mobilenetv2", "mobilenetv2_w1")
+_FIRST = '"features.init_block.*=float"'
+_STAGES = f'{_FIRST},"features.stage1.*=float"'
 CASES: dict[str, Callable[[], Case]] = {
-    "resnet18": functools.partial(_picture_model, "resnet", "resnet18"),
-    "mobilenetv2": functools.partial(_picture_model, "mobilenetv2", "mobilenetv2_w1"),
+    "resnet18": _RESNET,
+    "resnet18-mixed": _chosen(_RESNET, beyond=3.0),
+    "mobilenetv2": _MOBILENET,
+    "mobilenetv2-layers": _chosen(
+        _MOBILENET,
+        choices={
+            "int8, first layer float": f"int8{{layers=[{_FIRST}]}}",
+            "int8, first stage float": f"int8{{layers=[{_STAGES}]}}",
+            "int8, two units float": f'int8{{layers=[{_STAGES},"features.stage2.unit1.*=float"]}}',
+        },
+    ),
     "minilm": _minilm,
+    "minilm-rows": _chosen(
+        _minilm,
+        theirs=("int8-dynamic",),
+        choices={
+            "int8-dynamic by rows": "int8-dynamic{rows=true}",
+            "int8-dynamic by rows, smooth, gptq": "int8-dynamic{rows=true,smooth=true},gptq",
+        },
+    ),
+    "minilm-int4": _chosen(
+        _minilm, theirs=(), choices={"int4-weights": "int4-weights{block=64,symmetric=false},gptq"}
+    ),
 }
 
 
@@ -124,11 +165,11 @@ def sides(case: Case, folder: Path) -> dict[str, tuple[Run, int]]:
     source = folder / "float.onnx"
     fxopt.lower(fxopt.run_pipeline(program, "O1"), "onnx", path=source)
     found[FLOAT] = (_session(source), source.stat().st_size)
+    for scheme in case.theirs:
+        path = folder / f"onnxruntime-{scheme}.onnx"
+        _onnxruntime(case, source, path, scheme)
+        found[f"onnxruntime {scheme}"] = (_session(path), path.stat().st_size)
     for scheme in case.schemes:
-        if scheme != "int8-weights":
-            path = folder / f"onnxruntime-{scheme}.onnx"
-            _onnxruntime(case, source, path, scheme)
-            found[f"onnxruntime {scheme}"] = (_session(path), path.stat().st_size)
         for target in ("onnx", "torchscript", "eager"):
             data = case.calibration if scheme == "int8" else None
             rounded = fxopt.run_pipeline(program, scheme, calibration=data, target=target)
@@ -136,7 +177,25 @@ def sides(case: Case, folder: Path) -> dict[str, tuple[Run, int]]:
             artifact = fxopt.lower(rounded, target, path=path)
             run: Run = _session(path) if target == "onnx" else artifact  # type: ignore[assignment]  # one tensor
             found[f"fxopt {scheme} {target}"] = (run, artifact.size)
+    for i, (side, pipeline) in enumerate(case.choices.items()):
+        path = folder / f"{i}.onnx"
+        rounded = fxopt.run_pipeline(program, pipeline, calibration=case.calibration, target="onnx")
+        size = fxopt.lower(rounded, "onnx", path=path).size
+        found[f"fxopt {side}"] = (_session(path), size)
+    if case.beyond is not None:
+        found["fxopt int8 mixed"] = _mixed(case, program, found["onnxruntime int8"][0], folder / "mixed.onnx")
     return found
+
+
+def _mixed(case: Case, program: fxopt.Program, theirs: Run, path: Path) -> tuple[Run, int]:
+    """The file of mixed precision that a search makes, for what onnxruntime's file reaches on the same data."""
+    with torch.inference_mode():
+        wanted = [case.model(*b) for b in case.calibration]
+        floor = losses(theirs, wanted, case.calibration)["sqnr"] + (case.beyond or 0.0)
+    fxopt.optimize(
+        program, pipeline="int8", calibration=case.calibration, target="onnx", path=path, min_sqnr=floor
+    )
+    return _session(path), path.stat().st_size
 
 
 def losses(run: Run, wanted: Sequence[torch.Tensor], batches: Sequence[Batch]) -> dict[str, float]:
@@ -205,6 +264,10 @@ def page(results: Mapping[str, dict]) -> str:
 _HEAD = ["", "a call", "to the model", "to float ONNX", "SQNR", "cosine", "file"]
 _RANDOM = "at batch 1 of 224 x 224, random weights, BatchNorm statistics of noise, calibrated on noise."
 _DESCRIBED = {
+    "resnet18-mixed": "The same in mixed precision, for three dB more than onnxruntime's file.",
+    "mobilenetv2-layers": "The same with its first layers in float.",
+    "minilm-rows": "The same, each row that a layer reads divided by its largest magnitude.",
+    "minilm-int4": "The same with weights of 4 bits, a scale and a zero point for 64 of them.",
     "resnet18": f"pytorchcv's `resnet18` {_RANDOM}",
     "mobilenetv2": f"pytorchcv's `mobilenetv2_w1` {_RANDOM}",
     "minilm": "all-MiniLM-L6-v2 with its real weights, four sentences of up to 32 tokens, calibrated on docstrings.",
@@ -220,7 +283,7 @@ def _line(side: str, found: Mapping[str, dict]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("models", nargs="*", help="by default all")
+    parser.add_argument("parts", nargs="*", help="by default all")
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds a side")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -228,10 +291,10 @@ def main() -> None:
     if options.child:
         logging.disable(logging.WARNING)
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(options.models[0], options.seconds, Path(folder))
+            found = measure(options.parts[0], options.seconds, Path(folder))
         sys.stdout.write("\n" + json.dumps(found) + "\n")
         return
-    for name in options.models or CASES:
+    for name in options.parts or CASES:
         command = [sys.executable, "-m", "benchmarks.bench_quantization", name, "--child"]
         done = subprocess.run(
             [*command, "--seconds", str(options.seconds)], check=True, cwd=ROOT, stdout=subprocess.PIPE
