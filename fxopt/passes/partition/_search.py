@@ -91,6 +91,9 @@ def search(task: Task, *, seconds: float) -> Found:
     deadline = time.monotonic() + seconds
     kinds = list(_kinds(task).values())
     whole = task.over(task.devices)
+    rooms = [math.inf if (room := whole.room(k)) is None else room for k in range(len(task.devices))]
+    if any(w.users and w.bytes > max(rooms) for w in task.pieces.weights):
+        raise InputError(_no_room(task))
     rows = _rows(task)
     best = _in_order(task, kinds, rows, deadline)
     known = math.inf if best is None else best[1].value

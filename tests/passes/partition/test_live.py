@@ -219,6 +219,11 @@ class TestPlans:
         with pytest.raises(InputError, match="no split fits: the weights have 153,832 bytes"):
             partition(program, devices)
 
+    def test_a_weight_that_no_device_has_room_for_needs_no_search(self) -> None:
+        devices = [Device(f"cpu:{i}", memory=2000) for i in range(5)]
+        with pytest.raises(InputError, match="no split fits: the weights have 8,192 bytes"):
+            partition(side_branches(), devices, time_limit=1e-9)
+
     def test_what_the_search_had_no_time_for_is_not_called_impossible(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -228,4 +233,4 @@ class TestPlans:
         with pytest.raises(
             InputError, match="no split was found in the time that the search has; the weights"
         ):
-            partition(program, [Device("cpu:0", memory=1), Device("cpu:1", memory=1)], time_limit=1e-9)
+            partition(program, [Device(f"cpu:{i}", memory=2100) for i in range(2)], time_limit=1e-9)
