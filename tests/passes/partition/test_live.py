@@ -164,6 +164,17 @@ class TestSearches:
         assert (found.split is not None) == (best < math.inf)
         assert lattice.split(problem, target * 0.99, most=10_000).split is None
 
+    @pytest.mark.parametrize("room", [4600, 5000, 5400, 5800, 6200, 7000])
+    def test_where_activations_decide(self, room: int) -> None:
+        program = side_branches()
+        pieces = pieces_of(program, seconds_of(program, {n.name: 1.0 for n in program.calls()}))
+        row = (Device("cpu:0", memory=room), Device("cpu:1", 2.0, memory=room))
+        problem = Problem(pieces, row, FAR, live=live_of(program, pieces))
+        best, every = best_of(problem), all_places(problem, range(len(pieces)), 2000)
+        assert every is not None
+        found = [split_in_order(problem, every), solve(problem, best=math.inf, seconds=60).split]
+        assert [math.inf if f is None else f.value for f in found] == pytest.approx([best] * 2, rel=1e-3)
+
     def test_sets_in_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from fxopt.passes.partition import _windows as windows_module
 
