@@ -150,6 +150,17 @@ def test_a_value_added_to_itself() -> None:
     assert sqnr(before, result.program, ROWS) > 110
 
 
+def test_a_layer_that_reads_what_its_result_is_added_to() -> None:
+    def function(x, w, b, u, c, v):
+        y = F.linear(x, w, b)
+        return F.linear(y + F.linear(y, u, c), v)
+
+    before = of_rows(function, u=0.2 * rand(6, 6, seed=1), c=APART, v=rand(5, 6, seed=2))
+    result = centered(before)
+    means(result, before)
+    assert sqnr(before, result.program, ROWS) > 110
+
+
 def test_a_sum_with_what_stays() -> None:
     def function(x, w, b, v):
         return F.linear(F.linear(x, w, b) + x[:, :6], v)
