@@ -113,18 +113,20 @@ def test_torchscript_files_are_smaller(options: str, share: int, tmp_path: Path)
 def test_a_torchscript_file_has_the_program_s_integers(options: str, tmp_path: Path) -> None:
     simulated = rounded(options)
     lower(simulated, "torchscript", path=tmp_path / "net.pt")
+    wanted = with_integer_weights(simulated)
+    names = list(few_bits(wanted))
     code = (
         "import sys, torch\n"
         f"module = torch.jit.load({str(tmp_path / 'net.pt')!r})\n"
         "before = {n: b.numel() for n, b in module.named_buffers()}\n"
-        "module(torch.ones(4, 64))\n"
+        "result = module(torch.ones(4, 64))\n"
+        f"for n in {names}: getattr(module, n).zero_()\n"
+        "assert torch.equal(module(torch.ones(4, 64))[0], result[0]), 'bytes are read once'\n"
         f"torch.save((before, dict(module.named_buffers())), {str(tmp_path / 'found.pt')!r})\n"
         "assert 'fxopt' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=tmp_path)
     before, found = torch.load(tmp_path / "found.pt")
-    wanted = with_integer_weights(simulated)
-    names = list(few_bits(wanted))
     assert len(names) >= 2
     for name in names:
         unpacked = found[f"{name}_unpacked"]
