@@ -11,13 +11,14 @@ from importlib.util import find_spec
 from fxopt.errors import InputError
 from fxopt.passes.partition._devices import Device, Link, Links
 from fxopt.passes.partition._exact import GAP, Solved, solve
+from fxopt.passes.partition._ideals import Flags
 from fxopt.passes.partition._live import Live
 from fxopt.passes.partition._order import split_in_order
 from fxopt.passes.partition._pieces import Pieces, renumbered
 from fxopt.passes.partition._places import Places, all_places, order_places
 from fxopt.passes.partition._problem import Objective, Problem, Split
 from fxopt.passes.partition._rows import most_places, split_over_kinds
-from fxopt.passes.partition._windows import Flags, Lattice
+from fxopt.passes.partition._windows import Lattice
 
 __all__ = ["MOST_EXACT", "Found", "Task", "search"]
 

@@ -9,19 +9,15 @@ and so do the sets of one window those of the others. What is left is joined by 
 import math
 from dataclasses import dataclass
 
-import networkx
 import numpy as np
 import numpy.typing as npt
 
-from fxopt.passes.partition._pieces import Pieces
+from fxopt.passes.partition._ideals import Array, Flags, Ideals, Open, Words, as_bits, as_flags
 from fxopt.passes.partition._problem import Problem, Split
 
-__all__ = ["Flags", "Lattice", "Tried"]
+__all__ = ["Lattice", "Tried"]
 
-Array = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.intp]
-Words = npt.NDArray[np.uint64]
 
 _TOLERANCE = 1e-9
 """Of the value asked for: sums that are rounded prove no more."""
@@ -55,45 +51,8 @@ class _Sets:
         return _Sets(self.inside[which], self.seconds[which], self.sent[which])
 
 
-def _words(flags: Flags) -> Words:
-    """Flags along the last axis as bits."""
-    count = flags.shape[-1]
-    padded = np.zeros((*flags.shape[:-1], -(-count // 64) * 64), dtype=bool)
-    padded[..., :count] = flags
-    return np.packbits(padded, axis=-1, bitorder="little").view(np.uint64)
-
-
-def _flags(words: Words, count: int) -> Flags:
-    return np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")[..., :count].astype(bool)
-
-
-class Lattice:
-    """The order ideals of some pieces."""
-
-    def __init__(self, pieces: Pieces) -> None:
-        self.pieces, self.count = pieces, len(pieces)
-        self.seconds = np.array(pieces.seconds)
-        self.needs = np.eye(self.count, dtype=bool)
-        for user, maker in sorted((u, t.maker) for t in pieces.tensors for u in t.users if t.maker >= 0):
-            if user < self.count:
-                self.needs[user] |= self.needs[maker]
-        self.after = self.needs.T.copy()
-        self.weights = np.zeros(self.count)
-        """By piece: bytes of weights that it alone reads."""
-        for weight in pieces.weights:
-            if len(weight.users) == 1:
-                self.weights[weight.users[0]] += weight.bytes
-        self.read = [
-            [t for t in pieces.tensors if piece in t.users and t.users[-1] < self.count]
-            for piece in range(self.count)
-        ]
-        """By piece: tensors that cross a cut for as long as one of their readers is behind it."""
-        self.kept = np.zeros(self.count + 1)
-        """By piece, inputs last: bytes that cross every cut behind it, to the program's outputs."""
-        for tensor in pieces.tensors:
-            if tensor.users[-1] == self.count:
-                self.kept[tensor.maker] += tensor.bytes
-        self.least: dict[tuple[bytes, bytes], float] = {}
+class Lattice(Ideals):
+    """The order ideals of some pieces, and splits whose cuts are among them."""
 
     def split(self, problem: Problem, target: float, *, most: int) -> Tried:
         """A split whose slowest stage takes at most `target` seconds.
@@ -117,30 +76,6 @@ class Lattice:
             return None
         return np.array(row.must[1:-1]), np.array(row.never[1:-1])
 
-    def least_sent(self, must: Flags, never: Flags) -> float:
-        """The fewest bytes that a cut sends with some pieces before it and some after it; infinite if there is none."""
-        key = (must.tobytes(), never.tobytes())
-        if key not in self.least:
-            self.least[key] = self._minimum_cut(must, never)
-        return self.least[key]
-
-    def _minimum_cut(self, must: Flags, never: Flags) -> float:
-        graph = networkx.DiGraph()
-        graph.add_edge("before", -1)
-        graph.add_edge(self.count, "after")
-        graph.add_edges_from(("before", int(p)) for p in np.nonzero(must)[0])
-        graph.add_edges_from((int(p), "after") for p in np.nonzero(never)[0])
-        for number, tensor in enumerate(self.pieces.tensors):
-            graph.add_edge(tensor.maker, ("sent", number), capacity=tensor.bytes)
-            for user in tensor.users:
-                graph.add_edge(("sent", number), user)
-                if user < self.count:
-                    graph.add_edge(user, tensor.maker)
-        try:
-            return float(networkx.minimum_cut_value(graph, "before", "after"))
-        except networkx.NetworkXUnbounded:
-            return math.inf
-
 
 class _Row:
     """One row of devices. Cut k is before stage k; cut 0 is before all, the last behind all."""
@@ -155,8 +90,8 @@ class _Row:
         nothing, everything = (np.full((1, count), f) for f in (False, True))
         whole = float(lattice.seconds.sum())
         self.known = {
-            0: _Sets(_words(nothing), np.zeros(1), np.zeros(1)),
-            self.stages: _Sets(_words(everything), np.full(1, whole), np.zeros(1)),
+            0: _Sets(as_bits(nothing), np.zeros(1), np.zeros(1)),
+            self.stages: _Sets(as_bits(everything), np.full(1, whole), np.zeros(1)),
         }
         self.must = [np.zeros(count, dtype=bool) for _ in range(self.stages + 1)]
         self.never = [np.zeros(count, dtype=bool) for _ in range(self.stages + 1)]
@@ -164,7 +99,7 @@ class _Row:
         for cut in range(1, self.stages):
             self.never[cut] |= ~allowed[:cut].any(axis=0)
             self.must[cut] |= ~allowed[cut:].any(axis=0)
-        self.barred = _words(~allowed)
+        self.barred = as_bits(~allowed)
         rooms = [math.inf if (room := problem.room(k)) is None else room for k in range(self.stages)]
         self.least_held = [lattice.weights.sum() - sum(rooms[cut:]) for cut in range(self.stages)]
         self.most_held = [sum(rooms[:cut]) for cut in range(self.stages)]
@@ -236,7 +171,7 @@ class _Row:
         must |= self.lattice.seconds.sum() - behind < self.low[cut] + self.speeds[cut] * link.latency
         never |= before > self.high[cut] - self.speeds[cut - 1] * link.latency
         for other, sets in self.known.items():
-            flags = _flags(sets.inside, self.lattice.count)
+            flags = as_flags(sets.inside, self.lattice.count)
             if other < cut:
                 must |= flags.all(axis=0)
             if other > cut:
@@ -247,7 +182,7 @@ class _Row:
         """All sets whose times lie between; None where there are more."""
         lattice, must, never = self.lattice, self.must[cut], self.never[cut]
         before, behind = self.speeds[cut - 1], self.speeds[cut]
-        open_ = _Open(lattice)
+        open_ = Open(lattice)
         for piece in range(lattice.count):
             open_.decide(piece, must=bool(must[piece]), never=bool(never[piece]))
             sending = self._seconds(cut, open_.sent)
@@ -276,7 +211,7 @@ class _Row:
         stage_of, place = np.zeros(self.lattice.count, dtype=int), 0
         for stage in range(self.stages - 1, 0, -1):
             place = int(parents[stage][place])
-            stage_of += ~_flags(chosen[stage].inside[place], self.lattice.count)
+            stage_of += ~as_flags(chosen[stage].inside[place], self.lattice.count)
         stages = tuple(map(int, stage_of))
         return Tried(Split(stages, self.problem.value(stages)))
 
@@ -310,7 +245,7 @@ class _Row:
         live, count = self.problem.live, self.lattice.count
         if live is None:
             return
-        start, end = (_flags(sets.inside, count) for sets in (before, after))
+        start, end = (as_flags(sets.inside, count) for sets in (before, after))
         made_before, made_after = live.before(start), live.before(end)
         taken = before.sent if stage else np.full(1, float(live.arguments))
         rows, columns = np.nonzero(right)
@@ -327,80 +262,5 @@ class _Row:
         for weight in self.problem.pieces.weights:
             readers = np.zeros(self.lattice.count, dtype=bool)
             readers[list(weight.users)] = True
-            held += weight.bytes * (own & _words(readers)).any(axis=-1)
+            held += weight.bytes * (own & as_bits(readers)).any(axis=-1)
         return held
-
-
-class _Open:
-    """Order ideals of the first pieces, which any later ones may be added to.
-
-    Attributes:
-        inside: pieces, as bits.
-        shut: pieces that are left out, and what needs them.
-        seconds: of the pieces inside.
-        most: seconds of all that are not shut out.
-        held: bytes of weights that one piece reads, of the pieces inside.
-        most_held: bytes of these of all that are not shut out.
-        sent: bytes, at least.
-    """
-
-    def __init__(self, lattice: Lattice) -> None:
-        self.lattice = lattice
-        self.inside = _words(np.zeros((1, lattice.count), dtype=bool))
-        self.shut = self.inside.copy()
-        self.seconds, self.most = np.zeros(1), np.full(1, lattice.seconds.sum())
-        self.sent = np.full(1, lattice.kept[-1])
-        self.held, self.most_held = np.zeros(1), np.full(1, lattice.weights.sum())
-        self.behind = _words(lattice.after)
-        padded = np.zeros((2, 64 * self.inside.shape[1]))
-        padded[:, : lattice.count] = lattice.seconds, lattice.weights
-        bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-        self.table = padded.reshape(2, -1, 8) @ bits.T
-        """Seconds, and bytes of weights, by place of a byte and byte."""
-
-    def _has(self, words: Words, piece: int) -> Flags:
-        bit = np.uint64(1) << np.uint64(piece % 64)
-        found: Flags = (words[:, piece // 64] & bit) != 0
-        return found
-
-    def decide(self, piece: int, *, must: bool, never: bool) -> None:
-        """Every set with the piece, where it may be, and without it."""
-        taken = [*([] if never else [self._with(piece)]), *([] if must else [self._without(piece)])]
-        if not taken:
-            self.keep(np.zeros(len(self.seconds), dtype=bool))
-            return
-        self.inside, self.shut = (np.concatenate([part[i] for part, _ in taken]) for i in range(2))
-        self._take(np.concatenate([numbers for _, numbers in taken], axis=1))
-
-    def _numbers(self) -> Array:
-        return np.stack([self.seconds, self.most, self.sent, self.held, self.most_held])
-
-    def _take(self, numbers: Array) -> None:
-        self.seconds, self.most, self.sent, self.held, self.most_held = numbers
-
-    def _with(self, piece: int) -> tuple[tuple[Words, Words], Array]:
-        rows = np.nonzero(~self._has(self.shut, piece))[0]
-        inside = self.inside[rows]
-        inside[:, piece // 64] |= np.uint64(1) << np.uint64(piece % 64)
-        lattice = self.lattice
-        added = [lattice.seconds[piece], 0.0, lattice.kept[piece], lattice.weights[piece], 0.0]
-        return (inside, self.shut[rows]), self._numbers()[:, rows] + np.array(added)[:, None]
-
-    def _without(self, piece: int) -> tuple[tuple[Words, Words], Array]:
-        shut = self.shut | self.behind[piece]
-        new = (shut & ~self.shut).view(np.uint8)
-        numbers = self._numbers()
-        for place in range(piece // 8, new.shape[1]):
-            numbers[1] -= self.table[0, place, new[:, place]]
-            numbers[4] -= self.table[1, place, new[:, place]]
-        for tensor in self.lattice.read[piece]:
-            crosses = np.ones(len(new), dtype=bool)
-            for other in (tensor.maker, *tensor.users[: tensor.users.index(piece)]):
-                crosses &= other < 0 or self._has(self.inside, other)
-            numbers[2] += tensor.bytes * crosses
-        return (self.inside, shut), numbers
-
-    def keep(self, which: Flags) -> None:
-        """Only these."""
-        self.inside, self.shut = self.inside[which], self.shut[which]
-        self._take(self._numbers()[:, which])

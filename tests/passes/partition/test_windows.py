@@ -24,7 +24,7 @@ from fxopt.passes.partition._times import seconds_of
 from fxopt.passes.partition._windows import Lattice, Tried
 from fxopt.program import Program
 from fxopt.testing import programs
-from tests.passes.partition.test_objectives import crossing, fits, value
+from tests.passes.partition.test_objectives import fits, value
 from tests.passes.partition.test_search import best_of, is_small, pieces
 from tests.traced import traced
 
@@ -222,45 +222,6 @@ class TestSplit:
         found = Lattice(problem.pieces).split(problem, 50.0, most=EVERY)
         assert found.split is not None
         assert found.split.stage_of == (0,) * 50 + (1,) * 50 + (2,) * 50
-
-
-class TestOpenSets:
-    @given(programs(max_ops=12), st.data())
-    def test_their_numbers_are_those_of_what_is_inside(self, program: Program, data: st.DataObject) -> None:
-        """When every piece is decided nothing is left that may be added."""
-        cost = {n.name: float(data.draw(st.integers(1, 5))) for n in program.calls()}
-        parts = pieces_of(program, seconds_of(program, cost))
-        lattice = Lattice(parts)
-        open_ = windows_module._Open(lattice)
-        for piece in range(len(parts)):
-            open_.decide(piece, must=False, never=data.draw(st.booleans()))
-        inside = windows_module._flags(open_.inside, len(parts))
-        assert np.array_equal(open_.seconds, inside @ lattice.seconds)
-        assert np.array_equal(open_.most, open_.seconds)
-        assert np.array_equal(open_.held, inside @ lattice.weights)
-        assert np.array_equal(open_.most_held, open_.held)
-        sent = [crossing(parts, tuple(int(not f) for f in flags), 0, 1) for flags in inside]
-        assert open_.sent.tolist() == sent
-
-
-class TestLeastSent:
-    @given(programs(max_ops=6), st.data())
-    def test_it_is_that_of_the_best_cut(self, program: Program, data: st.DataObject) -> None:
-        parts = pieces_of(program, seconds_of(program, {n.name: 1.0 for n in program.calls()}))
-        if not is_small(parts):
-            return
-        count = len(parts)
-        must = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
-        never = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
-        edges = [(t.maker, u) for t in parts.tensors for u in t.users if t.maker >= 0 and u < count]
-        sent = [
-            crossing(parts, stages, 0, 1)
-            for stages in itertools.product(range(2), repeat=count)
-            if all(stages[a] <= stages[b] for a, b in edges)
-            and not any(stages[p] for p in np.nonzero(must)[0])
-            and all(stages[p] for p in np.nonzero(never)[0])
-        ]
-        assert Lattice(parts).least_sent(must, never) == min(sent, default=math.inf)
 
 
 class TestInTheSearch:

@@ -298,6 +298,27 @@ def test_a_tenth_of_the_squared_range(apart: float, changed: bool) -> None:
     assert centered(before, [x], share=1.0).passes[0].changed
 
 
+def test_only_what_layers_read_counts() -> None:
+    """Two layers whose means are far off, and cancel in the sum, which is all that a layer reads."""
+    before = program(
+        lambda x, w, b, u, c, v: F.linear(F.linear(x, w, b) + F.linear(x, u, c), v),
+        ROWS[0],
+        **{"w": 0.3 * rand(6, 16), "u": 0.3 * rand(6, 16, seed=1), "v": rand(5, 6, seed=2)},
+        **{"b": torch.full((6,), 50.0), "c": torch.full((6,), -50.0)},
+    )
+    result = centered(before)
+    assert reasons(result) == ["calibration shows no gain"] and not result.passes[0].changed
+
+
+@pytest.mark.parametrize("side", [9.0, -9.0])
+def test_a_range_covers_zero(side: float) -> None:
+    """Channels that lie together, on one side of zero: their mean alone makes the range wide."""
+    before = of_rows(
+        lambda x, w, b, v: F.linear(F.linear(x, w, b), v), b=torch.full((6,), side), v=rand(5, 6, seed=1)
+    )
+    assert centered(before).passes[0].changed
+
+
 def test_a_bias_that_would_be_infinite() -> None:
     before = of_rows(
         lambda x, w, b, v: F.linear(F.linear(x, w, b), v), v=torch.full((5, 6), 3e38), b=1e-20 * APART,

@@ -83,6 +83,17 @@ SHORTEST: dict[str, Make] = {
 }
 
 
+def test_what_is_left_behind_by_a_size_makes_another_shorter() -> None:
+    """`u` is needed for two sizes until the second is found to be `t`; then the first takes fewer calls without `u`."""
+
+    def make(b: ProgramBuilder, size: Node) -> list[Node]:
+        t = b.call(MUL, size, 4)
+        u = b.call(ADD, t, 4)
+        return [b.call(DIV, u, 4), b.call(SUB, u, 4), t]
+
+    assert sizes_of(simplified(built(make))) == ["mul", "add"]
+
+
 @pytest.mark.parametrize("name", CHAINS)
 def test_chains(name: str):
     make, left = CHAINS[name]
