@@ -15,22 +15,12 @@ from fxopt.program import Program
 __all__ = ["is_finite"]
 
 _KEEP = frozenset(
-    {"reshape", "permute", "unsqueeze", "squeeze", "expand", "slice", "select", "flatten", "index", "to"}
+    {
+        *("reshape", "permute", "unsqueeze", "squeeze", "expand", "flatten", "repeat", "to"),
+        *("slice", "select", "index", "embedding", "gather", "chunk", "split_with_sizes", "getitem"),
+        *("neg", "add", "sub", "mul", "where", "masked_fill", "matmul", "bmm", "linear"),
+    }
 )
-_KEEP |= {
-    "neg",
-    "add",
-    "sub",
-    "mul",
-    "where",
-    "masked_fill",
-    "matmul",
-    "bmm",
-    "linear",
-    "embedding",
-    "gather",
-}
-_KEEP |= {"chunk", "split_with_sizes", "getitem", "repeat"}
 _BOUNDED: dict[str, tuple[str, ...]] = {
     "layer_norm": ("weight", "bias"),
     "softmax": (),

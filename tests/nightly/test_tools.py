@@ -272,7 +272,8 @@ def test_the_page_says_what_was_run_and_what_was_not():
 
 
 def test_every_pass_leaves_its_counts_or_how_it_failed(monkeypatch: pytest.MonkeyPatch):
-    def check(item: object, *, examples: int, min_fired: float) -> dict[str, int]:
+    def check(item: object, *, examples: int, min_fired: float, perturb: bool) -> dict[str, int]:
+        assert perturb
         if isinstance(item, GeluByTanh):
             raise CheckFailure("gelu-by-tanh changes the function")
         return {"programs": examples}

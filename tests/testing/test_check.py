@@ -3,13 +3,16 @@
 import re
 
 import pytest
+import torch
 
-from fxopt.errors import VerificationError
+from fxopt.errors import LoweringError, VerificationError
 from fxopt.lowering import lower
 from fxopt.passes.eliminate.eliminate_dead_code import EliminateDeadCode
 from fxopt.passes.quantize.insert_fake_quant import InsertFakeQuant
 from fxopt.pipeline import Contract, Pass, registry
+from fxopt.program import Program
 from fxopt.testing import CheckFailure, ProgramBuilder, check_once, check_pass, reproducer
+from fxopt.testing.check import _check_target
 from tests.testing.wrong_passes import PAIRS
 
 EXAMPLES = 60
@@ -71,6 +74,28 @@ def test_files_are_held_to_what_is_finite() -> None:
     with pytest.raises(VerificationError, match="NaN or infinite"):
         lower(program, "onnx")
     assert check_once(EliminateDeadCode(), program, targets=("onnx",)) == 0
+
+
+def _transposed(dtype: torch.dtype) -> Program:
+    b = ProgramBuilder()
+    x = b.input((b.batch, 2, 4), dtype=dtype)
+    made = b.call("aten.conv_transpose1d", x, b.weight((2, 3, 2), dtype=dtype))
+    return b.finish(b.call("aten.relu", made))
+
+
+def test_what_a_target_did_not_take_before_either_is_no_mistake_of_the_pass() -> None:
+    program = _transposed(torch.float64)
+    with pytest.raises(LoweringError, match="can't be lowered to onnx"):
+        lower(program, "onnx")
+    assert check_once(EliminateDeadCode(), program, targets=("onnx",)) == 0
+
+
+def test_a_result_that_a_target_does_not_take_any_more_fails() -> None:
+    before, after = _transposed(torch.float32), _transposed(torch.float64)
+    _check_target(before, before, "onnx")
+    _check_target(before, after, "eager")
+    with pytest.raises(CheckFailure, match=r"the result fails on onnx: .* can't be lowered to onnx"):
+        _check_target(before, after, "onnx")
 
 
 def test_a_pass_that_calibrates_gets_data() -> None:

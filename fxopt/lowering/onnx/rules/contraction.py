@@ -45,8 +45,10 @@ def linear(b: Builder, c: Call) -> Value:
         return _plus(b, b.op("MatMul", x, stored), bias)
     if gemm and rank > 2 and _is_stored(b, c["weight"]):
         rows = b.op("Reshape", x, b.ints([-1, int(weight.shape[1])]))
-        product = b.op("Gemm", rows, c.tensor("weight"), bias, transB=1)
-        return b.reshape(product, (), [*c.shape[:-1], weight.shape[0]])
+        inside = bias if bias and c.fake("bias").dim() == 1 else ""  # another is by rows, as they are before
+        product = b.op("Gemm", rows, c.tensor("weight"), inside, transB=1)
+        shaped = b.reshape(product, (), [*c.shape[:-1], weight.shape[0]])
+        return shaped if inside else _plus(b, shaped, bias)
     return _plus(b, b.op("MatMul", x, b.op("Transpose", c.tensor("weight"), perm=[1, 0])), bias)
 
 

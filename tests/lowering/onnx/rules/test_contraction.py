@@ -57,6 +57,11 @@ CASES = [
     Case("linear-bf16", nn.Linear(6, 5).bfloat16(), (BATCH.bfloat16(),)),
     Case("linear-double", nn.Linear(6, 5).double(), (BATCH.double(),)),
     Case("tied", Tied(), (torch.tensor([[1, 2, 3], [4, 5, 10]]),), ops=("Gemm", "Gather")),
+    Case(
+        "tied-bias-of-rows", Product(lambda x, w: F.linear(x, w, w[:4]), 6, 6), (BATCH,), ops=("Gemm", "Add")
+    ),
+    Case("tied-bias-of-a-row", Product(lambda x, w: F.linear(x, w, w[:1]), 6, 6), (BATCH,)),
+    Case("tied-bias", Product(lambda x, w: F.linear(x, w, w[0]), 6, 6), (BATCH,), ops=("Gemm",)),
     Case("matmul", Product(torch.matmul, 6, 5), (BATCH,)),
     Case("matmul-broadcast", lambda x, y: x @ y.unsqueeze(1), (random(3, 2, 4, 6), random(3, 6, 5))),
     Case("matmul-vector", Product(torch.matmul, 6), (BATCH,)),
