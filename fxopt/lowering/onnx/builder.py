@@ -9,6 +9,7 @@ several results. A user's rule for an op of theirs:
         return builder.op("Mul", builder.operand(x, torch.float32), builder.operand(factor, torch.float32))
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -74,6 +75,10 @@ class Builder:
         self._stored: dict[tuple[object, ...], Value] = {}
         self._transposed: dict[Value, tuple[Value, Sequence[int]]] = {}
         """What each transposed value was made of, and in what order."""
+        self._unsqueezed: dict[Value, tuple[Value, Sequence[int]]] = {}
+        """What each value with axes of size 1 was made of, and the axes."""
+        self._negated: dict[Value, Value] = {}
+        """What each negation is of."""
 
     def enter(self, node: Node) -> None:
         """Says for which node the next calls are made."""
@@ -151,8 +156,14 @@ class Builder:
         self, op_type: str, *inputs: Value, dtype: torch.dtype | None = None, **attributes: Attribute | None
     ) -> Value:
         """A node with one output; equal calls give the same value. See `Graph.op`."""
+        if op_type == "Where" and inputs[0] in self._negated:
+            condition, chosen, other = inputs
+            inputs = self._negated[condition], other, chosen
         self._check_kernel(op_type, inputs)
-        return self.graph.op(op_type, *inputs, dtype=dtype, **attributes)
+        result = self.graph.op(op_type, *inputs, dtype=dtype, **attributes)
+        if op_type == "Not":
+            self._negated[result] = inputs[0]
+        return result
 
     def ops(
         self, op_type: str, *inputs: Value, outputs: int, **attributes: Attribute | None
@@ -282,8 +293,18 @@ class Builder:
         )
 
     def unsqueeze(self, value: Value, *axes: int) -> Value:
-        """Adds axes of size 1."""
-        return self.op("Unsqueeze", value, self.ints(axes)) if axes else value
+        """Adds axes of size 1, with those that the value was given before."""
+        if not axes:
+            return value
+        source, before = self._unsqueezed.get(value, (value, ()))
+        if min(*axes, *before, 0) < 0:  # from the end, which moves with each that is added
+            return self.op("Unsqueeze", value, self.ints(axes))
+        kept = itertools.filterfalse(axes.__contains__, itertools.count())
+        moved = dict(zip(range(max(before, default=-1) + 1), kept, strict=False))
+        together = sorted((*axes, *(moved[a] for a in before)))
+        result = self.op("Unsqueeze", source, self.ints(together))
+        self._unsqueezed[result] = source, together
+        return result
 
     def squeeze(self, value: Value, *axes: int) -> Value:
         """Removes axes of size 1."""

@@ -117,7 +117,8 @@ def _places(b: Builder, windows: Size, kernel: int, dilation: int, stride: int) 
     elements = torch.arange(kernel)[:, None] * dilation
     if isinstance(windows, int):
         return b.constant(elements + torch.arange(windows)[None] * stride, torch.int64)
-    starts = b.op("Mul", b.places(windows), b.constant(stride, torch.int64))
+    starts = b.places(windows)
+    starts = b.op("Mul", starts, b.constant(stride, torch.int64)) if stride != 1 else starts
     return b.op("Add", b.constant(elements, torch.int64), starts)
 
 

@@ -1,5 +1,7 @@
 """Moving elements against torch, with sizes that vary, and the nodes that this needs."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -126,3 +128,26 @@ def test_a_small_weight_is_stored_in_the_shape_that_it_is_read_in(elements, type
 
 def test_an_empty_weight_may_be_read_in_a_shape_that_varies():
     check(Case("shape", lambda x: (x, torch.zeros(0).reshape(x.shape[0], 0)), (X,)))
+
+
+def nodes(function: Callable[..., object], *inputs: torch.Tensor) -> list[str]:
+    """Types of the ops that a function's file has; it gives what the function gives."""
+    return sorted(op_types(check(Case("", function, inputs))))
+
+
+def test_axes_that_are_added_one_after_the_other_are_added_at_once():
+    assert nodes(lambda x: x.unsqueeze(1).unsqueeze(1).unsqueeze(0).neg(), X) == ["Neg", "Unsqueeze"]
+    assert nodes(lambda x: x.unsqueeze(0).unsqueeze(2).unsqueeze(4).neg(), X) == ["Neg", "Unsqueeze"]
+
+
+def test_an_axis_that_is_read_in_between_is_added_there_too():
+    assert nodes(lambda x: (x.unsqueeze(1).neg(), x.unsqueeze(1).unsqueeze(3).exp()), X) == [
+        "Exp",
+        "Neg",
+        "Unsqueeze",
+        "Unsqueeze",
+    ]
+
+
+def test_a_choice_by_what_is_negated_is_the_other_choice():
+    assert nodes(lambda x: torch.where((x > 0).logical_not(), x, x.exp()), X) == ["Exp", "Greater", "Where"]
