@@ -29,7 +29,8 @@ class FoldConstants(Pass):
     Only ops that are known to be pure are run, as the reference evaluator runs them. A result is stored only
     while it does not make the weights grow by more than `max_growth` bytes over the weights that go for it:
     an `expand` of a constant stays one, and so does the transpose of an embedding that is used as it is too.
-    Inner results of what stays are folded in turn.
+    Results that share weights are stored together where these pay for all of them; a weight that stays for
+    another pays for none. Inner results of what stays are folded in turn.
     """
 
     contract = Contract.EXACT
@@ -49,9 +50,8 @@ class FoldConstants(Pass):
         while True:
             constant = _constant_calls(rewriter)
             folding = _Folding(rewriter, constant, self)
-            for node in rewriter.nodes():
-                if node in constant and any(user not in constant for user in node.users):
-                    folding.fold(node)
+            for results in folding.sharing_weights():
+                folding.fold(results)
             if not folding.folded:
                 break
         for node, why in folding.refused.items():
@@ -83,52 +83,90 @@ def _is_static(value: object) -> bool:
 
 
 class _Folding:
-    """The values of constant calls, and how many bytes the weights may still grow."""
+    """The values of constant calls, and which of them the weights pay for."""
 
     def __init__(self, rewriter: Rewriter, constant: set[Node], options: FoldConstants) -> None:
         self.rewriter, self.constant, self.options = rewriter, constant, options
         self.values: dict[Node, object] = {}
-        self.spent: set[Node] = set()
-        """Weights whose bytes a stored result has taken the place of."""
         self.refused: dict[Node, str] = {}
         self.folded = False
 
-    def fold(self, node: Node) -> None:
+    def sharing_weights(self) -> list[list[Node]]:
+        """The constant results that other calls read; those in one list share weights."""
+        weights: dict[Node, list[Node]] = {}
+        readers: dict[Node, list[Node]] = {}
+        for node in self.rewriter.nodes():
+            if node in self.constant and not self.constant.issuperset(node.users):
+                weights[node] = self._weights_behind(node)
+                for weight in weights[node]:
+                    readers.setdefault(weight, []).append(node)
+        groups: list[list[Node]] = []
+        seen: set[Node] = set()
+        for first in weights:
+            todo, group = [first], []
+            while todo:
+                result = todo.pop()
+                if result not in seen:
+                    seen.add(result)
+                    group.append(result)
+                    todo += [r for w in weights[result] for r in readers.pop(w, ())]
+            groups.append(group)
+        return [group for group in groups if group]
+
+    def fold(self, results: list[Node]) -> None:
+        """Stores what shares weights if these pay for all of it, else what each result can pay for alone."""
+        together = not self._objection(results)
+        for result in results:
+            if together:
+                self._store(result)
+            else:
+                self._fold_alone(result)
+
+    def _fold_alone(self, result: Node) -> None:
         """Stores the value of a constant call if it is small enough, else those of its operands."""
-        todo = [node]
+        todo = [result]
         while todo:
             current = todo.pop()
-            value = current.meta["val"]
-            if current._erased or not isinstance(value, torch.Tensor):
+            if (
+                current._erased
+                or current in self.refused
+                or not isinstance(current.meta["val"], torch.Tensor)
+            ):
                 continue
-            weights = self._weights_behind(current)
-            sources = [w for w in weights if w not in self.spent and self._goes(w)]
-            why = self._objection(value, weights, sources)
-            if why:
+            if why := self._objection([current]):
                 self.refused[current] = why
                 todo += [n for n in current.all_input_nodes if n in self.constant]
-                continue
-            self.spent.update(sources)
-            self.folded = True
-            tensor = self._value(current)
-            assert isinstance(tensor, torch.Tensor)
-            stored = trained_as(tensor, map(self.rewriter.value, weights))
-            with self.rewriter.rewrite("fold-constants", current):
-                self.rewriter.replace(current, self.rewriter.constant(stored))
+            else:
+                self._store(current)
 
-    def _objection(self, value: torch.Tensor, weights: list[Node], sources: list[Node]) -> str:
-        """Why a result is not stored; empty if it may be."""
-        shared = next((w for w in weights if not self._goes(w)), None)
-        if self.options.keep_shared and shared is not None:
-            return f"{shared.target} is also used as it is (keep_shared)"
-        size, freed = _bytes(value), sum(_bytes(w.meta["val"]) for w in sources)
+    def _store(self, node: Node) -> None:
+        tensor = self._value(node)
+        assert isinstance(tensor, torch.Tensor)
+        stored = trained_as(tensor, map(self.rewriter.value, self._weights_behind(node)))
+        self.folded = True
+        with self.rewriter.rewrite("fold-constants", node):
+            self.rewriter.replace(node, self.rewriter.constant(stored))
+
+    def _objection(self, results: list[Node]) -> str:
+        """Why results are not stored; empty if they may be."""
+        for weight in (w for r in results for w in self._weights_behind(r)):
+            if self.options.keep_shared and not self.constant.issuperset(weight.users):
+                return f"{weight.target} is also used as it is (keep_shared)"
+        size, freed = sum(_bytes(r.meta["val"]) for r in results), self._freed(results)
         if size > freed + self.options.max_growth:
             return f"the result takes {size} bytes, the weights that go for it {freed}"
         return ""
 
-    def _goes(self, weight: Node) -> bool:
-        """Whether only constant calls use a weight."""
-        return all(user in self.constant for user in weight.users)
+    def _freed(self, results: list[Node]) -> int:
+        """Bytes of the weights that nothing reads any more once results are stored."""
+        dead, todo, freed = set(results), list(results), 0
+        while todo:
+            for operand in todo.pop().all_input_nodes:
+                if operand not in dead and dead.issuperset(operand.users):
+                    dead.add(operand)
+                    todo.append(operand)
+                    freed += _bytes(operand.meta["val"]) if operand.op == "get_attr" else 0
+        return freed
 
     def _weights_behind(self, node: Node) -> list[Node]:
         seen: dict[Node, None] = {}

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from fxopt.ops import OpInfo, info
+from fxopt.passes.eliminate.eliminate_common_subexpressions import EliminateCommonSubexpressions
 from fxopt.passes.fold.fold_constants import FoldConstants, _one_thread, _plain
 from fxopt.pipeline import PassManager
 from fxopt.program import origins_of
@@ -15,6 +16,7 @@ from tests.passes.helpers import applied, calls, program, rand, reasons, structu
 
 FOLD = FoldConstants()
 NO_GROWTH = FoldConstants(max_growth=0)
+CSE = EliminateCommonSubexpressions()
 
 X, W = rand(3, 4), rand(4, 6, seed=1)
 
@@ -185,10 +187,52 @@ def test_a_shared_weight_may_be_left_alone():
     assert calls(applied(FOLD, before).program) == ["embedding", "matmul"]
 
 
-def test_a_weight_pays_once():
-    before = program(lambda x, w: (x @ w.t(), x @ w.t().exp()), X, w=W.t().contiguous())
-    after = applied(NO_GROWTH, before).program
-    assert sum(t.numel() for t in after.weights.values()) <= 2 * W.numel()
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_a_weight_pays_once(more: int):
+    """Two results of as many bytes as their one weight: one too many, in every round."""
+
+    def f(x: torch.Tensor, w: torch.Tensor):
+        return x @ w.t(), x @ w.t().exp(), *(x @ w.t().sin() for _ in range(more))
+
+    before = program(f, X, w=W.t().contiguous())
+    for start in (before, applied(CSE, before).program):
+        after = applied(NO_GROWTH, start).program
+        assert sum(t.numel() for t in after.weights.values()) == W.numel()
+
+
+def test_an_inner_result_that_all_read_is_paid_by_its_weight():
+    def f(x: torch.Tensor, w: torch.Tensor):
+        turned = w.t()
+        return x @ turned, x @ turned.exp()
+
+    after = applied(NO_GROWTH, program(f, X, w=W.t().contiguous())).program
+    assert calls(after) == ["matmul", "exp", "matmul"]
+
+
+def test_results_that_share_a_weight_are_paid_together():
+    """Neither half alone sets the weight free."""
+    before = program(lambda x, w: (x @ w[:, :2].exp(), x @ w[:, 2:].exp()), X, w=W)
+    assert calls(applied(NO_GROWTH, before).program) == ["matmul", "matmul"]
+
+
+def test_results_that_a_third_joins_are_paid_together():
+    def f(x: torch.Tensor, w: torch.Tensor, v: torch.Tensor, u: torch.Tensor):
+        return x @ (w + u)[:, :2].exp(), x @ v[:, :2].exp(), x @ (w[:, 2:] + v[:, 2:])
+
+    after = applied(NO_GROWTH, program(f, X, w=W, v=rand(*W.shape, seed=2), u=rand(6, seed=3))).program
+    assert calls(after) == ["matmul"] * 3
+
+
+def test_calls_that_two_others_read_are_looked_at_once():
+    """The weight stays, so each of them does; over all paths it would be 2^60 looks."""
+
+    def f(x: torch.Tensor, w: torch.Tensor):
+        turned = w
+        for _ in range(60):
+            turned = turned.sin() + turned.cos()
+        return x @ turned, w
+
+    assert len(unchanged(NO_GROWTH, program(f, X, w=W))) == 3 * 60
 
 
 def test_an_op_of_a_user_that_may_count_its_calls_stays():
