@@ -71,13 +71,19 @@ def build_program(
             motif = draw.of(list(motifs))
             made = plant(draw, b, motif if isinstance(motif, Motif) else Motif(motif), pool, perturb=perturb)
         else:
-            source = draw.latest(pool)
-            node = FAMILIES[draw.of(names)](draw, b, source, pool)
+            known = [n for n in pool if _is_familiar(n)]
+            node = FAMILIES[draw.of(names)](draw, b, draw.latest(known), known)
             made = [] if node is None else [node]
         used += made
         pool += [m for m in made if isinstance(m.meta["val"], torch.Tensor)]
     program = b.finish(*_outputs(draw, b, pool))
     return program, b.script()
+
+
+def _is_familiar(node: Node) -> bool:
+    """Whether families take a value: their weights are in float32, and half precision comes of perturbations."""
+    dtype = node.meta["val"].dtype
+    return not dtype.is_floating_point or dtype is torch.float32
 
 
 def _outputs(draw: Choose, b: ProgramBuilder, pool: Sequence[Node]) -> list[Node]:

@@ -62,7 +62,7 @@ def reduced_axes(node: Node) -> list[int] | None:
 
 def affine_of(rewriter: Rewriter, node: Node, op: str, shape: Sequence[object]) -> tuple[Node, Node] | None:
     """The one call that multiplies a value by a weight of a shape, or adds one, and the weight."""
-    user = next(iter(node.users))
+    user = next(iter(node.users), node)
     if len(node.users) != 1 or aten_name(user) != op or bind(user).get("alpha", 1) != 1:
         return None
     operands = (bind(user)["self"], bind(user)["other"])

@@ -28,14 +28,15 @@ _CLOSE = 1e-14
 class Reader:
     """Reads arithmetic in the given values, its atoms.
 
-    Only calls of the atoms' own floating point dtype are read: a cast between is none of the arithmetic.
+    Only calls of the atoms' own floating point dtype are read, which is one for all of them: a cast between is none
+    of the arithmetic.
     """
 
     def __init__(self, *atoms: Node) -> None:
         self.atoms = atoms
         self.calls: dict[Node, Polynomial | None] = {}
         """What was read, the atoms not among it."""
-        self._dtype = atoms[0].meta["val"].dtype
+        self._dtypes = {atom.meta["val"].dtype for atom in atoms}
 
     def read(self, value: object) -> Polynomial | None:
         """The polynomial that a value is, None if it is none in these atoms."""
@@ -54,9 +55,7 @@ class Reader:
 
     def _is_real(self, node: Node) -> bool:
         value = node.meta["val"]
-        return (
-            isinstance(value, torch.Tensor) and value.dtype == self._dtype and self._dtype.is_floating_point
-        )
+        return isinstance(value, torch.Tensor) and value.is_floating_point() and self._dtypes == {value.dtype}
 
     def _read_call(self, node: Node) -> Polynomial | None:
         name = aten_name(node)

@@ -118,7 +118,7 @@ def _instance(rewriter: Rewriter, found: Standardised) -> None:
 
 def _by_channel(rewriter: Rewriter, node: Node) -> bool:
     """Whether what follows is a scale or a shift that differs by channel."""
-    user = next(iter(node.users))
+    user = next(iter(node.users), node)
     found = affine_of(rewriter, user, 1) if len(node.users) == 1 else None
     return found is not None and max(found.scale.numel(), found.shift.numel()) > 1
 

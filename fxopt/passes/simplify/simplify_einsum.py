@@ -148,6 +148,8 @@ def _contraction(node: Node) -> _Contraction | str:
     if index_map is None or len(index_map.inputs) != 2:
         return "it is no product of two operands"
     values = [tensor for _, _, tensor in align_inputs(target, index_map, bound)]
+    if len({v.dtype for v in values}) > 1:
+        return "its operands are of two dtypes"
     shapes = [*map(shape_of, values), shape_of(node)]
     brackets = [*index_map.inputs, *index_map.outputs]
     names = [_names(o, len(s)) for o, s in zip(brackets, shapes, strict=True)]

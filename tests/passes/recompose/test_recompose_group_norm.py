@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from fxopt.frontend import trace
 from fxopt.passes.recompose.recompose_group_norm import RecomposeGroupNorm
 from fxopt.pipeline import PassManager
-from fxopt.testing import check_pass
+from fxopt.testing import ProgramBuilder, check_pass
 from tests.passes.helpers import Function, applied, calls, program, rand, structure, unchanged
 
 NORM = RecomposeGroupNorm()
@@ -132,6 +132,14 @@ NONE = {
 def test_what_is_no_group_norm_stays(name: str):
     before = PassManager.parse("clean").run(program(NONE[name], X)).program
     assert unchanged(NORM, before) == []
+
+
+def test_a_norm_that_nothing_reads_stays():
+    b = ProgramBuilder()
+    x = b.input((b.batch, 4, 3, 5))
+    b.call("aten.instance_norm", x, None, None, None, None, True, 0.1, 1e-5, True)
+    b.call("aten.layer_norm", x, [3, 5])
+    assert unchanged(NORM, b.finish(x)) == []
 
 
 OTHER = {

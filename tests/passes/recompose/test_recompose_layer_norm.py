@@ -73,6 +73,9 @@ def test_over_two_axes():
 NONE = {
     "unbiased": lambda x: centred(x) * torch.rsqrt(x.var(-1, keepdim=True) + 1e-5),
     "another correction": lambda x: centred(x) * torch.rsqrt(x.var(-1, correction=2, keepdim=True) + 1e-5),
+    "a mean of squares in another dtype": lambda x: (d := centred(x)) * torch.rsqrt(
+        (d * d).mean(-1, True, dtype=torch.float16) + 1e-5
+    ),
     "the deviation": lambda x: centred(x) / (x.std(-1, unbiased=False, keepdim=True) + 1e-5),
     "another axis": lambda x: (x - x.mean(1, True)) * torch.rsqrt(x.var(1, unbiased=False, keepdim=True) + 1e-5),
     "the mean of another axis": lambda x: (x - x.mean((1, 2), True)) * torch.rsqrt(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fxopt.passes.recompose.recompose_rms_norm import RecomposeRmsNorm
-from fxopt.testing import check_pass
+from fxopt.testing import ProgramBuilder, check_pass
 from tests.passes.helpers import applied, calls, program, rand, structure, unchanged
 
 NORM = RecomposeRmsNorm()
@@ -87,6 +87,7 @@ NONE = {
     "a quotient by the inverse": lambda x: x / torch.rsqrt(mean_square(x) + 1e-6),
     "a third root": lambda x: x * (mean_square(x) + 1e-6) ** -0.25,
     "the root alone": lambda x: torch.rsqrt(mean_square(x) + 1e-6),
+    "a mean in another dtype": lambda x: x * torch.rsqrt((x * x).mean(-1, True, dtype=torch.float16) + 1e-6),
     "half": lambda x: x * (torch.rsqrt(mean_square(x) + 1e-6) * 0.5),
 }
 
@@ -94,6 +95,14 @@ NONE = {
 @pytest.mark.parametrize("name", NONE)
 def test_what_is_no_rms_norm_stays(name: str):
     assert unchanged(NORM, program(NONE[name], X)) == []
+
+
+def test_a_norm_that_nothing_reads():
+    b = ProgramBuilder()
+    x = b.input((3, 4))
+    mean = b.call("aten.mean.dim", b.call("aten.mul.Tensor", x, x), [-1], True)
+    b.call("aten.mul.Tensor", x, b.call("aten.rsqrt", b.call("aten.add.Scalar", mean, 1e-6)))
+    assert applied(NORM, b.finish(x)).passes[0].rules == {"recompose-rms-norm": 1}
 
 
 def test_of_another_value_stays():

@@ -84,6 +84,12 @@ def test_precisions(dtype: torch.dtype):
     assert calls(applied(EINSUM, program(of("ij,jk->ik"), x, y)).program) == ["matmul"]
 
 
+def test_operands_of_two_dtypes_stay():
+    """Which einsum takes where the contracted axis is of size 1."""
+    before = program(of("ij,kj->ik"), rand(1, 1), torch.ones(1, 1, dtype=torch.int32))
+    assert unchanged(EINSUM, before) == ["its operands are of two dtypes"]
+
+
 NONE = {
     "one operand": ("ij->ji", [(3, 4)], "it is no product of two operands"),
     "three operands": ("ij,jk,kl->il", [(3, 4), (4, 5), (5, 6)], "it is no product of two operands"),
