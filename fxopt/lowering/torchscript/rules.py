@@ -1,16 +1,23 @@
-"""Ops of fxopt's own as TorchScript that loads with torch alone."""
+"""Ops that TorchScript takes otherwise, or that are fxopt's own, as text that loads with torch alone."""
 
 from typing import TYPE_CHECKING
 
 from torch.fx import Node
 
 from fxopt.lowering.target import lowering_rule
+from fxopt.lowering.torchscript.literals import literal_text
 from fxopt.ops.schema import bind
 
 if TYPE_CHECKING:
     from fxopt.lowering.torchscript.emit import Emitter
 
 __all__: list[str] = []
+
+
+@lowering_rule("torchscript", "aten.expand")
+def expand(emitter: "Emitter", node: Node) -> str:
+    """Without `implicit`, by which TorchScript marks expansions that it may leave out."""
+    return f"{_name(emitter, node.args[0])}.expand({literal_text(node.args[1], None, emitter.name_of)})"
 
 
 @lowering_rule("torchscript", "fxopt.fake_quantize")

@@ -19,6 +19,7 @@ from fxopt.lowering.torchscript.foreign import ForeignScript
 from fxopt.lowering.torchscript.module import script_bytes
 from fxopt.lowering.torchscript.target import TorchScriptTarget, written_by_fxopt
 from fxopt.program import Program, signature_to_json
+from fxopt.testing import ProgramBuilder
 from tests.lowering.cases import CASES
 from tests.traced import inputs, same_bits, traced
 from tests.zoo import model
@@ -55,6 +56,14 @@ def test_what_a_target_has_to_spell(name: str, tmp_path: Path):
     expected, got = program(*given), artifact(*given)
     assert pytree.tree_structure(got) == pytree.tree_structure(expected)
     assert same_bits(pytree.tree_leaves(got), pytree.tree_leaves(expected))
+
+
+def test_an_expansion_that_is_marked_as_implicit_is_kept(tmp_path: Path):
+    b = ProgramBuilder()
+    program = b.finish(b.call("aten.expand", b.input((1, 1)), [4, 1, 1], implicit=True))
+    artifact = TorchScriptTarget().open(written(program, tmp_path))
+    for _ in range(3):  # what is left out is so from the second run on
+        assert artifact(torch.ones(1, 1)).shape == (4, 1, 1)
 
 
 FRESH = """
