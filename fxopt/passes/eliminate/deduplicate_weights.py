@@ -1,15 +1,22 @@
 """Stores equal weights once."""
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import torch
 from torch.fx import Node
 
 from fxopt.pipeline import Contract, Pass, register_pass
-from fxopt.rewriting import Rewriter
+from fxopt.rewriting import Const, Rewriter
 
 __all__ = ["DeduplicateWeights"]
 
 _SAMPLE = 8
 """Elements by which most weights differ."""
+
+
+def _two(x: torch.Tensor, v: Const, w: Const) -> torch.Tensor:
+    return (x * v + w) * v
 
 
 @register_pass
@@ -25,6 +32,8 @@ class DeduplicateWeights(Pass):
     """
 
     contract = Contract.EXACT
+
+    motifs: ClassVar[tuple[Callable[..., object], ...]] = (_two,)
 
     min_bytes: int = 1024
     """Of a weight: what is smaller is left alone, two layers that share it would save nothing."""

@@ -87,5 +87,4 @@ def test_weights_without_values():
 
 
 def test_drawn_programs():
-    """Drawn weights are hardly ever equal."""
-    check_pass(DEDUPLICATE, examples=25, targets=(), min_fired=0)
+    check_pass(DEDUPLICATE, examples=100, targets=(), min_fired=0.02)
