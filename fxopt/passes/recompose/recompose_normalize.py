@@ -1,12 +1,13 @@
 """Makes one call of a vector's norm that is written out, as `normalize` computes it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
 from torch.fx import Node
 
 from fxopt.ops import bind
+from fxopt.ops.sizes import shape_of
 from fxopt.passes._names import aten_name
 from fxopt.passes.recompose._norms import other_user
 from fxopt.passes.recompose._polynomial import Reader, close
@@ -26,8 +27,9 @@ class RecomposeNormalize(Pass):
     `%c = linalg_vector_norm(%x, 2, [-1], True)`, one kernel on every target. What is divided by it stays: no target
     has a call for the quotient with its bound.
 
-    The square may be a power, the root one of 0.5. It does not fire on sums in another dtype, or if the square or
-    the sum has another user.
+    The square may be a power, the root one of 0.5. It does not fire on sums in another dtype, on sums that may be of
+    one element (of which the norm is the magnitude, where its square overflows), or if the square or the sum has
+    another user.
     """
 
     contract = Contract.EQUIVALENT
@@ -58,6 +60,10 @@ def _recompose(rewriter: Rewriter, root: Node, total: Node) -> None:
         return
     why = other_user({total, square}, root)
     why = why or ("the sum is in another dtype" if bound["dtype"] is not None else "")
+    axes = bound.get("dim") or range(len(shape_of(x)))
+    assert isinstance(axes, Sequence)
+    if not any(isinstance(size := shape_of(x)[a], int) and size != 1 for a in axes):
+        why = why or "the sum may be of one element"
     if why:
         rewriter.refuse(root, why, rule=_RULE)
         return

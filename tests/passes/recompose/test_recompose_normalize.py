@@ -57,6 +57,10 @@ NONE = {
     "twice the square": (lambda x: (2 * x * x).sum(-1).sqrt(), ""),
     "a complex square": (lambda x: (x.to(torch.complex64) ** 2).sum(-1).sqrt().real, ""),
     "another dtype": (lambda x: (x * x).sum(-1, dtype=torch.float64).sqrt(), "the sum is in another dtype"),
+    "a sum of one element": (lambda x: (x[..., :1] * 2).pow(2).sum(-1).sqrt(), "the sum may be of one element"),
+    "a sum of two axes of one element": (
+        lambda x: (x[..., :1, :1] * 2).pow(2).sum((-1, -2)).sqrt(), "the sum may be of one element",
+    ),
     "a sum with another user": (
         lambda x: (s := (x * x).sum(-1, keepdim=True)).sqrt() + s, "sum_1 has another user, add",
     ),
@@ -70,6 +74,16 @@ NONE = {
 def test_what_is_no_norm_stays(name: str):
     function, why = NONE[name]
     assert unchanged(NORMALIZE, program(function, X)) == ([why] if why else [])
+
+
+def test_a_sum_over_a_size_that_may_be_one_stays():
+    before = program(lambda x: x.pow(2).sum(0).sqrt(), X, dynamic=True)
+    assert unchanged(NORMALIZE, before) == ["the sum may be of one element"]
+
+
+def test_a_sum_of_all_elements():
+    before = program(lambda x: x.pow(2).sum().sqrt(), X, dynamic=True)
+    assert calls(applied(NORMALIZE, before).program) == ["linalg_vector_norm"]
 
 
 def test_what_is_made_of_a_size_stays():
