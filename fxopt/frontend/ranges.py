@@ -14,7 +14,7 @@ from fxopt.ops import bind, op_key
 from fxopt.program.program import Program
 from fxopt.program.signature import Signature, Spec, TensorSpec
 
-__all__ = ["with_value_ranges", "within_tables"]
+__all__ = ["table_rows", "with_value_ranges", "within_tables"]
 
 _CARRIED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
@@ -60,8 +60,8 @@ def _members(argument: object) -> list[object]:
     return list(argument) if isinstance(argument, (list, tuple)) else [argument]
 
 
-def _rows(user: Node, node: Node) -> Iterator[int]:
-    """How many values each use of `node` as an index allows."""
+def _rows(user: Node, node: Node) -> Iterator[int | None]:
+    """How many values each use of `node` as an index allows; None where the size varies."""
     arguments = bind(user)
     classes = arguments.get("num_classes")
     if _op(user) == "one_hot" and isinstance(classes, int):
@@ -76,8 +76,7 @@ def _rows(user: Node, node: Node) -> Iterator[int]:
             continue
         shape = table.meta["val"].shape or (1,)  # a number is indexed as a vector of one element
         size = shape[axis]
-        if isinstance(size, int):
-            yield size
+        yield size if isinstance(size, int) else None
 
 
 def _carries(user: Node, node: Node) -> bool:
@@ -91,8 +90,13 @@ def _carries(user: Node, node: Node) -> bool:
     return any(m is node for name in _CARRIED.get(_op(user), ()) for m in _members(arguments.get(name)))
 
 
-def _bound(start: Node) -> int | None:
-    """The smallest table that the input's values index, through ops that carry values."""
+def table_rows(start: Node, *, varying: int | None = None) -> int | None:
+    """The rows of the smallest table that a node's values index, through ops that carry values; None if of none.
+
+    Args:
+        start: whose values are read.
+        varying: for how many rows a table counts whose size varies; by default for none.
+    """
     seen: set[Node] = set()
     todo = [start]
     bounds: list[int] = []
@@ -103,7 +107,7 @@ def _bound(start: Node) -> int | None:
         seen.add(node)
         for user in node.users:
             if user.op == "call_function":
-                bounds += (rows for rows in _rows(user, node) if rows > 0)
+                bounds += (rows for r in _rows(user, node) if (rows := varying if r is None else r))
                 if _carries(user, node):
                     todo.append(user)
     return min(bounds, default=None)
@@ -124,7 +128,7 @@ def with_value_ranges(program: Program, examples: list[torch.Tensor]) -> Signatu
 
 
 def _ranged(spec: TensorSpec, node: Node, example: torch.Tensor | None) -> TensorSpec:
-    bound = _bound(node)
+    bound = table_rows(node)
     if bound is not None:
         return dataclasses.replace(spec, low=0, high=bound - 1)
     if example is None or example.numel() == 0 or example.is_meta:
@@ -134,14 +138,14 @@ def _ranged(spec: TensorSpec, node: Node, example: torch.Tensor | None) -> Tenso
 
 
 def within_tables(program: Program) -> Signature:
-    """The program's signature, `high` of its integer inputs lowered to the rows of what they index."""
+    """The program's signature, `high` of its integer inputs lowered to the rows of what they index at any size."""
     nodes = iter(program.placeholders())
     specs = [_below(s, next(nodes)) if isinstance(s, TensorSpec) else s for s in program.signature.inputs]
     return dataclasses.replace(program.signature, inputs=tuple(specs))
 
 
 def _below(spec: TensorSpec, node: Node) -> TensorSpec:
-    bound = _bound(node) if _integers(spec.dtype) else None
+    bound = table_rows(node, varying=1) if _integers(spec.dtype) else None
     if bound is None or spec.high is None or spec.high < bound:
         return spec
     return dataclasses.replace(spec, low=min(spec.low or 0, bound - 1), high=bound - 1)

@@ -21,7 +21,7 @@ from fxopt.rewriting.template import example_arguments
 from fxopt.testing.builder import WEIGHT_KINDS, ProgramBuilder
 from fxopt.testing.choice import Choose
 from fxopt.testing.emission import NoSize, emitted
-from fxopt.testing.perturbation import Operand, Perturbation, drawn_perturbation
+from fxopt.testing.perturbation import Operand, Perturbation, drawn_perturbation, indexing
 
 __all__ = ["Motif", "focused", "plant"]
 
@@ -31,6 +31,8 @@ Size = int | torch.SymInt
 Shapes = dict[str, list[Size]]
 
 _SIZES = (4, 3, 2, 6, 1)
+_INDEX_ROWS = 3
+"""A weight of kind "index" has values below."""
 
 
 class _Example:
@@ -201,7 +203,7 @@ def _plant(
         with quiet_torch():  # sizes that do not suit are tried, and torch logs each complaint
             recording = example.record(b.program, attempt)
         if recording is not None:
-            operands = example.operands(attempt)
+            operands = indexing(example.operands(attempt), recording.placeholders)
             change = drawn_perturbation(draw, b, recording, operands) if perturb and draw.chance(3) else None
             return _emit(draw, b, recording, change or Perturbation(operands), pool)
     return []
@@ -229,22 +231,26 @@ def _argument(
         same = [
             w for w in weights if list(map(str, w.meta["val"].shape)) == key and w.meta["val"].dtype == dtype
         ]
-        if same and draw.chance(3):
+        if same and operand.rows is None and draw.chance(3):
             return draw.of(same)
-        kind = (
-            "positive"
-            if "var" in name
-            else draw.of(
-                ("normal", "normal", "normal", "constant", "integers", *b.kinds[len(WEIGHT_KINDS) :])
-            )
-        )
-        return b.weight(sizes, kind=kind, seed=draw.below(8), dtype=dtype)
+        return b.weight(sizes, kind=_weight_kind(draw, b, name, operand), seed=draw.below(8), dtype=dtype)
     fitting = [p for p in pool if list(map(str, b.value(p).shape)) == key and b.value(p).dtype == dtype]
+    if operand.rows is not None:  # of an input it is known what it may be
+        fitting = [p for p in fitting if p.op == "placeholder"]
     if fitting and not draw.chance(5):
         return draw.latest(fitting)
     if dtype.is_floating_point or dtype is torch.bool:
         return b.input(operand.shape, dtype=dtype)
     return b.input(operand.shape, dtype=dtype, low=0, high=2)
+
+
+def _weight_kind(draw: Choose, b: ProgramBuilder, name: str, operand: Operand) -> str:
+    """How a weight's values are drawn: what indexes a table lies within it, a variance is positive."""
+    if operand.rows is not None:
+        return "index" if operand.rows >= _INDEX_ROWS else "zeros"
+    if "var" in name:
+        return "positive"
+    return draw.of(("normal", "normal", "normal", "constant", "integers", *b.kinds[len(WEIGHT_KINDS) :]))
 
 
 def _emit(

@@ -12,20 +12,32 @@ import torch
 from torch.fx import Node
 
 from fxopt.frontend.capture import quiet_torch
-from fxopt.ops import ArgumentKind, argument_kinds, is_pure, op_info
+from fxopt.frontend.ranges import table_rows
+from fxopt.ops import ArgumentKind, UnknownOpError, argument_kinds, is_pure, op_info
 from fxopt.program import Program, evaluate_dim
 from fxopt.rewriting.recorder import Recording
 from fxopt.testing.builder import WEIGHT_KINDS, ProgramBuilder
 from fxopt.testing.choice import Choose
-from fxopt.testing.emission import SizeOf, Spot, emitted
+from fxopt.testing.emission import NoSize, SizeOf, Spot, emitted
 from fxopt.verification import sample_inputs
 from fxopt.verification.evaluator import evaluate_each
 
-__all__ = ["Operand", "Perturbation", "drawn_perturbation"]
+__all__ = ["Operand", "Perturbation", "drawn_perturbation", "indexing"]
 
 Size = int | torch.SymInt
 
 _TRIES = 3
+_REFUSALS = (
+    RuntimeError,
+    IndexError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    ArithmeticError,
+    NoSize,
+    UnknownOpError,
+)
+"""What shape functions, decompositions and kernels raise for arguments that they do not take."""
 _INTS = (1, 0, 2, 3, -1, 5)
 _FLOATS = (1.0, 0.0, -1.0, 0.5, 2.0, 1e-3)
 _NUMBERS = (1, 0, 2, -1, *_FLOATS, -0.0, True)
@@ -43,6 +55,8 @@ class Operand:
     is_weight: bool
     number: float | None = None
     """Stands in its place."""
+    rows: int | None = None
+    """Its values index a table of so many rows, whatever size the batch is of."""
 
 
 @dataclass(frozen=True)
@@ -215,18 +229,28 @@ def _taken(recording: Recording, change: Perturbation) -> Perturbation | None:
         samples = sample_inputs(program.signature, seed=0)
         if not all(_as_inferred(program, s.tensors, s.sizes) for s in samples):
             return None
-    except Exception:  # shape functions and kernels raise whatever they like
+    except _REFUSALS:
         return None
     used = {n: o for n, o in change.operands.items() if not isinstance(at := nodes[n], Node) or at.users}
-    return Perturbation(used, change.literals)
+    return Perturbation(indexing(used, nodes), change.literals)
+
+
+def indexing(operands: Mapping[str, Operand], nodes: Mapping[str, Node | float]) -> dict[str, Operand]:
+    """The operands, each with the rows of what its node indexes."""
+    return {name: replace(operand, rows=_rows(nodes[name])) for name, operand in operands.items()}
+
+
+def _rows(node: Node | float) -> int | None:
+    return table_rows(node, varying=1) if isinstance(node, Node) else None
 
 
 def _stand_in(b: ProgramBuilder, operand: Operand) -> Node | float:
     if operand.number is not None:
         return operand.number
-    if operand.is_weight:
-        return b.weight([int(d) for d in operand.shape], kind="positive", dtype=operand.dtype)
     whole = not operand.dtype.is_floating_point and operand.dtype is not torch.bool
+    if operand.is_weight:
+        kind = "zeros" if whole else "positive"  # the first row is in every table
+        return b.weight([int(d) for d in operand.shape], kind=kind, dtype=operand.dtype)
     return b.input(operand.shape, dtype=operand.dtype, low=0 if whole else None, high=2 if whole else None)
 
 

@@ -14,7 +14,7 @@ import torch
 from fxopt.pipeline import Pass
 from fxopt.testing import check_pass
 from fxopt.testing.check import CheckFailure
-from tests.passes.test_every_pass import LEAST_FIRED, LIBRARY
+from tests.passes.test_every_pass import LEAST_FIRED, LIBRARY, OPTIONS
 
 RESULTS = Path(__file__).parents[2] / "build" / "passes.jsonl"
 
@@ -42,7 +42,7 @@ def main() -> int:
     results = []
     with RESULTS.open("w", encoding="utf-8") as file:
         for name in options.names:
-            results.append(checked(LIBRARY[name](), options.programs))
+            results.append(checked(LIBRARY[name](**OPTIONS.get(name, {})), options.programs))
             print(json.dumps(results[-1]), flush=True)
             file.write(json.dumps(results[-1]) + "\n")
             file.flush()

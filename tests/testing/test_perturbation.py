@@ -2,14 +2,17 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
+import pytest
 import torch
 from torch.fx import Node
 
-from fxopt.ops import op_key
+from fxopt.ops import UnknownOpError, op_key
 from fxopt.rewriting import Const
-from fxopt.testing import ProgramBuilder, build_program
+from fxopt.testing import ProgramBuilder, build_program, perturbation
 from fxopt.testing.choice import Choose
+from fxopt.testing.emission import NoSize
 from fxopt.testing.motifs import Motif, _examples, plant
 from fxopt.testing.perturbation import Operand, _taken, drawn_perturbation
 from fxopt.testing.perturbation import Perturbation as Change
@@ -123,6 +126,32 @@ def test_what_kernels_refuse_or_has_effects_is_refused():
     assert _change(_normalised, (None, 4), {(2, 5): True}) is None
 
 
+REFUSALS = (
+    RuntimeError,
+    NotImplementedError,
+    IndexError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    ZeroDivisionError,
+    NoSize,
+    UnknownOpError,
+)
+
+
+@pytest.mark.parametrize("kind", [*REFUSALS, KeyError, AttributeError])
+def test_what_torch_raises_is_a_refusal_and_other_errors_are_ours(kind, monkeypatch):
+    def raising(*args):
+        raise kind("no")
+
+    monkeypatch.setattr(perturbation, "emitted", raising)
+    if kind in REFUSALS:
+        assert _change(lambda x: x.relu(), (None, 4), {}) is None
+    else:
+        with pytest.raises(kind):
+            _change(lambda x: x.relu(), (None, 4), {})
+
+
 def test_an_argument_that_is_left_unused_is_not_made():
     b = ProgramBuilder()
     (example,) = (e for e in _examples(lambda x, y: x + y) if {len(s) for s in e.shapes.values()} == {2})
@@ -158,3 +187,17 @@ def test_a_perturbation_is_that_of_its_draws():
 
     assert [drawn(s) for s in range(20)] == [drawn(s) for s in range(20)]
     assert any(drawn(s) is None for s in range(20)) and any(drawn(s) is not None for s in range(20))
+
+
+def test_a_table_of_fewer_rows_is_indexed_below_them():
+    def selected(x, i: Const):
+        return x.index_select(0, i)
+
+    b = ProgramBuilder()
+    (example,) = (e for e in _examples(selected) if len(e.shapes["x"]) == 2)
+    recording = example.record(b.program, example.shapes)
+    operands = example.operands(example.shapes)
+    for size, rows in ((1, 1), (5, 5), (b.batch, 1)):
+        table = Operand((size, 4), torch.float32, is_weight=False)
+        found = _taken(recording, Change({"x": table, "i": replace(operands["i"], rows=4)}))
+        assert {n: o.rows for n, o in found.operands.items()} == {"x": None, "i": rows}
