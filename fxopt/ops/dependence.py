@@ -20,9 +20,10 @@ __all__ = ["align_inputs", "align_outputs", "call_index_map"]
 
 
 def call_index_map(op: torch._ops.OpOverload, bound: Mapping[str, object]) -> IndexMap | None:
-    """The index map of a call; None where the table does not know one.
+    """The index map of a call; None where the table does not know one that fits its tensors.
 
-    An elementwise op has one without saying so.
+    An elementwise op has one without saying so. Some kernels take a tensor of more axes than they are said to (batch
+    norm a weight of shape [1, 1]).
 
     Args:
         op: the overload.
@@ -33,7 +34,9 @@ def call_index_map(op: torch._ops.OpOverload, bound: Mapping[str, object]) -> In
         count = sum(k.base == "Tensor" for k in argument_kinds(op))
         return parse_index_map(", ".join(f"x{i}[*]" for i in range(count)) + " -> y[*]") if count else None
     text = info.index_map(dict(bound)) if callable(info.index_map) else info.index_map
-    return None if text is None else parse_index_map(text)
+    index_map = None if text is None else parse_index_map(text)
+    fits = index_map is None or all(o.fits(t.dim()) for _, o, t in align_inputs(op, index_map, bound))
+    return index_map if fits else None
 
 
 def align_inputs(

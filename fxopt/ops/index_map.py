@@ -100,6 +100,11 @@ class Operand:
         """All indices but `*`."""
         return (i for d in self.dims if not d.is_leading for i in d.indices)
 
+    def fits(self, rank: int) -> bool:
+        """Whether a tensor of this rank fits the bracket."""
+        free = rank - sum(not d.is_leading for d in self.dims)
+        return free == 0 or (free > 0 and any(d.is_leading for d in self.dims))
+
     def expanded(self, rank: int) -> tuple[Dimension, ...]:
         """One dimension each of a tensor of this rank.
 
@@ -109,7 +114,7 @@ class Operand:
             ValueError: a tensor of this rank does not fit the bracket.
         """
         free = rank - sum(not d.is_leading for d in self.dims)
-        if free < 0 or (free and not any(d.is_leading for d in self.dims)):
+        if not self.fits(rank):
             raise ValueError(f"a tensor with {rank} dimensions does not fit {self}")
         dims: list[Dimension] = []
         for dim in self.dims:

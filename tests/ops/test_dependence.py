@@ -18,12 +18,15 @@ from fxopt.ops import (
     align_inputs,
     align_outputs,
     bind_call,
+    bind_values,
     call_flops,
     call_index_map,
     parse_index_map,
     registered_ops,
 )
 from fxopt.ops.table.entry import no_flops
+from fxopt.pipeline import PassManager
+from fxopt.testing import ProgramBuilder
 from tests.ops.samples import pure_cases
 from tests.ops.symbolic import symbolic_tensor
 
@@ -105,3 +108,14 @@ def test_outputs() -> None:
 
 def test_an_op_without_an_entry_has_no_map() -> None:
     assert call_index_map(aten.unique_dim.default, {"self": torch.ones(2, 2), "dim": 0}) is None
+
+
+def test_a_tensor_of_more_axes_than_the_map_says_has_none():
+    """The kernel takes a weight of shape [1, 1] for one channel."""
+    b = ProgramBuilder()
+    x, w, moments = b.input((2, 1, 3)), b.weight((1, 1)), b.weight((1,), kind="positive")
+    call = b.call("aten.batch_norm", x, w, None, moments, moments, False, 0.1, 1e-5, False)
+    assert isinstance(call.target, torch._ops.OpOverload)
+    assert call_index_map(call.target, bind_values(call)) is None
+    before = b.finish(call)
+    assert str(PassManager.parse("eliminate-dead-weights").run(before).program) == str(before)

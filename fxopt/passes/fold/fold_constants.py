@@ -26,9 +26,10 @@ class FoldConstants(Pass):
 
     Before: `%a = permute(w, [1, 0])`, `%b = matmul(%x, %a)`. After: `%b = matmul(%x, folded)`.
 
-    Only ops that are known to be pure are run, as the reference evaluator runs them. A result is stored only
-    while it does not make the weights grow by more than `max_growth` bytes over the weights that go for it:
-    an `expand` of a constant stays one, and so does the transpose of an embedding that is used as it is too.
+    Only ops that are known to be pure are run, as the reference evaluator runs them; a call that raises stays. A
+    result is stored only while it does not make the weights grow by more than `max_growth` bytes over the weights
+    that go for it: an `expand` of a constant stays one, and so does the transpose of an embedding that is used as
+    it is too.
     Results that share weights are stored together where these pay for all of them; a weight that stays for
     another pays for none. Inner results of what stays are folded in turn.
     """
@@ -140,7 +141,11 @@ class _Folding:
                 self._store(current)
 
     def _store(self, node: Node) -> None:
-        tensor = self._value(node)
+        try:
+            tensor = self._value(node)
+        except (IndexError, RuntimeError, ValueError) as error:  # it does so wherever it is called
+            self.refused[node] = f"it raises: {next(iter(str(error).splitlines()), '')}"
+            return
         assert isinstance(tensor, torch.Tensor)
         stored = trained_as(tensor, map(self.rewriter.value, self._weights_behind(node)))
         self.folded = True

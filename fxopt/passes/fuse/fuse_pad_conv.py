@@ -57,6 +57,9 @@ class FusePadConv(Pass):
             given = bind(node)
             own = given["padding"]
             assert isinstance(own, (list, tuple))
+            if not all(isinstance(p, int) for p in own):
+                rewriter.refuse(node, "its own padding varies", rule=_NAME)
+                continue
             total = [p + q for p, q in zip(own, both, strict=True)]
             with rewriter.rewrite(_NAME, node):
                 made = rewriter.call(node.target, **{**given, "input": padding["self"], "padding": total})

@@ -235,6 +235,14 @@ def test_calls_that_two_others_read_are_looked_at_once():
     assert len(unchanged(NO_GROWTH, program(f, X, w=W))) == 3 * 60
 
 
+def test_a_call_that_raises_stays():
+    before = program(
+        lambda x, w, i: x + F.embedding(i, w), X, w=W.t().contiguous(), i=torch.tensor([0, 1, 2])
+    )
+    before.weights["i"][2] = 9
+    assert unchanged(FOLD, before) == ["it raises: index out of range in self"]
+
+
 def test_an_op_of_a_user_that_may_count_its_calls_stays():
     library = torch.library.Library("fxopt_fold_test", "DEF")
     library.define("count(Tensor x) -> Tensor")

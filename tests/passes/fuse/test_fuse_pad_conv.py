@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from fxopt.passes.fuse.fuse_pad_conv import FusePadConv
-from fxopt.testing import check_pass
+from fxopt.testing import ProgramBuilder, check_pass
 from tests.passes.helpers import applied, calls, program, rand, structure, unchanged
 
 FUSE = FusePadConv()
@@ -91,6 +91,22 @@ REFUSED: dict[str, tuple[Fn, str]] = {
 def test_what_a_convolution_does_not_pad(name: str):
     function, why = REFUSED[name]
     assert unchanged(FUSE, program(function, IMAGE, w=W)) == [why]
+
+
+def test_a_padding_of_a_size_that_varies_stays():
+    before = program(
+        lambda x, w: F.conv2d(F.pad(x, (1, 1, 1, 1)), w, padding=(x.shape[0], 0)), IMAGE, w=W, dynamic=True
+    )
+    assert unchanged(FUSE, before) == ["its own padding varies"]
+
+
+def test_a_padding_given_once_for_all_axes():
+    b = ProgramBuilder()
+    x = b.input((2, 3, 5, 5))
+    padded = b.call("aten.pad", x, [1, 1, 2, 2])
+    before = b.finish(b.call("aten.conv2d", padded, b.weight((2, 3, 3, 3)), None, [1], [1]))
+    [conv] = applied(FUSE, before).program.calls()
+    assert conv.args[4] == [3, 2]
 
 
 def test_one_that_is_refused_does_not_hide_another():
