@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from torch.fx import Node
 
 from fxopt.errors import LoweringError, VerificationError
 from fxopt.lowering import lower
@@ -11,6 +12,7 @@ from fxopt.passes.eliminate.eliminate_dead_code import EliminateDeadCode
 from fxopt.passes.quantize.insert_fake_quant import InsertFakeQuant
 from fxopt.pipeline import Contract, Pass, registry
 from fxopt.program import Program
+from fxopt.rewriting import Rewriter
 from fxopt.testing import CheckFailure, ProgramBuilder, check_once, check_pass, reproducer
 from fxopt.testing.check import _check_target
 from tests.testing.wrong_passes import PAIRS
@@ -126,3 +128,23 @@ def test_a_property_that_no_pass_establishes_is_told() -> None:
 
     with pytest.raises(CheckFailure, match="no registered pass establishes what needs-wings requires"):
         check_pass(NeedsWings(), examples=5)
+
+
+def test_a_rule_that_fires_in_float32_alone_fails() -> None:
+    class Narrow(Pass):
+        """Leaves out what does nothing, in one dtype."""
+
+        contract = Contract.EQUIVALENT
+
+        def run(self, rewriter: Rewriter) -> None:
+            for node in rewriter.nodes(torch.ops.aten.mul.Tensor):
+                x = node.args[0]
+                assert isinstance(x, Node)
+                if node.meta["val"].dtype is torch.float32:
+                    with rewriter.rewrite("narrow", node):
+                        rewriter.replace(node, x)
+
+    b = ProgramBuilder()
+    program = b.finish(b.call("aten.relu", b.call("aten.mul.Tensor", b.input((b.batch, 4)), 1.0)))
+    with pytest.raises(CheckFailure, match="not the same rules"):
+        check_once(Narrow(), program)
