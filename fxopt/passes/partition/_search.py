@@ -194,7 +194,8 @@ def _refined(
     bounds = [_alone(p) if len(p.devices) == 1 else p.simple_bound() for p in problems]
     exact = bool(problems) and len(problems[0].pieces) <= MOST_EXACT
     solver, proof = find_spec("scipy") is not None, "order ideals"
-    windows = _Windows(problems) if exact and problems[0].objective == "throughput" else None
+    by_windows = exact and problems[0].objective == "throughput"
+    windows = _Windows(problems, solver=solver) if by_windows else None
     queue = [(b, _FIRST_SECONDS, i) for i, b in enumerate(bounds) if len(problems[i].devices) > 1]
     heapq.heapify(queue)
     while queue:
@@ -228,10 +229,18 @@ def _refined(
 
 
 class _Windows:
-    """Asks for splits under a value, a lower one where too many sets of pieces would have to be looked at."""
+    """Asks for splits under a value, a lower one where too many sets of pieces would have to be looked at.
 
-    def __init__(self, problems: list[Problem]) -> None:
+    Where memory is limited the integer program is asked of each row first: room for what is alive leaves out most sets, which is
+    known of a set only when it is there, while a few rows of the program say it of all.
+    """
+
+    def __init__(self, problems: list[Problem], *, solver: bool) -> None:
         self.problems, self.lattice = problems, Lattice(problems[0].pieces)
+        self.put_off = {
+            i for i, p in enumerate(problems) if solver and any(d.memory is not None for d in p.devices)
+        }
+        """Rows that the integer program is yet to be asked of."""
         self.too_wide: dict[tuple[int, int], float] = {}
         """By row and sets that were looked at: the least value that was asked for in vain."""
         self.shares = [1.0] * len(problems)
@@ -240,6 +249,9 @@ class _Windows:
 
     def asked(self, number: int, bound: float, limit: float, most: int) -> Solved | None:
         """A split of a row that is under the limit, or a higher bound; None where neither is found."""
+        if number in self.put_off and limit < math.inf:
+            self.put_off.remove(number)
+            return None
         target = _between(bound, limit)
         while bound < target * (1 - _NARROWEST):
             if target < self.too_wide.get((number, most), math.inf):

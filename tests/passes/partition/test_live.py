@@ -213,7 +213,9 @@ class TestPlans:
         assert plan.value >= best * (1 - 1e-9)
         assert all(m <= rooms[int(s.device[-1])] for m, s in zip(plan.memory, plan.stages, strict=True))
 
-    @pytest.mark.parametrize("name", ["tied_encoder", "bert", pytest.param("vit", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize(
+        "name", ["tied_encoder", "bert", "gpt2", pytest.param("vit", marks=pytest.mark.slow)]
+    )
     def test_models(self, name: str) -> None:
         """Each device has half of what all takes on one."""
         program = traced(name, True)

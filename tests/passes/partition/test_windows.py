@@ -227,12 +227,21 @@ class TestSplit:
 class TestInTheSearch:
     def test_where_a_split_is_found_the_bound_stays(self) -> None:
         problem = Problem(FOUR, (Device("cpu:0"), Device("cpu:1")), Links(Link(1e15, 0.0)))
-        solved = search_module._Windows([problem]).asked(0, 1.0, 4.0, EVERY)
+        solved = search_module._Windows([problem], solver=True).asked(0, 1.0, 4.0, EVERY)
         assert solved is not None and solved.split is not None
         assert (solved.split.value, solved.bound) == (pytest.approx(2.0), 1.0)
-        refuted = search_module._Windows([problem]).asked(0, 1.0, 2.9, EVERY)
+        refuted = search_module._Windows([problem], solver=True).asked(0, 1.0, 2.9, EVERY)
         assert refuted is not None and refuted.split is None
         assert refuted.bound == pytest.approx(1.95)
+
+    def test_where_memory_is_limited_the_integer_program_is_asked_first(self) -> None:
+        """Once of each row, where a better split than one at hand is sought, and where there is such a program."""
+        row = (Device("cpu:0"), Device("cpu:1", memory=10**6))
+        problem = Problem(FOUR, row, Links(Link(1e15, 0.0)))
+        windows = search_module._Windows([problem, problem], solver=True)
+        assert windows.asked(0, 1.0, math.inf, EVERY) is not None
+        assert [windows.asked(k, 1.0, 4.0, EVERY) is None for k in (0, 0, 1, 1)] == [True, False, True, False]
+        assert search_module._Windows([problem], solver=False).asked(0, 1.0, 4.0, EVERY) is not None
 
     def test_what_takes_too_long_is_asked_for_less_at_a_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The integer program here can't say anything of values over 2.2 in its time."""
@@ -254,7 +263,7 @@ class TestInTheSearch:
 
     def test_nothing_known_is_asked_for_anything(self) -> None:
         problem = Problem(FOUR, (Device("cpu:0"), Device("cpu:1")), Links(Link(1e15, 0.25)))
-        windows = search_module._Windows([problem])
+        windows = search_module._Windows([problem], solver=True)
         assert windows.aim(0, 2.0, math.inf)[0] == math.inf
         windows.learn(0, done=False)
         assert windows.aim(0, 2.0, math.inf)[0] == pytest.approx(2.0 + (4.0 + 0.5 - 2.0) / 2, abs=1e-6)
