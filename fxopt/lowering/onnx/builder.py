@@ -77,6 +77,8 @@ class Builder:
         """What each transposed value was made of, and in what order."""
         self._unsqueezed: dict[Value, tuple[Value, Sequence[int]]] = {}
         """What each value with axes of size 1 was made of, and the axes."""
+        self._padded: dict[Value, tuple[Value, Sequence[int], Sequence[int]]] = {}
+        """What each value with zeros around it was made of, and how many before and after each axis."""
         self._negated: dict[Value, Value] = {}
         """What each negation is of."""
 
@@ -305,6 +307,19 @@ class Builder:
         result = self.op("Unsqueeze", source, self.ints(together))
         self._unsqueezed[result] = source, together
         return result
+
+    def pad_zeros(self, value: Value, before: Sequence[int], after: Sequence[int]) -> Value:
+        """Puts zeros before and after each axis."""
+        result = self.op("Pad", value, self.ints([*before, *after]), mode="constant")
+        self._padded[result] = value, before, after
+        return result
+
+    def unpadded(self, value: Value, spatial: int) -> tuple[Value, list[int]]:
+        """What was padded with zeros along the last axes alone, and by how much, as a convolution's `pads`."""
+        source, before, after = self._padded.get(value, (value, (), ()))
+        if any(before[:-spatial]) or any(after[:-spatial]) or not before:
+            return value, [0] * 2 * spatial
+        return source, [*before[-spatial:], *after[-spatial:]]
 
     def squeeze(self, value: Value, *axes: int) -> Value:
         """Removes axes of size 1."""

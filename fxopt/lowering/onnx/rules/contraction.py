@@ -234,6 +234,11 @@ def _convolve(b: Builder, c: Call, op_type: str, x: Value, attributes: Attribute
             f"onnxruntime has no convolution of {b.dtype(x)}: lower the float32 model (model.float())"
         )
     given = {**attributes, "group": c.integer("groups")}
+    if op_type == "Conv":  # its padding may differ before and after, unlike torch's
+        spatial = c.fake("weight").dim() - 2
+        x, more = b.unpadded(x, spatial)
+        own = _spread(c.integers("padding"), spatial)
+        given["pads"] = [p + q for p, q in zip((*own, *own), more, strict=True)]
     return b.ops(op_type, x, c.tensor("weight"), c.optional("bias"), outputs=1, **given)[0]
 
 

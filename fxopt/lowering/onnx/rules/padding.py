@@ -36,6 +36,8 @@ def pad(b: Builder, c: Call) -> Value:
         return _wrapped(b, x, shape, before, after)
     if _fixed(*before, *after) and not any([*before, *after]):
         return x
+    if mode == "constant" and not fill:
+        return b.pad_zeros(x, [int(n) for n in before], [int(n) for n in after])
     return b.op("Pad", x, b.shape([*before, *after]), fill, mode=_MODES[mode])
 
 

@@ -1,11 +1,13 @@
 """Padding against torch: modes, dtypes, what takes away, amounts computed from sizes."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.lowering.onnx.harness import Case, check, check_sizes
+from tests.lowering.onnx.harness import Case, check, check_sizes, op_types
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(3, 4, 6, generator=GENERATOR)
@@ -58,3 +60,33 @@ COMPUTED = {
 def test_by_computed_sizes(name):
     others = [IMAGE[:1, :, :h, :w].contiguous() for h, w in ((5, 7), (8, 4), (9, 8))]
     check_sizes(COMPUTED[name], IMAGE, {0: "n", 2: "height", 3: "width"}, *others)
+
+
+KERNEL = torch.randn(3, 4, 3, 3, generator=GENERATOR)
+GROUPED = torch.randn(4, 1, 3, 3, generator=GENERATOR)
+TURNED = torch.randn(4, 3, 3, 3, generator=GENERATOR)
+
+INTO_CONVOLUTIONS: dict[str, tuple[Callable[[torch.Tensor], object], list[str]]] = {
+    "uneven": (lambda x: F.conv2d(F.pad(x, (0, 1, 2, 3)), KERNEL, stride=2), ["Conv"]),
+    "added": (lambda x: F.conv2d(F.pad(x, (0, 1, 2, 3)), KERNEL, padding=(1, 0), dilation=2), ["Conv"]),
+    "of one axis": (lambda x: F.conv2d(F.pad(x, (0, 1)), KERNEL), ["Conv"]),
+    "groups": (lambda x: F.conv2d(F.pad(x, (0, 1, 0, 1)), GROUPED, groups=4), ["Conv"]),
+    "another user": (lambda x: (y := F.pad(x, (0, 1)), F.conv2d(y, KERNEL)), ["Conv", "Pad"]),
+    "cut on a side": (lambda x: F.conv2d(F.pad(x, (-1, 1, 0, 2)), KERNEL), ["Conv", "Slice"]),
+    "ones": (lambda x: F.conv2d(F.pad(x, (0, 1), value=1.0), KERNEL), ["Conv", "Pad"]),
+    "reflected": (lambda x: F.conv2d(F.pad(x, (0, 1, 0, 1), mode="reflect"), KERNEL), ["Conv", "Pad"]),
+    "channels": (lambda x: F.conv2d(F.pad(x[:, :3], (0, 1, 0, 0, 1, 0)), KERNEL), ["Conv", "Pad", "Slice"]),
+    "the batch": (lambda x: F.conv2d(F.pad(x, (0, 1, 0, 0, 0, 0, 0, 1)), KERNEL), ["Conv", "Pad"]),
+    "a transposed convolution": (
+        lambda x: F.conv_transpose2d(F.pad(x, (0, 1)), TURNED), ["ConvTranspose", "Pad"],
+    ),
+    "without a batch": (
+        lambda x: F.conv2d(F.pad(x[0], (0, 1)), KERNEL), ["Conv", "Gather", "Pad", "Squeeze", "Unsqueeze"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INTO_CONVOLUTIONS)
+def test_zeros_are_padded_by_the_convolution(name: str):
+    function, types = INTO_CONVOLUTIONS[name]
+    assert sorted(op_types(check(Case(name, function, (IMAGE,))))) == types
