@@ -2,7 +2,9 @@
 
 A motif's strides, axes, paddings and weights of two axes are those that its author thought of, which are those
 that a pass's author thought of. A perturbed one has others, of which the op table and the schemas say what they
-are; what torch refuses, on fake tensors or at any size of the batch, is not drawn.
+are; what torch refuses, on fake tensors or at any size of the batch, is not drawn. Where a motif calls an op several
+times, half of the changes are made to all of these calls: of parallel layers with one vector for a weight among them
+no pass makes one, of those that all have one it may.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,8 +82,12 @@ def drawn_perturbation(
         operands: its tensor arguments as they are.
     """
     with quiet_torch():  # what does not suit is tried, and torch logs each complaint
-        tried = (_taken(recording, _changed(draw, b, recording, operands)) for _ in range(_TRIES))
-        return next((found for found in tried if found is not None), None)
+        for _ in range(_TRIES):
+            change = _changed(draw, b, recording, operands)
+            found = _taken(recording, change) or _taken(recording, _bare(recording, operands, change))
+            if found is not None:
+                return found
+    return None
 
 
 def _changed(
@@ -90,12 +96,48 @@ def _changed(
     changed, literals = dict(operands), dict[Spot, object]()
     spots = list(_spots(recording))
     for _ in range(1 + draw.below(2)):
-        if spots and not draw.chance(3):
+        if spots and not draw.chance(2):
             spot, kind, call = draw.of(spots)
-            literals[spot] = _Literal(draw, b, call, operands).other(kind, _at(call, spot))
+            value = _Literal(draw, b, call, operands).other(kind, _at(call, spot))
+            literals |= dict.fromkeys(_alike(spots, spot, call) if draw.chance(2) else [spot], value)
         else:
-            changed |= _other_operands(draw, changed)
+            changed |= _other_operands(draw, changed, _together(draw, recording, changed))
     return Perturbation(changed, literals)
+
+
+def _alike(spots: Sequence[tuple[Spot, ArgumentKind, Node]], spot: Spot, call: Node) -> list[Spot]:
+    """The same argument of all calls of the op."""
+    return [other for other, _, c in spots if c.target is call.target and other[1] == spot[1]]
+
+
+def _together(draw: Choose, recording: Recording, operands: Mapping[str, Operand]) -> list[str]:
+    """An operand, or with it those that are the same argument of calls of the same op."""
+    name = draw.of(list(operands))
+    if not draw.chance(2):
+        return [name]
+    uses = _uses(recording.placeholders[name])
+    return [name, *(o for o in operands if o != name and uses & _uses(recording.placeholders[o]))]
+
+
+def _uses(node: Node) -> set[tuple[object, object]]:
+    """Ops and the places of their arguments at which a node stands."""
+    return {
+        (user.target, key)
+        for user in node.users
+        for key, value in (*enumerate(user.args), *user.kwargs.items())
+        if value is node
+    }
+
+
+def _bare(recording: Recording, operands: Mapping[str, Operand], change: Perturbation) -> Perturbation:
+    """With the change nothing at the optional tensors of the calls that read what has changed: they may not fit it."""
+    changed = {recording.placeholders[n] for n, o in change.operands.items() if o != operands[n]}
+    optional = {
+        spot: None
+        for spot, kind, call in _spots(recording)
+        if kind.base == "Tensor" and kind.optional and not changed.isdisjoint(call.all_input_nodes)
+    }
+    return Perturbation(change.operands, {**optional, **change.literals})
 
 
 def _spots(recording: Recording) -> Iterator[tuple[Spot, ArgumentKind, Node]]:
@@ -188,28 +230,37 @@ _OTHERS: dict[str, Callable[[_Literal, object], object]] = {
 """How another value is drawn, by the argument's type."""
 
 
-def _other_operands(draw: Choose, operands: Mapping[str, Operand]) -> dict[str, Operand]:
-    """One of other sizes, a number or no weight (or one); or of another dtype, at times with all of its dtype."""
-    name = draw.of(list(operands))
-    operand = operands[name]
-    match draw.below(4):
+def _other_operands(
+    draw: Choose, operands: Mapping[str, Operand], names: Sequence[str]
+) -> dict[str, Operand]:
+    """Some, as the first, of other sizes, numbers or no weights (or ones); or of another dtype, at times with all of it."""
+    first = operands[names[0]]
+    some = {n: operands[n] for n in names}
+    match draw.of((0, 0, 0, 1, 2, 3)):
         case 0:
-            shape = draw.of(_other_shapes(draw, operand.shape))
-            return {name: replace(operand, shape=shape)}
+            axis = draw.below(max(len(first.shape), 1))
+            which = draw.below(len(_other_shapes(first.shape, axis)))
+            alike = {n: o for n, o in some.items() if len(o.shape) == len(first.shape)}
+            return {n: replace(o, shape=_other_shapes(o.shape, axis)[which]) for n, o in alike.items()}
         case 1:
             dtype, alone = draw.of(_DTYPES), draw.chance(2)
-            same = {name: operand} if alone else operands
-            return {n: replace(o, dtype=dtype) for n, o in same.items() if o.dtype is operand.dtype}
+            same = some if alone else operands
+            return {n: replace(o, dtype=dtype) for n, o in same.items() if o.dtype is first.dtype}
         case 2:
-            return {name: replace(operand, number=float(draw.of(_FLOATS)))}
+            number = float(draw.of(_FLOATS))
+            return {n: replace(o, number=number) for n, o in some.items()}
         case _:
-            fixed = tuple(d if isinstance(d, int) else 3 for d in operand.shape)
-            return {name: replace(operand, shape=fixed, is_weight=not operand.is_weight)}
+            return {
+                n: replace(o, shape=_fixed(o.shape), is_weight=not first.is_weight) for n, o in some.items()
+            }
 
 
-def _other_shapes(draw: Choose, shape: tuple[Size, ...]) -> list[tuple[Size, ...]]:
+def _fixed(shape: tuple[Size, ...]) -> tuple[int, ...]:
+    return tuple(d if isinstance(d, int) else 3 for d in shape)
+
+
+def _other_shapes(shape: tuple[Size, ...], axis: int) -> list[tuple[Size, ...]]:
     """With an axis less or more, with none, with a size of one or another."""
-    axis = draw.below(max(len(shape), 1))
     sized = [(*shape[:axis], size, *shape[axis + 1 :]) for size in (1, 2, 5)] if shape else []
     return [shape[1:], (1, *shape), shape[:-1], (*shape, 1), (), *sized]
 

@@ -14,7 +14,7 @@ from fxopt.testing import ProgramBuilder, build_program, perturbation
 from fxopt.testing.choice import Choose
 from fxopt.testing.emission import NoSize
 from fxopt.testing.motifs import Motif, _examples, plant
-from fxopt.testing.perturbation import Operand, _taken, drawn_perturbation
+from fxopt.testing.perturbation import Operand, _other_operands, _taken, _together, drawn_perturbation
 from fxopt.testing.perturbation import Perturbation as Change
 from fxopt.verification import evaluate, sample_inputs
 
@@ -201,3 +201,65 @@ def test_a_table_of_fewer_rows_is_indexed_below_them():
         table = Operand((size, 4), torch.float32, is_weight=False)
         found = _taken(recording, Change({"x": table, "i": replace(operands["i"], rows=4)}))
         assert {n: o.rows for n, o in found.operands.items()} == {"x": None, "i": rows}
+
+
+def _parallel(x, u: Const, v: Const, w: Const, b: Const):
+    gate = torch.nn.functional.linear(x, v).relu()
+    return torch.nn.functional.linear(x, u, b) * gate, w * x.sum()
+
+
+def _weights_of_layers(program):
+    return [n.args[1].meta["val"] for n in _calls([program], "aten.linear.default")]
+
+
+def test_parallel_layers_change_together_and_apart():
+    """All weights become vectors at once, or one of them."""
+    ranks = Counter(tuple(w.dim() for w in _weights_of_layers(p)) for p in _made(_parallel, 250))
+    assert ranks[1, 1] > 2 and ranks[1, 2] + ranks[2, 1] > 2, ranks
+
+
+def test_the_bias_of_a_layer_goes_where_its_new_weight_does_not_take_one():
+    layers = _calls(_made(_parallel, 250), "aten.linear.default")
+    assert any(n.args[1].meta["val"].dim() == 1 and n.args[2] is None for n in layers)
+
+
+def _recorded(function):
+    b = ProgramBuilder()
+    example = _examples(function)[0]
+    recording = example.record(b.program, example.shapes)
+    return recording, example.operands(example.shapes)
+
+
+def test_what_stands_at_the_same_place_of_the_same_op_is_together():
+    recording, operands = _recorded(_parallel)
+    drawn = [_together(Choose(random.Random(s).randrange), recording, operands) for s in range(60)]
+    assert {tuple(sorted(d)) for d in drawn} == {("b",), ("u", "v"), ("x",), ("u",), ("v",), ("w",)}
+    assert _together(Choose(lambda n: 0), recording, operands) == [next(iter(operands))]
+
+
+def test_a_joint_change_is_the_same_for_all():
+    _, operands = _recorded(_parallel)
+    operands = {**operands, "v": replace(operands["v"], shape=(3, 4))}
+    for seed in range(60):
+        changed = _other_operands(Choose(random.Random(seed).randrange), operands, ["u", "v"])
+        u, v = changed["u"], changed["v"]
+        assert set(changed) == {"u", "v"} or len({o.dtype for o in changed.values()}) == 1
+        assert (u.dtype, u.is_weight, u.number, len(u.shape)) == (
+            v.dtype,
+            v.is_weight,
+            v.number,
+            len(v.shape),
+        )
+    other_rank = {**operands, "v": replace(operands["v"], shape=(2, 4, 4))}
+    for seed in range(30):
+        changed = _other_operands(Choose(random.Random(seed).randrange), other_rank, ["u", "v"])
+        assert "v" not in changed or changed["v"].shape == (2, 4, 4)
+
+
+def test_literals_of_alike_calls_change_together_and_apart():
+    def motif(x):
+        return torch.softmax(x, 1) + torch.softmax(x * 2, 1)
+
+    pairs = [tuple(n.args[1] for n in _calls([p], "aten.softmax.int")) for p in _made(motif, 250)]
+    counts = Counter((a == b, a == 1) for a, b in pairs if (a, b) != (1, 1))
+    assert counts[True, False] > 5 and counts[False, True] > 2, counts

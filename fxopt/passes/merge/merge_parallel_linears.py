@@ -25,6 +25,10 @@ def _heads(x: torch.Tensor, u: Const, v: Const, w: Const, b: Const, c: Const | N
     return F.linear(x, u, b) * F.linear(x, v, c).relu() + F.linear(x, w)
 
 
+def _unbiased(x: torch.Tensor, t: Const, u: Const, v: Const, w: Const) -> torch.Tensor:
+    return F.linear(x, t) * F.linear(x, u).relu() + F.linear(x, v) * F.linear(x, w)
+
+
 @register_pass
 class MergeParallelLinears(Pass):
     """linear(x, w1, b1), linear(x, w2, b2), ...  ->  split(linear(x, cat(w1, w2, ...), cat(b1, b2, ...))).
@@ -40,7 +44,7 @@ class MergeParallelLinears(Pass):
 
     contract = Contract.EQUIVALENT
 
-    motifs: ClassVar[tuple[Callable[..., object], ...]] = (_heads,)
+    motifs: ClassVar[tuple[Callable[..., object], ...]] = (_heads, _unbiased)
 
     max_elements: int = 65536
     """Of the merged weight: above, layers are left alone."""
