@@ -11,7 +11,8 @@ from torch import nn
 import fxopt
 from fxopt.errors import InputError
 from fxopt.optimizer import OptimizeResult
-from fxopt.optimizer.precision import sqnr
+from fxopt.optimizer.precision import _in_order, sqnr
+from fxopt.passes.quantize import LayerError
 from fxopt.report import PrecisionReport, Report
 from tests.passes.helpers import program, rand
 
@@ -195,3 +196,33 @@ def test_layers_of_a_functional_model_are_searched() -> None:
         Functional().eval(), (DATA[0],), pipeline="int8", target="onnx", calibration=DATA, min_sqnr=150
     )
     assert set(chosen(result.report).layers) == {"w=float", "rest.0=float"}
+
+
+def layer(name: str, *, error: float, flops: int, of_weights: float = 0.0) -> LayerError:
+    node = next(iter(program(torch.neg, rand(2)).calls()))
+    return LayerError(
+        node, name, f"{name}.w", (8, 8), flops, weight_bytes=10, output=error, output_of_weights=of_weights
+    )
+
+
+def test_of_equal_gains_the_cheapest_comes_first() -> None:
+    dear, cheap = layer("dear", error=1.0, flops=900), layer("cheap", error=1.0, flops=100)
+    for layers in ([dear, cheap], [cheap, dear]):
+        changes = list(_in_order(layers))
+        assert [(c.module, c.scheme) for c in changes[:2]] == [
+            ("cheap", "int8-weights"),
+            ("dear", "int8-weights"),
+        ]
+        assert [round(c.cost, 3) for c in changes[:2]] == [0.1, 0.9]
+
+
+def test_a_dear_layer_comes_first_where_it_gains_more_for_its_cost() -> None:
+    layers = [layer("cheap", error=1.0, flops=100), layer("dear", error=20.0, flops=900)]
+    assert [c.module for c in _in_order(layers)][:2] == ["dear", "cheap"]
+
+
+def test_a_layer_s_weights_follow_its_activations() -> None:
+    """Also where the weights are what gains more for its cost."""
+    changes = list(_in_order([layer("one", error=1.0, of_weights=0.99, flops=100)]))
+    assert [c.scheme for c in changes] == ["int8-weights", "float"]
+    assert [c.gain for c in changes] == pytest.approx([0.01, 0.99])

@@ -60,9 +60,9 @@ def _rounded(scheme: str, *, smooth: bool, static: bool = False) -> Callable[[di
     """
 
     def expand(options: dict[str, object]) -> str:
-        chosen = {"smooth": smooth, "equalize": static, "center": static}
+        chosen: dict[str, object] = {"smooth": smooth, "equalize": static, "center": static}
         for name in chosen:
-            chosen[name] = options.pop(name, chosen[name])  # type: ignore[assignment]  # checked here
+            chosen[name] = options.pop(name, chosen[name])
             if not isinstance(chosen[name], bool):
                 raise PipelineError(f"{scheme}: {name} is true or false, got {chosen[name]!r}")
         # With one scale for all channels of a weight, it is the weights whose ranges must be alike.
