@@ -52,7 +52,9 @@ class SinkTransposes(Pass):
             if name == "permute" and not is_reshape(node):
                 _cancel(rewriter, node, permutation(node))
             elif name in _REDUCTIONS:
-                _reduce(rewriter, node, name)
+                reduced: Node | None = node
+                while reduced is not None:
+                    reduced = _reduce(rewriter, reduced)
 
 
 def _cancel(rewriter: Rewriter, node: Node, last: list[int]) -> None:
@@ -69,27 +71,32 @@ def _cancel(rewriter: Rewriter, node: Node, last: list[int]) -> None:
         )
 
 
-def _reduce(rewriter: Rewriter, node: Node, name: str) -> None:
-    """A reduction of what is permuted is one over the axes where they were, if those that are left stay in order."""
+def _reduce(rewriter: Rewriter, node: Node) -> Node | None:
+    """A reduction of what is permuted is one over the axes where they were, if those that are left stay in order.
+
+    Returns it; None if nothing was done.
+    """
     given, x = bind(node), operand(node)
     dims = given.get("dim")
     if not isinstance(dims, (list, tuple)) or not dims or given["keepdim"] or given.get("dtype") is not None:
-        return
+        return None
     found = (
         (list[Node](), permutation(x))
         if aten_name(x) == "permute" and not is_reshape(x)
         else _region(rewriter, x)
     )
     if found is None:
-        return
+        return None
     calls, order = found
     left = [order[d] for d in range(len(order)) if d not in dims]
     if left != sorted(left):
-        return
+        return None
     with rewriter.rewrite("reduce-before-transpose", node):
         source = _unpermuted(rewriter, calls, order) if calls else operand(x)
         axes = [order[d] for d in dims if isinstance(d, int)]
-        rewriter.replace(node, rewriter.call(node.target, source, axes, False))
+        made = rewriter.call(node.target, source, axes, False)
+        rewriter.replace(node, made)
+    return made
 
 
 def _region(rewriter: Rewriter, last: Node) -> tuple[list[Node], list[int]] | None:

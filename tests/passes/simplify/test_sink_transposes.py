@@ -7,7 +7,7 @@ import torch
 
 from fxopt.passes.simplify.sink_transposes import SinkTransposes
 from fxopt.pipeline import PassManager
-from fxopt.testing import check_pass
+from fxopt.testing import ProgramBuilder, check_once, check_pass
 from tests.passes.helpers import applied, calls, program, rand, unchanged
 
 SINK = SinkTransposes()
@@ -104,3 +104,13 @@ def test_a_number_among_the_operands():
 
 def test_drawn_programs():
     check_pass(SINK, examples=25, targets=())
+
+
+def test_a_reduction_of_what_is_permuted_twice():
+    """Two permutations behind one another: what the first step leaves is a reduction of what is permuted."""
+    b = ProgramBuilder()
+    y = b.call("aten.permute", b.input((b.batch, 3)), [1, 0])
+    first, second = (b.call("aten.permute", y, [1, 0]) for _ in range(2))
+    total = b.call("aten.sum.dim_IntList", b.call("aten.sub.Tensor", first, second), [0])
+    program = b.finish(total)
+    assert check_once(SinkTransposes(), program, targets=()) == 2
