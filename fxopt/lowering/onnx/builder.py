@@ -75,6 +75,8 @@ class Builder:
         self._stored: dict[tuple[object, ...], Value] = {}
         self._transposed: dict[Value, tuple[Value, Sequence[int]]] = {}
         """What each transposed value was made of, and in what order."""
+        self._reshaped: dict[Value, tuple[Value, Sequence[Size], Sequence[Size]]] = {}
+        """What each value that was given a constant shape was made of, its shape before and after."""
         self._unsqueezed: dict[Value, tuple[Value, Sequence[int]]] = {}
         """What each value with axes of size 1 was made of, and the axes."""
         self._padded: dict[Value, tuple[Value, Sequence[int], Sequence[int]]] = {}
@@ -282,7 +284,9 @@ class Builder:
             target.append((0 if kept else -1) if isinstance(size, torch.SymInt) else int(size))
         if target.count(-1) > 1:
             return self.op("Reshape", value, self.shape(new))
-        return self.op("Reshape", value, self.ints(target))
+        result = self.op("Reshape", value, self.ints(target))
+        self._reshaped[result] = value, old, new
+        return result
 
     def expand(self, value: Value, old: Sequence[Size], new: Sequence[Size]) -> Value:
         """Broadcasts; an axis that keeps its size is given as 1, which leaves it."""
@@ -298,6 +302,12 @@ class Builder:
         """Adds axes of size 1, with those that the value was given before."""
         if not axes:
             return value
+        if value in self._reshaped and min(axes) >= 0:
+            source, old, new = self._reshaped[value]
+            sizes = iter(new)
+            return self.reshape(
+                source, old, [1 if a in axes else next(sizes) for a in range(len(new) + len(axes))]
+            )
         source, before = self._unsqueezed.get(value, (value, ()))
         if min(*axes, *before, 0) < 0:  # from the end, which moves with each that is added
             return self.op("Unsqueeze", value, self.ints(axes))

@@ -242,8 +242,8 @@ def clamp(b: Builder, c: Call) -> Value:
     dtype = c.out.dtype
     x = c.tensor(dtype=dtype)
     fixed = all(not n or isinstance(c[n], (int, float)) for n in (low, high))
-    if fixed and is_float(dtype):
-        if low and c[low] == 0 and clips_integers(c, c[high] if high else None):
+    if fixed and (is_float(dtype) or (low and high)):
+        if is_float(dtype) and low and c[low] == 0 and clips_integers(c, c[high] if high else None):
             return b.op("LeakyRelu", x, alpha=0.0)
         return b.op("Clip", x, c.tensor(low, dtype) if low else "", c.tensor(high, dtype) if high else "")
     if low:

@@ -151,3 +151,18 @@ def test_an_axis_that_is_read_in_between_is_added_there_too():
 
 def test_a_choice_by_what_is_negated_is_the_other_choice():
     assert nodes(lambda x: torch.where((x > 0).logical_not(), x, x.exp()), X) == ["Exp", "Greater", "Where"]
+
+
+def test_axes_that_are_added_to_what_is_reshaped_are_part_of_its_shape():
+    assert nodes(lambda x: x.reshape(-1, 2, 12).unsqueeze(0).unsqueeze(2).neg(), X) == ["Neg", "Reshape"]
+    assert nodes(lambda x: torch.stack([x.reshape(-1, 2, 12), x.reshape(-1, 2, 12).exp()], 1), X) == [
+        "Concat",
+        "Exp",
+        "Reshape",
+        "Reshape",
+        "Unsqueeze",
+    ]
+
+
+def test_axes_that_are_added_from_the_end_are_added_after_a_reshape():
+    assert nodes(lambda x: x.reshape(-1, 2, 12).unsqueeze(-1).neg(), X) == ["Neg", "Reshape"]
