@@ -220,6 +220,10 @@ def _by_weights(rewriter: Rewriter, pairs: list[_Pair]) -> list[torch.Tensor | N
             read = torch.stack([pair.by_channel(now[n]).abs().amax((2, 3)).flatten() for n in pair.readers])
             step = (made / read.amax(0)).sqrt()
             step = torch.where(step.isfinite() & (step > 0), step, 1.0)
+            # A bias counts in the range of what is read: that of a channel with next to no weights stays within the layer's.
+            biases, _ = torch.broadcast_tensors(now[pair.first].bias.abs(), made)
+            bias = biases.reshape(-1, pair.count).amax(0)
+            step = step.maximum(bias / (made + bias).max().clamp(min=torch.finfo(torch.float64).tiny))
             now[pair.first] = pair.divided(now[pair.first], step)
             now |= {n: pair.multiplied(now[n], step) for n in pair.readers}
             scales[i] = scales[i] * step

@@ -146,6 +146,31 @@ def test_a_dead_channel_stays() -> None:
     assert not torch.equal(after.weights["w"][1], w[1])
 
 
+@pytest.mark.parametrize("weight", [1e-40, 1e-6])
+def test_a_bias_beside_next_to_no_weights_is_not_made_loud(weight: float) -> None:
+    """Such channels are what folding leaves of a BatchNorm whose factor is about zero."""
+    w, v = rand(24, 16), rand(5, 24, seed=2)
+    w[1] *= weight
+    before = program(
+        lambda x, w, b, v: F.linear(F.linear(x, w, b).relu(), v), ROWS[0], w=w, b=torch.ones(24), v=v
+    )
+    after = equalized(before, None, observe=False).program
+    assert float(after.weights["b"].abs().max()) < float(w.abs().max()) + 1.01
+    rounded = PassManager.parse("insert-fake-quant{weights=unsigned}").run(after, calibration=ROWS).program
+    assert sqnr(before, rounded, ROWS) > 30
+
+
+def test_a_bias_of_rows_counts_by_its_largest_and_a_layer_of_zeros_stays() -> None:
+    function, v = (lambda x, w, b, v: F.linear(F.linear(x, w, b).relu(), v)), rand(5, 24, seed=2)
+    w, b = rand(24, 16), torch.zeros(32, 24)
+    w[1] *= 1e-6
+    b[3, 1] = 1.0
+    after = equalized(program(function, ROWS[0], w=w, b=b, v=v), None, observe=False).program
+    assert float(after.weights["b"].abs().max()) < float(w.abs().max()) + 1.01
+    silent = program(function, ROWS[0], w=torch.zeros(24, 16), b=torch.zeros(24), v=v)
+    assert torch.equal(equalized(silent, None, observe=False).program.weights["v"], v)
+
+
 def test_a_relu_that_calibration_never_woke_is_not_made_loud() -> None:
     """Its channel would be far beyond the range once it speaks."""
     w, b, v = rand(6, 16), torch.zeros(6), rand(4, 6, seed=1)
