@@ -79,6 +79,8 @@ class Builder:
         """What each value that was given a constant shape was made of, its shape before and after."""
         self._unsqueezed: dict[Value, tuple[Value, Sequence[int]]] = {}
         """What each value with axes of size 1 was made of, and the axes."""
+        self._sliced: dict[Value, tuple[Value, dict[int, tuple[int, int, int]]]] = {}
+        """What each value that was cut was made of, and from where to where in what steps, by axis."""
         self._padded: dict[Value, tuple[Value, Sequence[int], Sequence[int]]] = {}
         """What each value with zeros around it was made of, and how many before and after each axis."""
         self._negated: dict[Value, Value] = {}
@@ -346,6 +348,13 @@ class Builder:
         return result
 
     def slice(self, value: Value, axis: int, start: int, end: int, step: int = 1) -> Value:
-        """Elements `start` to `end` of an axis."""
-        ends = (self.ints([start]), self.ints([end]), self.ints([axis]))
-        return self.op("Slice", value, *ends, *((self.ints([step]),) if step != 1 else ()))
+        """Elements `start` to `end` of an axis, with those of other axes that were taken before."""
+        source, before = self._sliced.get(value, (value, {}))
+        if axis in before:
+            source, before = value, {}
+        taken = {**before, axis: (start, end, step)}
+        starts, ends, steps = zip(*taken.values(), strict=True)
+        given = (self.ints(starts), self.ints(ends), self.ints([*taken]))
+        result = self.op("Slice", source, *given, *((self.ints(steps),) if {*steps} != {1} else ()))
+        self._sliced[result] = source, taken
+        return result

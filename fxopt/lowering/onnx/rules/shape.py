@@ -143,9 +143,11 @@ def slice_(b: Builder, c: Call) -> Value:
     start, end, step = c.arguments.get("start"), c.arguments.get("end"), c.integer("step")
     if same_size(c.shape[axis], c.out.shape[axis]) and start in (None, 0) and step == 1:
         return c.x
-    begin = _vector(b, 0 if start is None else start)
-    finish = _vector(b, torch.iinfo(torch.int64).max if end is None else end)
-    return b.op("Slice", c.x, begin, finish, b.ints([axis]), *([b.ints([step])] if step != 1 else []))
+    start, end = 0 if start is None else start, torch.iinfo(torch.int64).max if end is None else end
+    if isinstance(start, int) and isinstance(end, int):
+        return b.slice(c.x, axis, start, end, step)
+    steps = [b.ints([step])] if step != 1 else []
+    return b.op("Slice", c.x, _vector(b, start), _vector(b, end), b.ints([axis]), *steps)
 
 
 def _vector(b: Builder, number: object) -> Value:

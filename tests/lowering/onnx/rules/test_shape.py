@@ -166,3 +166,16 @@ def test_axes_that_are_added_to_what_is_reshaped_are_part_of_its_shape():
 
 def test_axes_that_are_added_from_the_end_are_added_after_a_reshape():
     assert nodes(lambda x: x.reshape(-1, 2, 12).unsqueeze(-1).neg(), X) == ["Neg", "Reshape"]
+
+
+def test_axes_that_are_cut_one_after_the_other_are_cut_at_once():
+    assert nodes(lambda x: x[:, ::2, 1:5].neg(), X) == ["Neg", "Slice"]
+    assert nodes(lambda x: x[:, -3:-1].narrow(2, 1, 3)[:, :, ::2].neg(), X) == ["Neg", "Slice", "Slice"]
+
+
+def test_an_axis_that_is_cut_twice_is_cut_twice():
+    assert nodes(lambda x: x[:, 1:, 1:][:, 1:].neg(), X) == ["Neg", "Slice", "Slice"]
+
+
+def test_what_is_read_between_two_cuts_is_cut_by_itself():
+    assert nodes(lambda x: ((y := x[:, 1:]).neg(), y[:, :, 1:].exp()), X) == ["Exp", "Neg", "Slice", "Slice"]
