@@ -20,7 +20,7 @@ from torch.fx import Node
 
 from fxopt.draws import same_draws
 from fxopt.errors import FxoptError
-from fxopt.ops import bind_call, op_info, op_key
+from fxopt.ops import QuantRole, bind_call, op_info, op_key
 from fxopt.program import Program, origins_of
 from fxopt.verification.arguments import with_values
 from fxopt.verification.doubling import NoFloat64Error, as_double, double_program
@@ -38,6 +38,7 @@ __all__ = [
     "finest",
     "float64_kernels",
     "moved",
+    "summed",
 ]
 
 Visit = Callable[[Node, object], object]
@@ -110,9 +111,10 @@ def evaluate_each(program: Program, tensors: Sequence[torch.Tensor]) -> dict[Nod
 def evaluate_perturbed(program: Program, tensors: Sequence[torch.Tensor], *, seed: int) -> list[object]:
     """Runs a program with each weight, and each result that an op rounds, moved by at most half an eps.
 
-    Another order of summation or a folded constant moves values by as much, so that the spread of the outputs
-    over a few seeds is what equivalent programs may differ by at these inputs: much where a normalisation
-    divides by next to nothing, everything where a comparison hangs on the last bit. Results of ops that kernels
+    A folded constant moves values by as much, so that the spread of the outputs over a few seeds is what equivalent
+    programs may differ by at these inputs: much where a normalisation divides by next to nothing, everything where a
+    comparison hangs on the last bit. Another order of summation moves a sum by eps of its terms, which may cancel,
+    so that the terms of sums and products are moved too. Results of ops that kernels
     give to an eps of 1 only (`OpInfo.absolute`) move by half an eps of 1 at least. What an op that takes a mean off
     (`OpInfo.centres`) gives for equal elements is rounding alone, 0 or not: see `centred`.
 
@@ -126,7 +128,10 @@ def evaluate_perturbed(program: Program, tensors: Sequence[torch.Tensor], *, see
     def visit(node: Node, value: object) -> object:
         return moved(value, generator, finest(node.target)) if _rounds(node) else value
 
-    return _walk(program, tensors, visit, instead=lambda node: centred(node.target, generator))
+    def instead(node: Node) -> Callable[..., object] | None:
+        return centred(node.target, generator) or summed(node.target, generator)
+
+    return _walk(program, tensors, visit, instead=instead)
 
 
 def evaluate_in_order(program: Program, tensors: Sequence[torch.Tensor]) -> list[object] | None:
@@ -213,6 +218,23 @@ def centred(target: object, generator: torch.Generator) -> Callable[..., object]
             return value
         other = target(moved(x, generator, by=_KERNEL_ERROR), *args, **kwargs)
         return tuple(map(_lost, value, other)) if isinstance(value, tuple) else _lost(value, other)
+
+    return beside
+
+
+def summed(target: object, generator: torch.Generator) -> Callable[..., object] | None:
+    """An op whose results are sums as a function of terms that are moved by half an eps; None for other ops."""
+    if not rounds(target) or not isinstance(target, torch._ops.OpOverload):
+        return None
+    info = op_info(target)
+    contracts = info.role is QuantRole.CONTRACTION
+    if info.elementwise or not (contracts or info.linear_in) or target._schema.is_mutable:
+        return None
+
+    def beside(*args: object, **kwargs: object) -> object:
+        given = bind_call(target, args, kwargs)
+        terms = given if contracts else info.linear_in
+        return target(**{n: moved(v, generator) if n in terms else v for n, v in given.items()})
 
     return beside
 

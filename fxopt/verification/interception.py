@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxopt.frontend.functionalize import functional_twin
 from fxopt.verification.doubling import NoFloat64Error, as_double, double_dtype, is_low
-from fxopt.verification.evaluator import centred, finest, moved
+from fxopt.verification.evaluator import centred, finest, moved, summed
 from fxopt.verification.precision import rounds
 from fxopt.verification.ties import IN_ORDER
 
@@ -45,7 +45,7 @@ class Moving(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: object, args: Arguments = (), kwargs: Mapping[str, object] | None = None
     ) -> object:
-        run: Any = centred(func, self._generator) or func
+        run: Any = centred(func, self._generator) or summed(func, self._generator) or func
         result = run(*args, **(kwargs or {}))
         target = functional_twin(func) or func
         made_of_floats = any(_is_float(leaf) for leaf in pytree.tree_leaves((args, kwargs)))

@@ -4,6 +4,7 @@ import weakref
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fxopt.errors import FxoptError
@@ -244,6 +245,30 @@ def test_a_mean_that_is_given_is_not_missed():
     program = trace(norm, (torch.ones(2, 3, 4),))
     (y,) = evaluate_perturbed(program, [torch.ones(2, 3, 4)], seed=0)
     assert y.abs().max() < 2 * torch.finfo(torch.float32).eps
+
+
+class Sums(nn.Module):
+    """Of one row of three terms, each time otherwise."""
+
+    def forward(self, x: torch.Tensor, one: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (
+            x.sum(1), x.mean(1), x @ one.t(), one @ x.t(), F.linear(x, one), F.avg_pool1d(x, 3),
+            F.conv1d(x, one[None]), x.cumsum(1)[:, -1], torch.einsum("ij,kj->ik", x, one),
+        )  # fmt: skip
+
+
+def test_terms_that_cancel_move_their_sum():
+    """By eps of the terms, as another order does: of the sum itself that is a hundred thousand times as much."""
+    x, one = torch.tensor([[1e6, 1.0, -1e6]]), torch.ones(1, 3)
+    program = trace(Sums().eval(), (x, one))
+    runs = [evaluate_perturbed(program, [x, one], seed=s) for s in range(4)]
+    for i, y in enumerate(evaluate(program, [x, one])):
+        assert isinstance(y, torch.Tensor)
+        off = max(float((run[i] - y).abs().max()) for run in runs)
+        assert 1e-3 < off < 0.5
+    apart = torch.tensor([[1.0, 2.0, 3.0]])
+    for a, b in zip(evaluate_perturbed(program, [apart, one], seed=0), Sums()(apart, one), strict=True):
+        assert relative(a, b) < 2 * torch.finfo(torch.float32).eps
 
 
 def test_what_is_not_rounded_is_not_moved():

@@ -160,6 +160,26 @@ def test_a_bias_beside_next_to_no_weights_is_not_made_loud(weight: float) -> Non
     assert sqnr(before, rounded, ROWS) > 30
 
 
+@pytest.mark.parametrize("bias", [-torch.ones(24), -torch.ones(1)], ids=["negative", "one for all"])
+def test_a_negative_bias_counts_by_its_magnitude(bias: torch.Tensor) -> None:
+    w, v = rand(24, 16), rand(5, 24, seed=2)
+    w[1] *= 1e-6
+    before = program(lambda x, w, b, v: F.linear(F.linear(x, w, b), v), ROWS[0], w=w, b=bias, v=v)
+    after = equalized(before, None, observe=False).program
+    assert float(after.weights["b"].abs().max()) < float(w.abs().max()) + 1.01
+
+
+def test_a_layer_of_zeros_does_not_keep_the_next_two_apart() -> None:
+    w, v = rand(24, 16) * torch.logspace(-3, 0, 24)[:, None], rand(5, 24, seed=2)
+    before = program(
+        lambda x, z, c, w, b, v: F.linear(F.linear(F.linear(x, z, c), w, b), v),
+        ROWS[0], z=torch.zeros(16, 16), c=torch.zeros(16), w=w, b=torch.zeros(24), v=v,
+    )  # fmt: skip
+    after = equalized(before, None, observe=False).program
+    assert all(t.isfinite().all() for t in after.weights.values())
+    assert not torch.equal(after.weights["v"], v)
+
+
 def test_a_bias_of_rows_counts_by_its_largest_and_a_layer_of_zeros_stays() -> None:
     function, v = (lambda x, w, b, v: F.linear(F.linear(x, w, b).relu(), v)), rand(5, 24, seed=2)
     w, b = rand(24, 16), torch.zeros(32, 24)
