@@ -72,7 +72,8 @@ def build_program(
             made = plant(draw, b, motif if isinstance(motif, Motif) else Motif(motif), pool, perturb=perturb)
         else:
             known = [n for n in pool if _is_familiar(n)]
-            node = FAMILIES[draw.of(names)](draw, b, draw.latest(known), known)
+            source = draw.latest(known)
+            node = FAMILIES[draw.of(names)](draw, b, source, known)
             made = [] if node is None else [node]
         used += made
         pool += [m for m in made if isinstance(m.meta["val"], torch.Tensor)]

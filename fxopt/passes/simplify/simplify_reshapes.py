@@ -53,20 +53,28 @@ class SimplifyReshapes(Pass):
     )
 
     def run(self, rewriter: Rewriter) -> None:
-        """In graph order, so that a call finds its operand merged."""
+        """In graph order, so that a call finds its operand merged; what moves nothing first: it would hold up a chain."""
         for node in rewriter.nodes():
-            if node._erased or not is_op(node, *_MOVES):
+            if is_op(node, *_MOVES) and not is_reshape(node):
+                _drop(rewriter, node)
+        for node in rewriter.nodes():
+            if node._erased or not is_op(node, *_MOVES) or _drop(rewriter, node):
                 continue
-            source = _equal_source(rewriter, node)
-            if source is not None:
-                with rewriter.rewrite("drop-move", node):
-                    rewriter.replace(node, source)
-            elif is_reshape(node):
+            if is_reshape(node):
                 _merge_reshapes(rewriter, node)
             elif is_op(node, "permute"):
                 _merge_permutes(rewriter, node)
             elif is_op(node, "expand"):
                 _merge_expands(rewriter, node)
+
+
+def _drop(rewriter: Rewriter, node: Node) -> bool:
+    """Whether a move gave back a value that is there, which its users read now."""
+    source = _equal_source(rewriter, node)
+    if source is not None:
+        with rewriter.rewrite("drop-move", node):
+            rewriter.replace(node, source)
+    return source is not None
 
 
 def _equal_source(rewriter: Rewriter, node: Node) -> Node | None:

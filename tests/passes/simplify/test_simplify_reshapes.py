@@ -200,6 +200,17 @@ def test_moves_that_do_not_merge(function: Fn):
     assert len(calls(after)) >= 2
 
 
+def test_a_full_slice_does_not_hold_up_a_chain():
+    def function(x):
+        y = x.unsqueeze(1).permute(1, 0, 2, 3)
+        return y.flatten(2).relu(), y[:, :, :].unsqueeze(1)
+
+    before = program(function, X)
+    after = applied(SIMPLIFY, before).program
+    assert calls(after) == ["reshape", "relu", "reshape"]
+    assert unchanged(SIMPLIFY, after) == []
+
+
 def test_a_full_slice_goes_and_a_part_stays():
     before = program(lambda x: torch.ops.aten.slice.Tensor(x, 1, 0, 3).relu(), X, dynamic=True)
     assert calls(simplified(before)) == ["relu"]
